@@ -1,0 +1,57 @@
+# One profile (dev, with optimised dependencies) serves demo, tests and benches, so that DataFusion is built once.
+
+SHELL := /usr/bin/env bash
+CARGO ?= cargo
+# What `make demo`, `make bench` hand on: make demo ARGS="--postgres postgres://..."
+ARGS ?=
+# nextest's profile: default, ci or long (.config/nextest.toml).
+PROFILE ?= $(if $(CI),ci,default)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test test-long check fmt-check clippy deny tidy doctest nextest bench features
+
+help: ## lists what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: ## installs what the tests need and this machine lacks
+	@testkit/setup.sh test
+
+demo: ## builds, then makes a project with a year of flights and computes every day of it
+	@testkit/setup.sh build
+	$(CARGO) run -p headworks -- demo $(ARGS)
+
+test: setup fmt-check clippy deny doctest nextest ## everything that must be green before a change lands
+
+check: fmt-check clippy deny tidy ## the quick gate: format, lints, licences, layering
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Advisories need a database from the network, and so are no part of this.
+deny:
+	$(CARGO) deny --workspace check --hide-inclusion-graph licenses bans sources
+
+tidy:
+	$(CARGO) nextest run -p headworks-testkit -E 'binary(it)'
+
+# The examples in the docs.
+doctest:
+	$(CARGO) test --quiet --doc --workspace
+
+nextest:
+	$(CARGO) nextest run --workspace --profile $(PROFILE)
+
+test-long: setup ## the tests that take minutes too: kills, many writers, power of ten sizes
+	$(CARGO) nextest run --workspace --profile long --run-ignored all
+
+bench: ## the workloads beside their references, one run
+	@testkit/setup.sh test
+	$(CARGO) build -p headworks
+	$(CARGO) run -p headworks-bench -- $(ARGS)
+
+features: ## writes crates/features anew after a dependency changed
+	@python3 testkit/features.py

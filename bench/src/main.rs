@@ -1,0 +1,60 @@
+//! Workloads beside their references, for anyone to run: `make bench`, or `make bench ARGS="publish plan"`.
+//!
+//! Each prints ours and the reference of the same run, with CPU seconds and the machine's load. None is a test: a slow machine
+//! fails nothing.
+
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
+mod commands;
+mod duckdb;
+mod measure;
+mod plan;
+mod publish;
+mod year;
+
+use clap::Parser;
+
+/// Workloads of Headworks beside their references
+#[derive(Debug, Parser)]
+struct Args {
+    /// Which to run; all of them unless named
+    #[arg(value_enum)]
+    workloads: Vec<Workload>,
+    /// Keep the demo's folder and use it again
+    #[arg(long, value_name = "DIR")]
+    demo: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Workload {
+    /// One publish of a small partition beside the disk's own fsyncs
+    Publish,
+    /// Planning on 10,000 partitions of 20,000 files
+    Plan,
+    /// `sql 'select 1'` from cold, `validate` of 1,000 job files
+    Commands,
+    /// The whole demo year beside the disk's fsync floor for it
+    Year,
+    /// Five queries over the demo's tables beside DuckDB
+    Duckdb,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let all = [Workload::Publish, Workload::Plan, Workload::Commands, Workload::Year, Workload::Duckdb];
+    let wanted = if args.workloads.is_empty() { all.to_vec() } else { args.workloads };
+    let scratch = tempfile::tempdir_in(headworks_testkit::workspace_root().join("target"))?;
+    let demo = args.demo.unwrap_or_else(|| scratch.path().join("demo"));
+    println!("{}", measure::machine());
+    for workload in wanted {
+        println!("\n== {workload:?} (load {})", measure::load());
+        match workload {
+            Workload::Publish => publish::run(scratch.path())?,
+            Workload::Plan => plan::run(scratch.path())?,
+            Workload::Commands => commands::run(scratch.path())?,
+            Workload::Year => year::run(&demo)?,
+            Workload::Duckdb => duckdb::run(&demo)?,
+        }
+    }
+    Ok(())
+}

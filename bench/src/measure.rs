@@ -1,0 +1,146 @@
+//! Clocks, counters and the disk's own speed.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+
+/// Processor, memory and disk in one line.
+pub(crate) fn machine() -> String {
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().next().unwrap_or_default().split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok());
+    format!("{cores} cores of {cpu}, {} GiB, load {}", memory.unwrap_or(0) >> 20, load())
+}
+
+/// The system's load over the last minute.
+pub(crate) fn load() -> String {
+    fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// The program under test.
+pub(crate) fn headworks() -> anyhow::Result<PathBuf> {
+    let path = headworks_testkit::workspace_root().join("target/debug/headworks");
+    ensure!(path.exists(), "{} is not built: run it through make bench", path.display());
+    Ok(path)
+}
+
+/// What a process cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+    /// The most resident memory, in bytes.
+    pub(crate) rss: u64,
+}
+
+/// Runs a command to its end. Its memory is looked at every 20 ms while it runs, from its own `/proc` page.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<(Cost, String)> {
+    let cpu_before = children_cpu();
+    let begun = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start the program")?;
+    let status = format!("/proc/{}/status", child.id());
+    let watch = thread::spawn(move || {
+        let mut most = 0;
+        while let Ok(text) = fs::read_to_string(&status) {
+            let Some(line) = text.lines().find_map(|l| l.strip_prefix("VmHWM:")) else { break };
+            most = line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(most);
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        most << 10
+    });
+    let stderr = child.stderr.take().context("no stderr")?;
+    let errors = thread::spawn(move || std::io::read_to_string(stderr).unwrap_or_default());
+    let stdout = std::io::read_to_string(child.stdout.take().context("no stdout")?)?;
+    let status = child.wait()?;
+    let wall = begun.elapsed();
+    let errors = errors.join().unwrap_or_default();
+    ensure!(status.success(), "the program failed: {errors}");
+    let rss = watch.join().unwrap_or(0);
+    Ok((Cost { wall, cpu: children_cpu().saturating_sub(cpu_before), rss }, stdout))
+}
+
+/// CPU time of the children that have ended, user and system.
+fn children_cpu() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    // Fields 16 and 17 of proc(5), counted behind the name; Linux counts 100 ticks a second.
+    Duration::from_millis((ticks(13) + ticks(14)) * 10)
+}
+
+/// CPU time of this process, user and system.
+pub(crate) fn own_cpu() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+/// What the disk itself takes for so many publishes by `threads` writers at once: a new file in a new folder, written and
+/// fsynced with its folder and the one above, and an appended and synced log page for every `per_commit` of them.
+pub(crate) fn fsync_floor(folder: &Path, publishes: usize, file_bytes: usize, threads: usize, per_commit: usize) -> anyhow::Result<Duration> {
+    fs::create_dir_all(folder)?;
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn(move || -> std::io::Result<()> {
+                    let table = folder.join(format!("t{thread}"));
+                    fs::create_dir_all(&table)?;
+                    for n in (thread..publishes).step_by(threads) {
+                        publish(&table, n, file_bytes)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let log = scope.spawn(move || -> std::io::Result<()> {
+            let mut log = File::create(folder.join("log"))?;
+            for _ in 0..publishes / per_commit.max(1) {
+                log.write_all(&[7; 32 << 10])?;
+                log.sync_data()?;
+            }
+            Ok(())
+        });
+        for writer in writers.into_iter().chain([log]) {
+            writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    let took = begun.elapsed();
+    fs::remove_dir_all(folder)?;
+    Ok(took)
+}
+
+/// One publish as the disk sees it.
+pub(crate) fn publish(table: &Path, n: usize, bytes: usize) -> std::io::Result<()> {
+    let partition = table.join(format!("ds={n}"));
+    fs::create_dir(&partition)?;
+    File::open(table)?.sync_all()?;
+    let mut file = File::create_new(partition.join("data.parquet"))?;
+    file.write_all(&vec![7; bytes])?;
+    file.sync_all()?;
+    File::open(&partition)?.sync_all()
+}
+
+/// Milliseconds with two places.
+pub(crate) fn ms(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}
+
+/// The value below which `share` of the times lie.
+pub(crate) fn percentile(times: &mut [Duration], share: f64) -> Duration {
+    times.sort_unstable();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a short list")]
+    let at = ((times.len() as f64 - 1.0) * share).round() as usize;
+    times.get(at).copied().unwrap_or_default()
+}

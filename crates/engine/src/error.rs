@@ -1,0 +1,486 @@
+use std::fmt;
+
+use datafusion::{
+    common::{Column, SchemaError},
+    error::DataFusionError,
+    sql::sqlparser::{
+        parser::ParserError,
+        tokenizer::{Location, TokenizerError},
+    },
+};
+use headworks_domain::{Code, ErrorKind, Fault, nearest};
+
+/// A place in an SQL text; line and column count from 1, the column in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
+impl Position {
+    pub(crate) fn of(at: Location) -> Option<Self> {
+        let line = usize::try_from(at.line).ok().filter(|l| *l > 0)?;
+        Some(Self { line, column: usize::try_from(at.column).ok()?.max(1) })
+    }
+}
+
+/// What can go wrong between an SQL text and its rows.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not SQL.
+    #[error("the SQL cannot be read: {message}")]
+    Syntax {
+        /// What the parser expected.
+        message: String,
+        /// Where it stopped.
+        position: Option<Position>,
+    },
+    /// The text is SQL but not for these tables: a column, a function, a type does not fit.
+    #[error("{message}")]
+    Plan {
+        /// What does not fit.
+        message: String,
+        /// Where, when known.
+        position: Option<Position>,
+        /// What to do about it, when known.
+        hint: Option<String>,
+    },
+    /// No table or view has this name.
+    #[error("table `{name}` does not exist")]
+    UnknownTable {
+        /// The name as written.
+        name: String,
+        /// Where it stands.
+        position: Option<Position>,
+        /// The name that was most likely meant.
+        near: Option<String>,
+    },
+    /// A statement or clause that is not for reading.
+    #[error("{what} is not allowed here: only SELECT, WITH, VALUES, EXPLAIN, SHOW TABLES and DESCRIBE are")]
+    Refused {
+        /// The statement or clause.
+        what: String,
+        /// Where it stands, when known.
+        position: Option<Position>,
+    },
+    /// The text is larger than a named limit allows.
+    #[error("the SQL has {what} above the limit of {limit}")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+        /// The limit's name in the settings.
+        setting: &'static str,
+        /// Where the limit was crossed, when known.
+        position: Option<Position>,
+    },
+    /// The statement's time is over.
+    #[error("the query was stopped after {seconds} s, its time limit")]
+    Timeout {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Memory or spill space is used up, also after a second try with joins that spill.
+    #[error("the query needs more memory or spill space than it has: {message}")]
+    Exhausted {
+        /// Which part of the query asked for how much.
+        message: String,
+    },
+    /// The values do not allow what the query asks: a division by zero, a cast of text that is no number.
+    #[error("{message}")]
+    Data {
+        /// What went wrong.
+        message: String,
+    },
+    /// A file of a table is damaged.
+    #[error("a file of the lake cannot be read: {message}")]
+    Corrupt {
+        /// Which file, and what is wrong with it.
+        message: String,
+    },
+    /// Files or object store are out of reach.
+    #[error("the lake's files cannot be read: {message}")]
+    Storage {
+        /// What the store said.
+        message: String,
+        /// True when the same read may succeed later.
+        transient: bool,
+    },
+    /// The catalog failed.
+    #[error("{0}")]
+    Catalog(Box<dyn Fault>),
+    /// The query of a check failed; the check has neither passed nor failed.
+    #[error("check `{name}` cannot run: {source}")]
+    Check {
+        /// The check's name.
+        name: String,
+        /// What went wrong; its position is one in the check's own text.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Stopped on request: its reader went away or the engine shuts down.
+    #[error("the query was stopped")]
+    Cancelled,
+    /// The result could not be written to where it should go.
+    #[error("the result cannot be written: {0}")]
+    Output(#[source] std::io::Error),
+    /// The engine could not be started.
+    #[error("the SQL engine cannot start: {0}")]
+    Start(#[source] std::io::Error),
+    /// A bug of ours or of DataFusion.
+    #[error("the query failed inside the engine: {message}")]
+    Internal {
+        /// What DataFusion said.
+        message: String,
+    },
+}
+
+/// What the engine's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Where in the SQL text it went wrong, so that a caller can show the line of the file that holds the text.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Syntax { position, .. }
+            | Self::Plan { position, .. }
+            | Self::UnknownTable { position, .. }
+            | Self::Refused { position, .. }
+            | Self::TooLarge { position, .. } => *position,
+            Self::Check { source, .. } => source.position(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn plan(message: impl Into<String>, position: Option<Position>) -> Self {
+        Self::Plan { message: message.into(), position, hint: None }
+    }
+
+    pub(crate) fn from_tokenizer(error: TokenizerError) -> Self {
+        Self::Syntax { message: lowercase_first(&error.message), position: Position::of(error.location) }
+    }
+
+    pub(crate) fn from_parser(error: ParserError, depth_max: usize) -> Self {
+        match error {
+            ParserError::RecursionLimitExceeded => Self::TooLarge {
+                what: "nested expressions",
+                limit: depth_max,
+                setting: "sql.depth_max",
+                position: None,
+            },
+            ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+                let (message, position) = split_location(&message);
+                Self::Syntax { message: lowercase_first(message), position }
+            }
+        }
+    }
+
+    /// Gives what DataFusion reports a kind, a short message and a position.
+    pub(crate) fn from_datafusion(error: DataFusionError) -> Self {
+        let position = error
+            .diagnostic()
+            .and_then(|d| d.span)
+            .and_then(|s| Position::of(Location { line: s.start.line, column: s.start.column }));
+        Self::classified(error, position)
+    }
+
+    fn classified(error: DataFusionError, position: Option<Position>) -> Self {
+        match error {
+            DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => {
+                Self::classified(*inner, position)
+            }
+            DataFusionError::Shared(inner) => match std::sync::Arc::try_unwrap(inner) {
+                Ok(inner) => Self::classified(inner, position),
+                Err(shared) => Self::of_shared(&shared, position),
+            },
+            DataFusionError::Collection(mut all) if !all.is_empty() => Self::classified(all.swap_remove(0), position),
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(own) => *own,
+                Err(inner) => match inner.downcast::<DataFusionError>() {
+                    Ok(inner) => Self::classified(*inner, position),
+                    Err(inner) => crate::lake::external(inner),
+                },
+            },
+            DataFusionError::SQL(error, _) => Self::from_parser(*error, 0),
+            DataFusionError::SchemaError(error, _) => schema_error(&error, position),
+            DataFusionError::ArrowError(error, _) => match *error {
+                arrow::error::ArrowError::ExternalError(inner) => {
+                    Self::classified(DataFusionError::External(inner), position)
+                }
+                arrow::error::ArrowError::IoError(_, io) => Self::classified(DataFusionError::IoError(io), position),
+                other => Self::Data { message: short(&other.to_string()) },
+            },
+            DataFusionError::ParquetError(error) => match *error {
+                datafusion::parquet::errors::ParquetError::External(inner) => {
+                    Self::classified(DataFusionError::External(inner), position)
+                }
+                other => Self::Corrupt { message: short(&other.to_string()) },
+            },
+            DataFusionError::ObjectStore(error) => {
+                let transient = !matches!(
+                    *error,
+                    datafusion::object_store::Error::NotFound { .. }
+                        | datafusion::object_store::Error::PermissionDenied { .. }
+                        | datafusion::object_store::Error::Unauthenticated { .. }
+                );
+                Self::Storage { message: short(&error.to_string()), transient }
+            }
+            DataFusionError::IoError(error) => Self::Storage { message: error.to_string(), transient: false },
+            DataFusionError::ResourcesExhausted(message) => Self::Exhausted { message: short(&message) },
+            DataFusionError::NotImplemented(message) => Self::plan(short(&message), position),
+            DataFusionError::Plan(message) | DataFusionError::Configuration(message) => plan_error(&message, position),
+            DataFusionError::Execution(message) => Self::Data { message: short(&message) },
+            DataFusionError::ExecutionJoin(error) if error.is_cancelled() => Self::Cancelled,
+            other => Self::Internal { message: other.strip_backtrace() },
+        }
+    }
+
+    /// The same for an error that other parts of the plan hold as well, so that it can only be looked at.
+    fn of_shared(error: &DataFusionError, position: Option<Position>) -> Self {
+        let message = short(&error.message());
+        match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Self::Exhausted { message },
+            DataFusionError::ParquetError(_) => Self::Corrupt { message },
+            DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => Self::Storage { message, transient: true },
+            DataFusionError::SchemaError(error, _) => schema_error(error, position),
+            DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => plan_error(&message, position),
+            DataFusionError::Execution(_) | DataFusionError::ArrowError(..) => Self::Data { message },
+            _ => Self::Internal { message },
+        }
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        Self::from_datafusion(error)
+    }
+}
+
+impl Fault for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Syntax { .. } | Self::Plan { .. } | Self::Data { .. } => ErrorKind::Invalid,
+            Self::UnknownTable { .. } => ErrorKind::NotFound,
+            Self::Refused { .. } => ErrorKind::Denied,
+            Self::TooLarge { .. } | Self::Timeout { .. } | Self::Exhausted { .. } => ErrorKind::Exhausted,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Storage { .. } | Self::Output(_) => ErrorKind::Unavailable,
+            Self::Catalog(fault) => fault.kind(),
+            Self::Check { source, .. } => source.kind(),
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Start(_) | Self::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Syntax { .. } => "SQL_SYNTAX",
+            Self::Plan { .. } => "SQL_PLAN",
+            Self::UnknownTable { .. } => "SQL_UNKNOWN_TABLE",
+            Self::Refused { .. } => "SQL_REFUSED",
+            Self::TooLarge { .. } => "SQL_TOO_LARGE",
+            Self::Timeout { .. } => "SQL_TIMEOUT",
+            Self::Exhausted { .. } => "SQL_EXHAUSTED",
+            Self::Data { .. } => "SQL_DATA",
+            Self::Corrupt { .. } => "LAKE_CORRUPT",
+            Self::Storage { .. } => "LAKE_STORAGE",
+            Self::Catalog(fault) => fault.code(),
+            Self::Check { source, .. } => source.code(),
+            Self::Cancelled => "SQL_CANCELLED",
+            Self::Output(_) => "SQL_OUTPUT",
+            Self::Start(_) | Self::Internal { .. } => "SQL_INTERNAL",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Plan { hint, .. } => hint.clone(),
+            Self::UnknownTable { near: Some(near), .. } => {
+                Some(format!("did you mean `{near}`? `headworks tables list` shows all tables"))
+            }
+            Self::UnknownTable { .. } => Some("`headworks tables list` shows all tables".to_owned()),
+            Self::TooLarge { setting, .. } => Some(match *setting {
+                "sql.depth_max" => "write long OR chains as `IN (...)` and long sums as a table of values, \
+                     or raise `sql.depth_max`"
+                    .to_owned(),
+                setting => format!("shorten it, or raise `{setting}`"),
+            }),
+            Self::Timeout { .. } => Some("read fewer partitions (`where ds = ...`), or raise the timeout".to_owned()),
+            Self::Exhausted { .. } => {
+                Some("read fewer partitions or columns, or raise `engine.memory` in headworks.toml".to_owned())
+            }
+            Self::Catalog(fault) => fault.hint(),
+            Self::Check { source, .. } => source.hint(),
+            _ => None,
+        }
+    }
+
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Storage { transient, .. } => *transient,
+            Self::Output(_) => false,
+            Self::Catalog(fault) => fault.is_retryable(),
+            Self::Check { source, .. } => source.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+/// The most characters of a foreign message that are shown.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// The most columns listed when a name is unknown.
+const COLUMNS_SHOWN_MAX: usize = 12;
+
+fn schema_error(error: &SchemaError, position: Option<Position>) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => unknown_column(field, valid_fields, position),
+        SchemaError::AmbiguousReference { field } => Error::Plan {
+            message: format!("column `{}` is in more than one table", field.name),
+            position: position.or_else(|| span_of(field)),
+            hint: Some(format!("write the table before it, as `t.{}`", field.name)),
+        },
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::Plan {
+                message: format!("two columns are named `{name}`"),
+                position,
+                hint: Some("give one of them another name with `AS`".to_owned()),
+            }
+        }
+    }
+}
+
+fn unknown_column(field: &Column, valid: &[Column], position: Option<Position>) -> Error {
+    let mut names: Vec<&str> = Vec::new();
+    for column in valid {
+        if !names.contains(&column.name.as_str()) {
+            names.push(&column.name);
+        }
+    }
+    let written = match &field.relation {
+        Some(relation) => format!("{relation}.{}", field.name),
+        None => field.name.clone(),
+    };
+    let hint = match nearest(&field.name, names.iter().copied()) {
+        Some(near) if near == field.name => {
+            let owners: Vec<String> = valid
+                .iter()
+                .filter(|c| c.name == near)
+                .filter_map(|c| c.relation.as_ref().map(|r| r.to_string()))
+                .collect();
+            format!("`{near}` is a column of `{}`", owners.join("`, `"))
+        }
+        Some(near) if near.to_lowercase() == field.name.to_lowercase() => {
+            format!("names in capitals need quotes: write `\"{near}\"`")
+        }
+        Some(near) => format!("did you mean `{near}`?"),
+        None if names.is_empty() => "there are no columns here".to_owned(),
+        None => {
+            let more = names.len().saturating_sub(COLUMNS_SHOWN_MAX);
+            names.truncate(COLUMNS_SHOWN_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("there are `{}`{more}", names.join("`, `"))
+        }
+    };
+    Error::Plan {
+        message: format!("column `{written}` does not exist"),
+        position: position.or_else(|| span_of(field)),
+        hint: Some(hint),
+    }
+}
+
+fn span_of(column: &Column) -> Option<Position> {
+    let span = column.spans.first()?;
+    Position::of(Location { line: span.start.line, column: span.start.column })
+}
+
+fn plan_error(message: &str, position: Option<Position>) -> Error {
+    let message = short(message);
+    // `Invalid function 'cuont'. Did you mean 'count'?` and coercion errors end with advice on its own: it becomes the hint.
+    if let Some((first, near)) = message.split_once("did you mean ").or_else(|| message.split_once("Did you mean ")) {
+        return Error::Plan {
+            message: first.trim_end().trim_end_matches(['.', '\n']).replace('\'', "`"),
+            position,
+            hint: Some(format!("did you mean {}", near.trim().replace('\'', "`"))),
+        };
+    }
+    Error::Plan { message, position, hint: None }
+}
+
+/// Cuts DataFusion's prefixes, advice to report bugs and length.
+fn short(message: &str) -> String {
+    let mut message = message;
+    for prefix in [
+        "Error during planning: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "External error: ",
+        "This feature is not implemented: ",
+    ] {
+        message = message.strip_prefix(prefix).unwrap_or(message);
+    }
+    let message = message.split("\n\nbacktrace:").next().unwrap_or(message).trim().trim_end_matches('.');
+    let mut text = lowercase_first(message);
+    if let Some((cut, _)) = text.char_indices().nth(MESSAGE_CHARS_MAX) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+fn lowercase_first(message: &str) -> String {
+    let mut chars = message.chars();
+    match (chars.next(), chars.next()) {
+        // `SELECT ...`, `UNION ...` and other words in capitals stay.
+        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
+            first.to_lowercase().chain(message.chars().skip(1)).collect()
+        }
+        _ => message.trim_end_matches('.').to_owned(),
+    }
+}
+
+/// Takes ` at Line: 1, Column: 8` off a parser's message.
+fn split_location(message: &str) -> (&str, Option<Position>) {
+    let Some((head, tail)) = message.rsplit_once(" at Line: ") else { return (message, None) };
+    let position = tail.split_once(", Column: ").and_then(|(line, column)| {
+        Some(Position { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? })
+    });
+    (head, position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parser_messages_lose_their_place() {
+        let error = Error::from_parser(
+            ParserError::ParserError("Expected: an expression, found: FROM at Line: 2, Column: 8".to_owned()),
+            0,
+        );
+        assert_eq!(error.to_string(), "the SQL cannot be read: expected: an expression, found: FROM");
+        assert_eq!(error.position(), Some(Position { line: 2, column: 8 }));
+    }
+
+    #[test]
+    fn unknown_columns_name_the_nearest() {
+        let valid = [Column::new(Some("t"), "carrier"), Column::new(Some("t"), "Dest"), Column::new(Some("t"), "ds")];
+        let check = |name: &str, hint: &str| {
+            let error = unknown_column(&Column::new_unqualified(name), &valid, None);
+            assert_eq!(error.to_string(), format!("column `{name}` does not exist"));
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        };
+        check("carier", "did you mean `carrier`?");
+        check("dest", "names in capitals need quotes: write `\"Dest\"`");
+        check("something", "there are `carrier`, `Dest`, `ds`");
+    }
+}

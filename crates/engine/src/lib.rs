@@ -1,0 +1,49 @@
+//! SQL over the lake: one statement in, Arrow batches out.
+//!
+//! It plans and runs SELECTs with DataFusion on threads of its own, away from those that serve requests; holds queries to
+//! limits of text, memory, spill space, time and number; reads all tables of a statement at one version of the lake; and
+//! knows `t_latest`, `t AT (VERSION => n)`, `information_schema`. It also writes results as a table, CSV, JSON or Parquet
+//! ([`output`]) and runs the checks of a job on a staged result ([`checks`]).
+//!
+//! It deliberately does not write to the lake, names no file from SQL, and knows nothing of jobs and runs.
+//!
+//! [`Engine`] is the way in, [`QueryOptions`] say how one statement is run, [`QueryStream`] is its result, [`Catalog`] is
+//! what it needs to know of a lake.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use arrow::array::AsArray;
+//! use headworks_engine::{Engine, EngineOptions, NoTables, QueryOptions};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("headworks-doc-{}", std::process::id()));
+//! let engine = Engine::new(Arc::new(NoTables), EngineOptions::new(&dir, 2))?;
+//! let rows = futures::executor::block_on(engine.rows("select 40 + 2 as answer", QueryOptions::default()))?;
+//! assert_eq!(rows[0]["answer"].as_primitive::<arrow::datatypes::Int64Type>().value(0), 42);
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod catalog;
+mod engine;
+mod error;
+mod options;
+
+pub mod checks;
+pub mod output;
+
+mod coop;
+mod information;
+mod lake;
+mod parse;
+mod plan;
+mod pool;
+mod resolve;
+mod types;
+
+pub use catalog::{Catalog, Found, Listed, NoTables};
+pub use engine::{Engine, QueryStream};
+pub use error::{Error, Position, Result};
+pub use headworks_lake::At;
+pub use options::{EngineOptions, QueryOptions, SqlLimits};
+pub use types::sql_type_name;

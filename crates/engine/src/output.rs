@@ -1,0 +1,14 @@
+//! Writes the rows of a query: for people, for scripts, for other tools. All of it streams, in bounded memory.
+
+mod cell;
+mod csv;
+mod json;
+mod parquet;
+mod table;
+
+pub use csv::write_csv;
+pub use json::{write_json, write_json_lines};
+pub use parquet::write_parquet;
+pub use table::{Shown, TableLayout, write_table};
+
+pub(crate) use cell::row_text;

@@ -1,0 +1,63 @@
+use std::{io::Write, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef},
+    datatypes::Field,
+    error::ArrowError,
+    json::writer::{EncoderOptions, JsonArray, JsonFormat, LineDelimited, WriterBuilder, make_encoder},
+};
+use datafusion::error::DataFusionError;
+use futures::StreamExt;
+
+use crate::{Error, QueryStream, Result};
+
+/// Writes one JSON object per line. Nulls are written; binary values are hex text, times ISO 8601. Returns the rows written.
+pub async fn write_json_lines(stream: QueryStream, out: &mut impl Write) -> Result<usize> {
+    write::<LineDelimited>(stream, out).await
+}
+
+/// Writes one JSON array of objects, as [`write_json_lines`] does its lines.
+pub async fn write_json(stream: QueryStream, out: &mut impl Write) -> Result<usize> {
+    let rows = write::<JsonArray>(stream, out).await?;
+    out.write_all(b"\n").map_err(Error::Output)?;
+    Ok(rows)
+}
+
+async fn write<F: JsonFormat>(mut stream: QueryStream, out: &mut impl Write) -> Result<usize> {
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(&mut *out);
+    let mut rows = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        rows += batch.num_rows();
+        writer.write(&batch).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)?;
+    drop(writer);
+    out.flush().map_err(Error::Output)?;
+    Ok(rows)
+}
+
+fn failed(error: ArrowError) -> Error {
+    match error {
+        ArrowError::IoError(_, io) => Error::Output(io),
+        other => Error::from(DataFusionError::from(other)),
+    }
+}
+
+/// The JSON text of each value of a column; none for nulls.
+pub(super) fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
+    let field = Arc::new(Field::new("value", column.data_type().clone(), true));
+    let options = EncoderOptions::default().with_explicit_nulls(true);
+    let mut encoder = make_encoder(&field, column.as_ref(), &options)?;
+    let mut texts = Vec::with_capacity(column.len());
+    for row in 0..column.len() {
+        let mut bytes = Vec::new();
+        if column.is_null(row) {
+            texts.push(None);
+            continue;
+        }
+        encoder.encode(row, &mut bytes);
+        texts.push(Some(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    Ok(texts)
+}

@@ -1,0 +1,486 @@
+//! From a statement to a physical plan.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
+use datafusion::{
+    catalog::{TableProvider, cte_worktable::CteWorkTable},
+    common::{ScalarValue, TableReference, tree_node::TreeNode, tree_node::TreeNodeRecursion},
+    config::ConfigOptions,
+    datasource::{ViewTable, physical_plan::FileScanConfig, provider_as_source, source::DataSourceExec},
+    error::DataFusionError,
+    execution::{SessionState, SessionStateBuilder, context::SQLOptions, runtime_env::RuntimeEnv},
+    logical_expr::{
+        AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, col,
+        lit,
+        planner::{ContextProvider, ExprPlanner, TypePlanner},
+        simplify::SimplifyContext,
+    },
+    optimizer::simplify_expressions::ExprSimplifier,
+    physical_plan::{ExecutionPlan, joins::HashJoinExec},
+    prelude::SessionConfig,
+    sql::{
+        parser::Statement as DfStatement,
+        planner::{NullOrdering, ParserOptions, SqlToRel},
+        sqlparser::ast::Statement,
+    },
+};
+use headworks_domain::{PartitionKey, nearest};
+
+use crate::{
+    At, Catalog, Error, Found, QueryOptions, Result, SqlLimits,
+    coop::CooperativeJoins,
+    information,
+    parse::{self, Reading},
+    resolve::{self, Name, Wanted},
+};
+
+/// The most views that may stand on each other.
+const VIEWS_DEPTH_MAX: usize = 16;
+
+/// Plans statements; built once, shared by all queries.
+pub(crate) struct Planner {
+    catalog: Arc<dyn Catalog>,
+    /// Plans for one thread: no exchanges, which cost more than they win on small inputs.
+    narrow: SessionState,
+    threads: usize,
+    parallel_bytes_min: u64,
+}
+
+/// A statement that is ready to run.
+pub(crate) enum Planned {
+    /// Rows that are known already.
+    Rows(RecordBatch),
+    /// A plan, and what is needed to plan it once more.
+    Plan(Runnable),
+}
+
+pub(crate) struct Runnable {
+    /// The optimised logical plan, kept for a second try.
+    logical: LogicalPlan,
+    pub(crate) physical: Arc<dyn ExecutionPlan>,
+    pub(crate) state: SessionState,
+}
+
+impl Planned {
+    pub(crate) fn schema(&self) -> SchemaRef {
+        match self {
+            Self::Rows(batch) => batch.schema(),
+            Self::Plan(plan) => plan.physical.schema(),
+        }
+    }
+}
+
+impl Planner {
+    pub(crate) fn new(
+        catalog: Arc<dyn Catalog>,
+        runtime: Arc<RuntimeEnv>,
+        threads: usize,
+        parallel_bytes_min: u64,
+    ) -> Self {
+        let mut config = SessionConfig::new().with_target_partitions(1).with_create_default_catalog_and_schema(false);
+        let options = config.options_mut();
+        options.sql_parser.collect_spans = true;
+        let narrow = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_default_features()
+            // Nothing of a query's text may name a file.
+            .with_file_formats(Vec::new())
+            .with_table_factories(HashMap::new())
+            .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
+            .build();
+        Self { catalog, narrow, threads, parallel_bytes_min }
+    }
+
+    /// Plans one statement. Runs on a thread with a large stack.
+    pub(crate) async fn plan(&self, sql: &str, options: &QueryOptions) -> Result<Planned> {
+        let mut parsed = parse::parse(sql, &options.limits)?;
+        let wanted = resolve::tables(&mut parsed, &options.limits, false)?;
+        let lookup = Lookup { planner: self, options };
+        let state = self.state(1, true);
+        let sources = lookup.sources(&state, wanted, None, 0).await?;
+        let names = Names { state: &state, sources };
+        let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
+        let logical = match parsed.statement {
+            Reading::Query(query) => planner.statement_to_plan(of_statement(Statement::Query(query)))?,
+            Reading::Explain { statement } => planner.statement_to_plan(of_statement(statement))?,
+            Reading::Describe(query) => {
+                let plan = planner.statement_to_plan(of_statement(Statement::Query(query)))?;
+                let schema = Arc::new(plan.schema().as_arrow().clone());
+                return Ok(Planned::Rows(information::description(&schema)?));
+            }
+        };
+        // The allow-list has refused all of these already; this holds when it has a hole.
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&logical)?;
+        let logical = state.optimize(&logical)?;
+        self.physical(logical, state, options.threads.unwrap_or(self.threads)).await.map(Planned::Plan)
+    }
+
+    async fn physical(&self, logical: LogicalPlan, state: SessionState, threads: usize) -> Result<Runnable> {
+        // EXPLAIN shows the plan that the query itself would get.
+        let measured = match &logical {
+            LogicalPlan::Explain(explain) if threads > 1 => Some(physical_plan(&explain.plan, &state).await?),
+            _ => None,
+        };
+        let physical = physical_plan(&logical, &state).await?;
+        if threads == 1 || bytes(measured.as_ref().unwrap_or(&physical)) < self.parallel_bytes_min {
+            return Ok(Runnable { logical, physical, state });
+        }
+        let state = self.state(threads, true);
+        let physical = physical_plan(&logical, &state).await?;
+        Ok(Runnable { logical, physical, state })
+    }
+
+    /// Plans once more for a query that ran out of memory: joins sort and spill instead of holding one side in a hash
+    /// table, and half as many parts share the memory. None when that would change nothing.
+    pub(crate) async fn plan_spilling(&self, failed: &Runnable) -> Result<Option<Runnable>> {
+        let mut has_hash_join = false;
+        failed.physical.apply(|node| {
+            has_hash_join |= node.is::<HashJoinExec>();
+            Ok(if has_hash_join { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        if !has_hash_join {
+            return Ok(None);
+        }
+        // With one part DataFusion plans hash joins only.
+        let threads = (failed.state.config().target_partitions() / 2).max(2);
+        let state = self.state(threads, false);
+        let physical = physical_plan(&failed.logical, &state).await?;
+        Ok(Some(Runnable { logical: failed.logical.clone(), physical, state }))
+    }
+
+    fn state(&self, threads: usize, hash_joins: bool) -> SessionState {
+        let mut state = self.narrow.clone();
+        if threads > 1 || !hash_joins {
+            let options = state.config_mut().options_mut();
+            options.execution.target_partitions = threads;
+            options.optimizer.prefer_hash_join = hash_joins;
+        }
+        state.mark_start_execution();
+        state
+    }
+}
+
+fn of_statement(statement: Statement) -> DfStatement {
+    DfStatement::Statement(Box::new(statement))
+}
+
+async fn physical_plan(logical: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(state.query_planner().create_physical_plan(logical, state).await?)
+}
+
+/// Bytes of the files (or memory) that a plan reads, as far as its leaves know.
+fn bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let mut sum = 0_u64;
+    let walk = plan.apply(|node| {
+        let Some(leaf) = node.downcast_ref::<DataSourceExec>() else { return Ok(TreeNodeRecursion::Continue) };
+        if let Some(files) = leaf.data_source().downcast_ref::<FileScanConfig>() {
+            for file in files.file_groups.iter().flat_map(|g| g.iter()) {
+                sum +=
+                    file.range.as_ref().map_or(file.object_meta.size, |r| u64::try_from(r.end - r.start).unwrap_or(0));
+            }
+        } else if let Some(size) = leaf.data_source().partition_statistics(None)?.total_byte_size.get_value() {
+            sum += u64::try_from(*size).unwrap_or(u64::MAX);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walk.map_or(0, |_| sum)
+}
+
+/// Looks up the tables of one statement and of the views it reads.
+struct Lookup<'a> {
+    planner: &'a Planner,
+    options: &'a QueryOptions,
+}
+
+type Sources = BTreeMap<Name, Arc<dyn TableSource>>;
+
+impl Lookup<'_> {
+    /// Looks all names up at one version of the lake.
+    async fn sources(
+        &self,
+        state: &SessionState,
+        wanted: BTreeMap<Name, Wanted>,
+        fixed: Option<At>,
+        views: usize,
+    ) -> Result<Sources> {
+        let catalog = &self.planner.catalog;
+        let mut sources = Sources::new();
+        let mut own = Sources::new();
+        // The newest partitions first: a publish between the two looks then adds rows to none of them.
+        let mut newest = HashMap::new();
+        for (name, table) in &wanted {
+            if name.is_bare
+                && table.at.is_none()
+                && let Some(provider) = self.options.tables.get(&name.table)
+            {
+                own.insert(name.clone(), provider_as_source(provider.clone()));
+            } else if let (false, Some(base)) = (name.is_information, table.table.strip_suffix("_latest")) {
+                newest.insert(base.to_owned(), catalog.latest(base, self.options.at).await?);
+            }
+        }
+        let at = match fixed {
+            Some(at) => at,
+            None if own.len() == wanted.len() => self.options.at,
+            None => catalog.fix(self.options.at).await?,
+        };
+        for (name, table) in wanted {
+            let source = match own.remove(&name) {
+                Some(source) => source,
+                None if name.is_information => self.information(&table, at).await?,
+                None => self.find(state, &table, at, &newest, views).await?,
+            };
+            sources.insert(name, source);
+        }
+        Ok(sources)
+    }
+
+    async fn information(&self, wanted: &Wanted, at: At) -> Result<Arc<dyn TableSource>> {
+        if !information::is_table(&wanted.table) {
+            return Err(Error::UnknownTable {
+                name: format!("{}.{}", resolve::INFORMATION_SCHEMA, wanted.table),
+                position: wanted.position,
+                near: nearest(&wanted.table, information::names())
+                    .map(|n| format!("{}.{n}", resolve::INFORMATION_SCHEMA)),
+            });
+        }
+        let listed = self.planner.catalog.list(at).await?;
+        let table = information::table(&wanted.table, &listed)?;
+        table.map(provider_as_source).ok_or_else(|| Error::Internal { message: format!("no `{}`", wanted.table) })
+    }
+
+    async fn find(
+        &self,
+        state: &SessionState,
+        wanted: &Wanted,
+        at: At,
+        newest: &HashMap<String, Option<PartitionKey>>,
+        views: usize,
+    ) -> Result<Arc<dyn TableSource>> {
+        let catalog = &self.planner.catalog;
+        if let Some(base) = wanted.table.strip_suffix("_latest")
+            && let Some(Found::Table(table)) = catalog.find(base, at).await?
+            && table.schema().field_with_name("ds").is_ok()
+        {
+            if wanted.at.is_some() {
+                return Err(Error::Plan {
+                    message: format!("`{}` has one version only, the newest", wanted.table),
+                    position: wanted.position,
+                    hint: Some(format!("read `{base} AT (...)` with the `ds` you want")),
+                });
+            }
+            let key = newest.get(base).cloned().flatten();
+            return Ok(latest(base, table, key)?);
+        }
+        let at = match wanted.at {
+            Some(own) => catalog.fix(own).await?,
+            None => at,
+        };
+        match catalog.find(&wanted.table, at).await? {
+            Some(Found::Table(table)) => Ok(provider_as_source(table)),
+            Some(Found::View { sql, columns }) => self.view(state, &wanted.table, &sql, columns, at, views).await,
+            None => {
+                let listed = catalog.list(at).await?;
+                let mut names: Vec<String> = listed.iter().map(|l| l.name.clone()).collect();
+                names.extend(listed.iter().filter(|l| l.has_latest).map(|l| format!("{}_latest", l.name)));
+                names.extend(self.options.tables.keys().cloned());
+                Err(Error::UnknownTable {
+                    name: wanted.table.clone(),
+                    position: wanted.position,
+                    near: nearest(&wanted.table, names.iter().map(String::as_str)).map(str::to_owned),
+                })
+            }
+        }
+    }
+
+    /// Plans the text of a view that somebody made, perhaps in another dialect.
+    async fn view(
+        &self,
+        state: &SessionState,
+        name: &str,
+        sql: &str,
+        columns: Vec<String>,
+        at: At,
+        views: usize,
+    ) -> Result<Arc<dyn TableSource>> {
+        let unreadable = |error: Error| match error {
+            Error::Syntax { .. } | Error::Plan { .. } | Error::UnknownTable { .. } | Error::Refused { .. } => {
+                Error::Plan {
+                    message: format!("view `{name}` cannot be read: {error}"),
+                    position: None,
+                    hint: Some("it was made by another tool: make it again in SQL that Headworks reads".to_owned()),
+                }
+            }
+            other => other,
+        };
+        if views == VIEWS_DEPTH_MAX {
+            return Err(Error::TooLarge {
+                what: "views on views",
+                limit: VIEWS_DEPTH_MAX,
+                setting: "views",
+                position: None,
+            });
+        }
+        let limits = SqlLimits::default();
+        let mut parsed = parse::parse(sql, &limits).map_err(unreadable)?;
+        let wanted = resolve::tables(&mut parsed, &limits, true).map_err(unreadable)?;
+        let Reading::Query(query) = parsed.statement else {
+            return Err(unreadable(Error::Refused { what: "a view that is no query".to_owned(), position: None }));
+        };
+        let sources = Box::pin(self.sources(state, wanted, Some(at), views + 1)).await.map_err(unreadable)?;
+        let names = Names { state, sources };
+        let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
+        let planned =
+            planner.statement_to_plan(of_statement(Statement::Query(query))).map_err(|e| unreadable(e.into()))?;
+        let planned = match columns.len() {
+            0 => planned,
+            n if n == planned.schema().fields().len() => {
+                let renamed: Vec<Expr> = planned
+                    .schema()
+                    .columns()
+                    .into_iter()
+                    .zip(columns)
+                    .map(|(c, new)| Expr::Column(c).alias(new))
+                    .collect();
+                LogicalPlanBuilder::from(planned).project(renamed)?.build()?
+            }
+            _ => return Err(unreadable(Error::plan("its column names do not fit its SELECT", None))),
+        };
+        Ok(provider_as_source(Arc::new(ViewTable::new(planned, Some(sql.to_owned())))))
+    }
+}
+
+/// The newest partition of a table as a view with literal values, which prunes; `ds = (select max(ds) ...)` prunes nothing.
+fn latest(
+    base: &str,
+    table: Arc<dyn TableProvider>,
+    key: Option<PartitionKey>,
+) -> Result<Arc<dyn TableSource>, DataFusionError> {
+    let schema = table.schema();
+    let filter = match key {
+        None => lit(false),
+        Some(key) => {
+            let day = ScalarValue::try_from_string(key.ds.to_string(), &DataType::Date32)?;
+            let filter = col("ds").eq(lit(day));
+            match key.hour.filter(|_| schema.field_with_name("hour").is_ok()) {
+                Some(hour) => filter.and(col("hour").eq(lit(i32::from(hour)))),
+                None => filter,
+            }
+        }
+    };
+    let plan = LogicalPlanBuilder::scan(TableReference::bare(base), provider_as_source(table), None)?
+        .filter(filter)?
+        .build()?;
+    Ok(provider_as_source(Arc::new(ViewTable::new(plan, None))))
+}
+
+/// Answers the planner's questions about names: tables that were looked up before, functions of the session.
+struct Names<'a> {
+    state: &'a SessionState,
+    sources: Sources,
+}
+
+fn parser_options(options: &ConfigOptions) -> ParserOptions {
+    let sql = &options.sql_parser;
+    ParserOptions {
+        parse_float_as_decimal: sql.parse_float_as_decimal,
+        enable_ident_normalization: sql.enable_ident_normalization,
+        support_varchar_with_length: sql.support_varchar_with_length,
+        enable_options_value_normalization: sql.enable_options_value_normalization,
+        collect_spans: sql.collect_spans,
+        map_string_types_to_utf8view: sql.map_string_types_to_utf8view,
+        default_null_ordering: NullOrdering::from(sql.default_null_ordering.as_str()),
+    }
+}
+
+impl ContextProvider for Names<'_> {
+    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        let is_information = name.schema() == Some(resolve::INFORMATION_SCHEMA);
+        let key = Name { is_information, is_bare: name.schema().is_none(), table: name.table().to_owned() };
+        self.sources.get(&key).cloned().ok_or_else(|| DataFusionError::Plan(format!("table `{name}` does not exist")))
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        let name = name.to_lowercase();
+        let function = self.state.table_functions().get(&name).ok_or_else(|| {
+            let near = nearest(&name, self.state.table_functions().keys().map(String::as_str));
+            let near = near.map(|n| format!(". Did you mean '{n}'?")).unwrap_or_default();
+            DataFusionError::Plan(format!("table function `{name}` does not exist{near}"))
+        })?;
+        let context = SimplifyContext::builder()
+            .with_config_options(Arc::clone(self.state.config_options()))
+            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let schema = datafusion::common::DFSchema::empty();
+        let args = args
+            .into_iter()
+            .map(|arg| simplifier.coerce(arg, &schema).and_then(|e| simplifier.simplify(e)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let args = datafusion::catalog::TableFunctionArgs::new(&args, self.state);
+        Ok(provider_as_source(function.create_table_provider_with_args(args)?))
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        self.state.expr_planners()
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        None
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.state.scalar_functions().get(name).cloned()
+    }
+
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state.higher_order_functions().get(name).cloned()
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state.aggregate_functions().get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state.window_functions().get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _variable_names: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        self.state.config_options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.state.scalar_functions().keys().cloned().collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        self.state.higher_order_functions().keys().cloned().collect()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.state.aggregate_functions().keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.state.window_functions().keys().cloned().collect()
+    }
+}

@@ -1,0 +1,128 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use datafusion::{
+    error::{DataFusionError, Result},
+    execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation},
+};
+
+/// The memory that all queries of an engine hold together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|sum| *sum <= self.limit)
+            })
+            .is_ok()
+    }
+}
+
+/// The memory of one query: a fair share for each of its operators that can spill, under the budget of all queries.
+///
+/// One pool per query, because a `FairSpillPool` divides by the number of consumers it sees: shared by all queries, a
+/// wide one would starve the others.
+#[derive(Debug)]
+pub(crate) struct QueryPool {
+    fair: FairSpillPool,
+    budget: Arc<Budget>,
+}
+
+impl QueryPool {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { fair: FairSpillPool::new(budget.limit), budget }
+    }
+}
+
+impl MemoryPool for QueryPool {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.fair.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.fair.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.budget.used.fetch_add(additional, Ordering::Relaxed);
+        self.fair.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.fair.shrink(reservation, shrink);
+        self.budget.used.fetch_sub(shrink, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        if !self.budget.take(additional) {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "{} asked for {additional} bytes more, all queries together hold {} of {}",
+                reservation.consumer().name(),
+                self.budget.used(),
+                self.budget.limit
+            )));
+        }
+        self.fair.try_grow(reservation, additional).inspect_err(|_| {
+            self.budget.used.fetch_sub(additional, Ordering::Relaxed);
+        })
+    }
+
+    fn reserved(&self) -> usize {
+        self.fair.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.budget.limit)
+    }
+}
+
+impl fmt::Display for QueryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "query(limit: {} bytes)", self.budget.limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_share_one_budget_and_give_it_back() {
+        let budget = Budget::new(1_000);
+        let pools: [Arc<dyn MemoryPool>; 2] =
+            [Arc::new(QueryPool::new(budget.clone())), Arc::new(QueryPool::new(budget.clone()))];
+        let first = MemoryConsumer::new("sort").with_can_spill(true).register(&pools[0]);
+        let second = MemoryConsumer::new("join").register(&pools[1]);
+        first.try_grow(700).unwrap();
+        let error = second.try_grow(400).unwrap_err().to_string();
+        assert!(error.contains("join asked for 400 bytes more"), "{error}");
+        second.try_grow(300).unwrap();
+        assert_eq!(budget.used(), 1_000);
+        drop(first);
+        assert_eq!(budget.used(), 300);
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+}

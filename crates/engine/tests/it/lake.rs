@@ -1,0 +1,146 @@
+//! The engine over a real lake on SQLite and a local folder.
+
+use std::sync::Arc;
+
+use arrow::util::display::array_value_to_string;
+use headworks_domain::{ErrorKind, Fault, PartitionKey, SystemClock};
+use headworks_engine::{At, Engine, EngineOptions, Error, QueryOptions};
+use headworks_lake::{Action, Lake, PublishInfo, StageRequest, Storage, StorageOptions, TableSpec};
+use headworks_store::{Store, StoreOptions};
+use tempfile::TempDir;
+
+struct World {
+    engine: Engine,
+    lake: Lake,
+    dir: TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(&StoreOptions::new(format!("sqlite:{}", dir.path().join("metadata.db").display())))
+            .await
+            .unwrap();
+        let path = dir.path().join("lake").display().to_string();
+        let storage = Storage::open(&StorageOptions { path, ..StorageOptions::default() }).unwrap();
+        let lake = Lake::open(store, storage, Arc::new(SystemClock)).await.unwrap();
+        let engine = Engine::new(Arc::new(lake.clone()), EngineOptions::new(dir.path().join("spill"), 2)).unwrap();
+        Self { engine, lake, dir }
+    }
+
+    /// Publishes the result of a query as one partition.
+    async fn publish(&self, table: &str, partition: &str, sql: &str) {
+        let key: PartitionKey = partition.parse().unwrap();
+        let spec = TableSpec {
+            name: table.parse().unwrap(),
+            kind: "cumulative".to_owned(),
+            columns: Vec::new(),
+            partition_by: key.columns().into_iter().map(str::to_owned).collect(),
+            comment: None,
+            owner: None,
+            job: Some(table.to_owned()),
+            retention_secs: None,
+        };
+        let rows = self.engine.query(sql, QueryOptions::default()).await.unwrap().into_sendable();
+        let staged = self.lake.stage(StageRequest { spec, keys: vec![key], attempt: 1 }, rows).await.unwrap();
+        let info = PublishInfo {
+            job: table.to_owned(),
+            run_id: "r".to_owned(),
+            attempt: 1,
+            job_version: "v".to_owned(),
+            inputs: Vec::new(),
+            as_of_now: false,
+            action: Action::Publish,
+        };
+        let lake = self.lake.clone();
+        self.lake
+            .store()
+            .write(move |tx| Box::pin(async move { lake.publish(tx, &staged, &info).await.map(drop) }))
+            .await
+            .unwrap();
+    }
+
+    async fn value(&self, sql: &str) -> String {
+        let batches = self.engine.rows(sql, QueryOptions::default()).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        array_value_to_string(batches[0].column(0), 0).unwrap()
+    }
+
+    async fn fails(&self, sql: &str) -> Error {
+        self.engine.rows(sql, QueryOptions::default()).await.unwrap_err()
+    }
+}
+
+async fn two_days() -> World {
+    let world = World::new().await;
+    for (day, rows) in [(1, 10), (2, 20)] {
+        let sql = format!("select value as id, 'x' || value as name from generate_series(1, {rows})");
+        world.publish("orders", &format!("ds=2013-01-0{day}"), &sql).await;
+    }
+    world
+}
+
+#[tokio::test]
+async fn published_rows_are_read_and_pruned() {
+    let world = two_days().await;
+    assert_eq!(world.value("select count(*) from orders").await, "30");
+    assert_eq!(world.value("select max(ds) from orders").await, "2013-01-02");
+    for filter in
+        ["ds = '2013-01-01'", "ds < '2013-01-02'", "ds in ('2013-01-01')", "ds between '2012-01-01' and '2013-01-01'"]
+    {
+        let sql = format!("select sum(id) from orders where {filter}");
+        assert_eq!(world.value(&sql).await, "55", "{filter}");
+        let plan = world.engine.rows(&format!("explain {sql}"), QueryOptions::default()).await.unwrap();
+        let plan = array_value_to_string(plan[0].column(1), plan[0].num_rows() - 1).unwrap();
+        assert!(plan.contains("ds=2013-01-01") && !plan.contains("ds=2013-01-02"), "{filter}: {plan}");
+    }
+    let plan = world.engine.rows("explain select * from orders_latest", QueryOptions::default()).await.unwrap();
+    let plan = array_value_to_string(plan[0].column(1), plan[0].num_rows() - 1).unwrap();
+    assert!(plan.contains("ds=2013-01-02") && !plan.contains("ds=2013-01-01"), "{plan}");
+}
+
+#[tokio::test]
+async fn latest_and_versions_follow_publishes() {
+    let world = two_days().await;
+    assert_eq!(world.value("select count(*) from orders_latest").await, "20");
+    let before = world.lake.version(At::Now).await.unwrap();
+    world.publish("orders", "ds=2013-01-02", "select 7 as id, 'seven' as name").await;
+    world.publish("orders", "ds=2013-01-03", "select 7 as id, 'seven' as name where false").await;
+    assert_eq!(world.value("select count(*) from orders").await, "11");
+    assert_eq!(world.value("select count(*) from orders_latest").await, "0");
+    assert_eq!(world.value(&format!("select count(*) from orders at (version => {before})")).await, "30");
+    let joined =
+        format!("select count(*) from orders at (version => {before}) o join orders n on n.ds = o.ds and n.id = o.id");
+    assert_eq!(world.value(&joined).await, "11");
+    let then = QueryOptions { at: At::Version(before), ..QueryOptions::default() };
+    let rows = world.engine.rows("select count(*) from orders_latest", then).await.unwrap();
+    assert_eq!(array_value_to_string(rows[0].column(0), 0).unwrap(), "20");
+    let error = world.fails("select * from orders at (version => 1000)").await;
+    assert!(error.to_string().contains("no version 1000"), "{error}");
+}
+
+#[tokio::test]
+async fn names_are_told() {
+    let world = two_days().await;
+    let shown = world.value("select string_agg(table_name || ' ' || table_type, ', ' order by table_name) from information_schema.tables where table_schema = 'main'").await;
+    assert_eq!(shown, "orders BASE TABLE, orders_latest VIEW");
+    let columns = world.value("select string_agg(column_name || ' ' || data_type, ', ' order by ordinal_position) from information_schema.columns where table_name = 'orders'").await;
+    assert_eq!(columns, "ds date, id bigint, name varchar");
+    let error = world.fails("select * from order").await;
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let error = world.fails("select * from ordres").await;
+    assert_eq!(error.hint().as_deref(), Some("did you mean `orders`? `headworks tables list` shows all tables"));
+}
+
+#[tokio::test]
+async fn lost_files_are_named() {
+    let world = two_days().await;
+    let folder = world.dir.path().join("lake/data/main/orders/ds=2013-01-01");
+    let folder = if folder.exists() { folder } else { world.dir.path().join("lake/main/orders/ds=2013-01-01") };
+    for file in std::fs::read_dir(folder).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let error = world.fails("select sum(id) from orders").await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("orders"), "{error}");
+    assert_eq!(world.value("select sum(id) from orders where ds = '2013-01-02'").await, "210");
+}

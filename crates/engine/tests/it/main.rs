@@ -1,0 +1,12 @@
+//! The engine on tables in memory: what SQL may say, what it answers, how it ends.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
+
+mod checks;
+mod hostile;
+mod lake;
+mod names;
+mod output;
+mod running;
+mod slt;
+mod support;

@@ -1,0 +1,486 @@
+//! The pure half of the executor: which run may start, who waits for which partition, what is stuck.
+//!
+//! Every fact comes in through a method with the time it happened; what follows comes out as [`Command`]s. Work is done per
+//! fact, never per blocked task: a wait counts what it misses, a partition knows who waits for it, a job knows who is held
+//! back by its limit.
+
+mod entry;
+mod report;
+mod waits;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use entry::{Entry, Phase};
+use headworks_domain::{JobName, RunId};
+
+use super::{
+    progress::{Counts, Progress},
+    record::{AttemptRecord, Claim, Kept, Partition, RunRecord},
+    segment::{Done, Moved, Stop},
+    shape::{Request, RunShape},
+};
+use crate::machine::{Action, Event, Failure, State};
+
+/// What the loop around the board is to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Start an attempt of a segment.
+    Start { run: usize, head: usize },
+    /// Keep the run's state; it is final or pauses before a retry. The answer goes to [`Board::kept`].
+    Keep { run: usize, record: RunRecord },
+    /// Drop the run's segments: it is somebody else's.
+    Drop { run: usize },
+    /// Find other processes' runs that will publish these. The answer goes to [`Board::sought`].
+    Seek(Vec<Partition>),
+    /// Tell whoever watches.
+    Tell(Progress),
+}
+
+/// All runs of one command.
+#[derive(Default)]
+pub(crate) struct Board {
+    tasks_max: usize,
+    runs: Vec<Entry>,
+    partitions: BTreeMap<Partition, Publication>,
+    jobs: HashMap<JobName, JobQueue>,
+    queue: BTreeSet<Place>,
+    due: BTreeSet<(DateTime<Utc>, usize, usize)>,
+    running: usize,
+    unclaimed: usize,
+    /// Runs that are not over.
+    open: usize,
+    /// Runs that miss something that nobody will publish, and since when that is known.
+    blocked: BTreeMap<usize, DateTime<Utc>>,
+    /// Partitions that somebody waits for and none of our runs will publish.
+    doubtful: BTreeSet<Partition>,
+    seeking: bool,
+    /// Tasks that wait for partitions.
+    waits: usize,
+    dirty: BTreeSet<usize>,
+    counts: Counts,
+    commands: Vec<Command>,
+}
+
+/// A place in a queue: higher priority first, then the older interval, then the order asked.
+type Place = (Reverse<i32>, DateTime<Utc>, usize, usize);
+
+/// What is known of a partition that somebody waits for or publishes.
+#[derive(Default)]
+struct Publication {
+    published: bool,
+    /// Runs, ours or others', that are on the way to publish it.
+    producers: usize,
+    /// The run of ours that publishes it, if one does.
+    by: Option<usize>,
+    /// Tasks that wait for it, as (run, task).
+    waiting: Vec<(usize, usize)>,
+}
+
+struct JobQueue {
+    active: usize,
+    active_max: Option<usize>,
+    held: BTreeSet<Place>,
+}
+
+impl Board {
+    pub(crate) fn new(tasks_max: usize) -> Self {
+        Self { tasks_max: tasks_max.max(1), ..Self::default() }
+    }
+
+    /// Adds a run that was done before the command began.
+    pub(crate) fn add_done(&mut self, request: Request, run_id: RunId) {
+        let mut entry = Entry::new(request, Some(run_id), None);
+        (entry.phase, entry.done_before) = (Phase::Over, true);
+        self.runs.push(entry);
+        self.counts.total += 1;
+        self.counts.done_before += 1;
+    }
+
+    /// Adds a run that failed before, or could not be planned.
+    pub(crate) fn add_failed(&mut self, request: Request, run_id: Option<RunId>, failure: Failure) {
+        let mut entry = Entry::new(request, run_id, None);
+        (entry.phase, entry.failure, entry.counted) = (Phase::Over, Some(failure), Some(State::Failed));
+        self.runs.push(entry);
+        self.counts.total += 1;
+        self.counts.failed += 1;
+    }
+
+    /// Adds a run that is to be claimed.
+    pub(crate) fn add(&mut self, request: Request, run_id: RunId, shape: RunShape) -> usize {
+        let run = self.runs.len();
+        self.jobs.entry(shape.job.clone()).or_insert_with(|| JobQueue {
+            active: 0,
+            active_max: shape.limits.active_runs_max,
+            held: BTreeSet::new(),
+        });
+        self.runs.push(Entry::new(request, Some(run_id), Some(Arc::new(shape))));
+        self.counts.total += 1;
+        self.counts.waiting += 1;
+        self.open += 1;
+        self.unclaimed += 1;
+        self.promise(run);
+        run
+    }
+
+    pub(crate) fn run_id(&self, run: usize) -> Option<&RunId> {
+        self.runs[run].run_id.as_ref()
+    }
+
+    pub(crate) fn request(&self, run: usize) -> &Request {
+        &self.runs[run].request
+    }
+
+    pub(crate) fn shape(&self, run: usize) -> Option<&Arc<RunShape>> {
+        self.runs[run].shape.as_ref()
+    }
+
+    /// Takes the commands that have come together.
+    pub(crate) fn take_commands(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
+    }
+
+    /// True when every run is over and every end is kept.
+    pub(crate) fn is_over(&self) -> bool {
+        self.open == 0
+    }
+
+    /// When the next retry is due.
+    pub(crate) fn next_due(&self) -> Option<DateTime<Utc>> {
+        self.due.first().map(|(at, ..)| *at)
+    }
+
+    /// The run was claimed by this process.
+    pub(crate) fn claimed(&mut self, run: usize, claim: Claim, now: DateTime<Utc>) {
+        let entry = &mut self.runs[run];
+        if entry.phase != Phase::Unclaimed {
+            return;
+        }
+        (entry.phase, entry.claim, entry.next_attempt) = (Phase::Mine, claim, claim.attempt);
+        self.unclaimed -= 1;
+        self.apply(run, &Event::Begun, now);
+    }
+
+    /// Another process owns the run.
+    pub(crate) fn theirs(&mut self, run: usize) {
+        if self.runs[run].phase == Phase::Unclaimed {
+            self.unclaimed -= 1;
+            self.runs[run].phase = Phase::Theirs;
+        }
+    }
+
+    /// True while another process owns the run.
+    pub(crate) fn is_theirs(&self, run: usize) -> bool {
+        self.runs[run].phase == Phase::Theirs
+    }
+
+    /// The run's owner is gone: it is to be claimed, under the id that it has.
+    pub(crate) fn reclaim(&mut self, run: usize, run_id: RunId, shape: RunShape) {
+        let entry = &mut self.runs[run];
+        if entry.phase == Phase::Theirs {
+            let mut fresh = Entry::new(entry.request.clone(), Some(run_id), Some(Arc::new(shape)));
+            (fresh.promised, fresh.counted) = (entry.promised, entry.counted);
+            *entry = fresh;
+            self.unclaimed += 1;
+        }
+    }
+
+    /// Another process owns the interval under this id.
+    pub(crate) fn renamed(&mut self, run: usize, run_id: RunId) {
+        self.runs[run].run_id = Some(run_id);
+    }
+
+    /// Another process ended the run.
+    pub(crate) fn ended_elsewhere(&mut self, run: usize, failure: Option<Failure>, now: DateTime<Utc>) {
+        if self.runs[run].phase != Phase::Theirs {
+            return;
+        }
+        match failure {
+            None => {
+                let entry = &mut self.runs[run];
+                entry.done_before = true;
+                let partitions = entry.own_partitions();
+                self.published(partitions, now);
+                self.over(run, State::Success, now);
+            }
+            Some(failure) => {
+                self.runs[run].failure = Some(failure);
+                self.over(run, State::Failed, now);
+            }
+        }
+    }
+
+    /// A task of a running segment began or ended.
+    pub(crate) fn moved(&mut self, moved: &Moved) {
+        let entry = &mut self.runs[moved.run];
+        if entry.phase != Phase::Mine || entry.claim.fence != moved.fence {
+            return;
+        }
+        entry.machine.apply(&Event::Moved { task: moved.task, state: moved.state, at: moved.at }, moved.at);
+        self.dirty.insert(moved.run);
+        if let (Some(run_id), Some(task)) = (entry.run_id.clone(), entry.machine.tasks().nth(moved.task)) {
+            let (task, job) = (task.name.clone(), entry.request.job.clone());
+            self.commands.push(Command::Tell(Progress::Task { run_id, job, task, state: moved.state }));
+        }
+    }
+
+    /// An attempt began, with this record.
+    pub(crate) fn began(&mut self, run: usize, attempt: AttemptRecord) {
+        self.runs[run].current = Some(attempt);
+    }
+
+    /// A segment that ran under `fence` ended. `attempt` says how, for the record.
+    pub(crate) fn ended(
+        &mut self,
+        (run, head, fence): (usize, usize, i64),
+        result: Result<Done, Stop>,
+        attempt: AttemptRecord,
+        now: DateTime<Utc>,
+    ) {
+        self.running = self.running.saturating_sub(1);
+        let entry = &mut self.runs[run];
+        if entry.phase != Phase::Mine || entry.claim.fence != fence {
+            return;
+        }
+        entry.current = None;
+        entry.took = attempt.finished_at.and_then(|end| (end - attempt.started_at).to_std().ok());
+        match result {
+            Ok(done) => self.done(run, head, done, attempt, now),
+            Err(Stop::Failed(failure)) => {
+                entry.attempts.push(attempt);
+                entry.failure = Some(failure.clone());
+                self.apply(run, &Event::Broke { head, retryable: failure.retryable }, now);
+            }
+            Err(Stop::Fenced) => self.fenced(run, now),
+        }
+    }
+
+    fn done(&mut self, run: usize, head: usize, done: Done, attempt: AttemptRecord, now: DateTime<Utc>) {
+        let entry = &mut self.runs[run];
+        entry.rows += done.rows;
+        entry.bytes += done.bytes;
+        self.counts.rows += done.rows;
+        self.counts.bytes += done.bytes;
+        let is_kept = done.recorded && entry.machine.ends_with(head);
+        if let Some(shape) = entry.shape.clone() {
+            self.published(done.published.into_iter().map(|key| Partition::new(shape.table.clone(), key)), now);
+        }
+        let entry = &mut self.runs[run];
+        if is_kept {
+            entry.machine.apply(&Event::Done { head }, now);
+            self.over(run, State::Success, now);
+        } else {
+            entry.attempts.push(attempt);
+            self.apply(run, &Event::Done { head }, now);
+        }
+    }
+
+    /// A record made under `fence` was kept, or not.
+    pub(crate) fn kept(&mut self, run: usize, fence: i64, kept: Kept, now: DateTime<Utc>) {
+        let entry = &mut self.runs[run];
+        if entry.claim.fence != fence {
+            return;
+        }
+        entry.keeping = entry.keeping.saturating_sub(1);
+        match (kept, entry.phase) {
+            (Kept::Yes, Phase::Closing) if entry.keeping == 0 => {
+                let state = entry.machine.state();
+                self.over(run, state, now);
+            }
+            // While a segment runs its own end will tell: it may just have been kept by the publish.
+            (Kept::Over(_), Phase::Mine) if entry.machine.holds_slot() => {}
+            (Kept::Over(State::Success), Phase::Mine | Phase::Closing) => {
+                self.forget_queued(run);
+                self.published(self.runs[run].own_partitions(), now);
+                self.over(run, State::Success, now);
+            }
+            (Kept::Over(state), Phase::Mine | Phase::Closing) => {
+                self.forget_queued(run);
+                self.over(run, state, now);
+            }
+            (Kept::Fenced, Phase::Mine | Phase::Closing) => self.fenced(run, now),
+            _ => {}
+        }
+    }
+
+    /// Lets retries that are due go on, and fills free slots.
+    pub(crate) fn tick(&mut self, now: DateTime<Utc>) {
+        while let Some(&(at, run, head)) = self.due.first().filter(|(at, ..)| *at <= now) {
+            self.due.remove(&(at, run, head));
+            if self.runs[run].keeping > 0 {
+                // The next attempt must not begin before the end of this one is kept: their numbers would clash after a crash.
+                self.due.insert((now + chrono::TimeDelta::milliseconds(20), run, head));
+                continue;
+            }
+            self.apply(run, &Event::RetryDue { head }, now);
+        }
+        self.dispatch(now);
+    }
+
+    /// Stops everything: nothing starts any more, and open runs end as cancelled. Running segments must be dropped before.
+    pub(crate) fn cancel(&mut self, now: DateTime<Utc>) {
+        self.queue.clear();
+        self.due.clear();
+        self.blocked.clear();
+        self.doubtful.clear();
+        self.running = 0;
+        for job in self.jobs.values_mut() {
+            job.held.clear();
+        }
+        for run in 0..self.runs.len() {
+            match self.runs[run].phase {
+                Phase::Mine => {
+                    if let Some(attempt) = self.runs[run].current.take() {
+                        let ended = AttemptRecord { state: State::Cancelled, finished_at: Some(now), ..attempt };
+                        self.runs[run].attempts.push(ended);
+                    }
+                    self.apply(run, &Event::Cancelled, now);
+                }
+                Phase::Unclaimed | Phase::Theirs => self.over(run, State::Cancelled, now),
+                Phase::Closing | Phase::Over => {}
+            }
+        }
+    }
+
+    fn apply(&mut self, run: usize, event: &Event, now: DateTime<Utc>) {
+        for action in self.runs[run].machine.apply(event, now) {
+            match action {
+                Action::Await { task } => self.wait(run, task, now),
+                Action::Enqueue { head } => self.admit(run, head, now),
+                Action::RetryAt { head, at } => {
+                    self.due.insert((at, run, head));
+                    self.recount(run, State::Retry);
+                    self.keep(run, None);
+                    self.tell(run, State::Retry);
+                }
+                Action::Finish(state) => self.finish(run, state, now),
+            }
+        }
+    }
+
+    /// Puts a segment into the queue, or holds it back while its job is at its limit.
+    fn admit(&mut self, run: usize, head: usize, now: DateTime<Utc>) {
+        let entry = &self.runs[run];
+        let Some(shape) = &entry.shape else { return };
+        let place = place(shape, run, head);
+        let Some(job) = self.jobs.get_mut(&shape.job) else { return };
+        if !entry.active {
+            if job.active_max.is_some_and(|max| job.active >= max) {
+                job.held.insert(place);
+                return;
+            }
+            job.active += 1;
+            self.runs[run].active = true;
+        }
+        self.queue.insert(place);
+        self.apply(run, &Event::Queued { head }, now);
+    }
+
+    /// Starts what fits into the free slots.
+    fn dispatch(&mut self, now: DateTime<Utc>) {
+        while self.running < self.tasks_max {
+            let Some(place) = self.queue.pop_first() else { break };
+            let (.., run, head) = place;
+            self.running += 1;
+            let entry = &mut self.runs[run];
+            entry.attempt = entry.next_attempt;
+            entry.next_attempt += 1;
+            entry.started_at.get_or_insert(now);
+            self.apply(run, &Event::Started { head }, now);
+            self.dirty.insert(run);
+            self.recount(run, State::Running);
+            self.tell(run, State::Running);
+            self.commands.push(Command::Start { run, head });
+        }
+    }
+
+    /// The run reached its end by our doing: it is to be kept.
+    fn finish(&mut self, run: usize, state: State, now: DateTime<Utc>) {
+        self.runs[run].phase = Phase::Closing;
+        self.blocked.remove(&run);
+        self.release(run, now);
+        if state != State::Success {
+            self.withdraw(run);
+        }
+        self.keep(run, Some(now));
+    }
+
+    /// The run is over and kept.
+    fn over(&mut self, run: usize, state: State, now: DateTime<Utc>) {
+        if self.runs[run].phase == Phase::Over {
+            return;
+        }
+        if self.runs[run].phase == Phase::Unclaimed {
+            self.unclaimed -= 1;
+        }
+        self.runs[run].phase = Phase::Over;
+        self.open -= 1;
+        self.blocked.remove(&run);
+        self.dirty.remove(&run);
+        self.stop_waiting(run);
+        self.release(run, now);
+        self.withdraw(run);
+        self.recount(run, state);
+        self.tell(run, state);
+    }
+
+    /// Another process has taken the run over: this one forgets what it did and watches.
+    fn fenced(&mut self, run: usize, now: DateTime<Utc>) {
+        if self.runs[run].machine.holds_slot() {
+            self.commands.push(Command::Drop { run });
+        }
+        self.forget_queued(run);
+        self.stop_waiting(run);
+        if self.blocked.remove(&run).is_some() {
+            self.promise(run);
+        }
+        self.dirty.remove(&run);
+        self.release(run, now);
+        let entry = &mut self.runs[run];
+        let mut fresh = Entry::new(entry.request.clone(), entry.run_id.clone(), entry.shape.clone());
+        (fresh.phase, fresh.promised, fresh.counted) = (Phase::Theirs, entry.promised, entry.counted);
+        *entry = fresh;
+        self.recount(run, State::Waiting);
+    }
+
+    /// A dropped segment's slot is free again.
+    pub(crate) fn slot_freed(&mut self) {
+        self.running = self.running.saturating_sub(1);
+    }
+
+    /// Takes the run's segments out of all queues.
+    fn forget_queued(&mut self, run: usize) {
+        let entry = &self.runs[run];
+        let Some(shape) = &entry.shape else { return };
+        for head in 0..shape.tasks.len() {
+            let place = place(shape, run, head);
+            self.queue.remove(&place);
+            if let Some(job) = self.jobs.get_mut(&shape.job) {
+                job.held.remove(&place);
+            }
+        }
+        self.due.retain(|due| due.1 != run);
+    }
+
+    /// Gives the run's place under its job's limit to the next.
+    fn release(&mut self, run: usize, now: DateTime<Utc>) {
+        let entry = &mut self.runs[run];
+        let Some(job) = entry.shape.as_ref().and_then(|s| self.jobs.get_mut(&s.job)) else { return };
+        if !std::mem::take(&mut entry.active) {
+            return;
+        }
+        job.active -= 1;
+        if let Some((.., next, head)) = job.held.pop_first() {
+            self.admit(next, head, now);
+        }
+    }
+}
+
+/// The run's place in a queue.
+fn place(shape: &RunShape, run: usize, head: usize) -> Place {
+    (Reverse(shape.limits.priority), shape.interval.end(), run, head)
+}

@@ -1,0 +1,106 @@
+//! What the board knows of one run.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use headworks_domain::RunId;
+
+use super::super::{
+    record::{AttemptRecord, Claim, Partition},
+    shape::{Request, RunShape},
+};
+use crate::machine::{Failure, RetryPolicy, Run, State};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Planned; nobody owns it as far as we know.
+    Unclaimed,
+    /// Ours.
+    Mine,
+    /// Another process owns it.
+    Theirs,
+    /// Its end is being kept.
+    Closing,
+    /// Over.
+    Over,
+}
+
+pub(super) struct Entry {
+    pub(super) request: Request,
+    pub(super) run_id: Option<RunId>,
+    pub(super) shape: Option<Arc<RunShape>>,
+    pub(super) machine: Run,
+    pub(super) phase: Phase,
+    pub(super) claim: Claim,
+    /// The number of the attempt that runs or ran last; 0 before the first of this claim.
+    pub(super) attempt: u32,
+    /// The number that the next one gets. It is kept before that one starts, so that none is used twice.
+    pub(super) next_attempt: u32,
+    /// How many partitions each waiting task misses.
+    pub(super) missing: HashMap<usize, usize>,
+    /// Counts against the job's limit.
+    pub(super) active: bool,
+    /// Counts as a producer of its partitions.
+    pub(super) promised: bool,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    /// How many records of it are on their way to the store.
+    pub(super) keeping: usize,
+    /// The attempt that runs.
+    pub(super) current: Option<AttemptRecord>,
+    /// Attempts that ended and are not kept yet.
+    pub(super) attempts: Vec<AttemptRecord>,
+    pub(super) took: Option<Duration>,
+    pub(super) failure: Option<Failure>,
+    pub(super) counted: Option<State>,
+    pub(super) done_before: bool,
+    pub(super) was_blocked: bool,
+}
+
+impl Entry {
+    pub(super) fn new(request: Request, run_id: Option<RunId>, shape: Option<Arc<RunShape>>) -> Self {
+        let mut entry = Self {
+            request,
+            run_id,
+            shape,
+            machine: Run::new(Vec::new(), RetryPolicy::default(), 0),
+            phase: Phase::Unclaimed,
+            claim: Claim { fence: 0, attempt: 0 },
+            attempt: 0,
+            next_attempt: 0,
+            missing: HashMap::new(),
+            active: false,
+            promised: false,
+            rows: 0,
+            bytes: 0,
+            started_at: None,
+            keeping: 0,
+            current: None,
+            attempts: Vec::new(),
+            took: None,
+            failure: None,
+            counted: None,
+            done_before: false,
+            was_blocked: false,
+        };
+        let seed = entry.seed();
+        if let Some(shape) = &entry.shape {
+            entry.machine = shape.machine(seed);
+        }
+        entry
+    }
+
+    /// Differs from run to run, and is the same when a command is repeated.
+    pub(super) fn seed(&self) -> u64 {
+        let id = self.run_id.as_ref().map_or("", |id| id.as_str());
+        id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+
+    pub(super) fn own_partitions(&self) -> Vec<Partition> {
+        let of = |shape: &Arc<RunShape>| {
+            shape.partitions.iter().map(|key| Partition::new(shape.table.clone(), key.clone())).collect()
+        };
+        self.shape.as_ref().map(of).unwrap_or_default()
+    }
+}

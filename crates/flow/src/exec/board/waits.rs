@@ -1,0 +1,267 @@
+//! Waits: who misses which partition, who will publish it, and what to say when nobody does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use headworks_domain::{Ds, ErrorKind, PartitionKey, TableName};
+
+use super::{
+    super::{record::Partition, shape::RunShape},
+    Board, Command, Publication,
+    entry::{Entry, Phase},
+};
+use crate::machine::{Event, Failure};
+
+impl Board {
+    /// The partitions that the planned runs wait for.
+    pub(crate) fn awaited(&self) -> Vec<Partition> {
+        let mut awaited = BTreeSet::new();
+        for shape in self.runs.iter().filter_map(|r| r.shape.as_ref()) {
+            for wait in &shape.waits {
+                awaited.extend(wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone())));
+            }
+        }
+        awaited.into_iter().collect()
+    }
+
+    /// True while somebody waits for a partition.
+    pub(crate) fn awaits_partitions(&self) -> bool {
+        self.waits > 0
+    }
+
+    /// Since when the run that is blocked longest misses something that nobody will publish.
+    pub(crate) fn blocked_since(&self) -> Option<DateTime<Utc>> {
+        self.blocked.values().min().copied()
+    }
+
+    /// These partitions are published.
+    pub(crate) fn published(&mut self, partitions: impl IntoIterator<Item = Partition>, now: DateTime<Utc>) {
+        for partition in partitions {
+            let known = self.partitions.entry(partition).or_default();
+            known.published = true;
+            for (run, task) in std::mem::take(&mut known.waiting) {
+                self.found(run, task, now);
+            }
+        }
+    }
+
+    /// Other processes' runs that will publish doubtful partitions. Those that none will publish block who waits for them.
+    pub(crate) fn sought(&mut self, asked: Vec<Partition>, found: &[Partition], now: DateTime<Utc>) {
+        self.seeking = false;
+        for partition in found {
+            self.partitions.entry(partition.clone()).or_default().producers += 1;
+        }
+        for partition in asked {
+            let Some(known) = self.partitions.get(&partition) else { continue };
+            if known.published || known.producers > 0 {
+                continue;
+            }
+            for (run, task) in known.waiting.clone() {
+                let waits = self.runs[run].phase == Phase::Mine && self.runs[run].missing.contains_key(&task);
+                if waits && self.blocked.insert(run, now).is_none() {
+                    self.withdraw(run);
+                }
+            }
+        }
+    }
+
+    /// Another process's run, which was found to publish these, is over or abandoned.
+    pub(crate) fn producer_gone(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.producer_less(partition.clone());
+        }
+    }
+
+    /// Looks for whoever may publish what is doubtful, once all runs are claimed.
+    pub(crate) fn seek(&mut self) {
+        if self.unclaimed == 0 && !self.seeking && !self.doubtful.is_empty() {
+            let asked: Vec<_> = std::mem::take(&mut self.doubtful)
+                .into_iter()
+                .filter(|p| {
+                    self.partitions.get(p).is_some_and(|k| !k.published && k.producers == 0 && !k.waiting.is_empty())
+                })
+                .collect();
+            if !asked.is_empty() {
+                self.seeking = true;
+                self.commands.push(Command::Seek(asked));
+            }
+        }
+    }
+
+    /// Fails the runs that were blocked by then. They don't wait for the command's end: two commands could wait for each other.
+    pub(crate) fn close_blocked(&mut self, by: DateTime<Utc>, now: DateTime<Utc>) {
+        let blocked: Vec<usize> = self.blocked.iter().filter(|(_, since)| **since <= by).map(|(run, _)| *run).collect();
+        for run in blocked {
+            let failure = self.blocked_failure(run);
+            let tasks: Vec<usize> = self.runs[run].missing.keys().copied().collect();
+            self.stop_waiting(run);
+            let entry = &mut self.runs[run];
+            (entry.was_blocked, entry.failure) = (true, Some(failure));
+            for task in tasks {
+                self.apply(run, &Event::WaitFailed { task }, now);
+            }
+        }
+    }
+
+    /// Registers a wait with the partitions that it misses.
+    pub(super) fn wait(&mut self, run: usize, task: usize, now: DateTime<Utc>) {
+        let Some(shape) = self.runs[run].shape.clone() else { return };
+        let mut wanted: BTreeSet<Partition> = BTreeSet::new();
+        if let Some(wait) = shape.wait_of(task) {
+            wanted.extend(wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone())));
+            if let Some(upto) = wait.upto {
+                wanted.extend(self.on_the_way(&shape, &wait.table, upto));
+            }
+        }
+        let mut missing = 0;
+        for partition in wanted {
+            let known = self.partitions.entry(partition.clone()).or_default();
+            if known.published {
+                continue;
+            }
+            missing += 1;
+            known.waiting.push((run, task));
+            if known.producers == 0 {
+                self.doubtful.insert(partition);
+            }
+        }
+        if missing == 0 {
+            self.apply(run, &Event::WaitMet { task }, now);
+        } else {
+            self.runs[run].missing.insert(task, missing);
+            self.waits += 1;
+        }
+    }
+
+    /// A table's partitions up to a day that are not published yet but will be.
+    fn on_the_way(&self, shape: &RunShape, table: &TableName, upto: Ds) -> Vec<Partition> {
+        table_range(&self.partitions, table)
+            .take_while(|(p, _)| p.key.ds <= upto)
+            .filter(|(_, known)| !known.published && known.producers > 0)
+            .filter(|(p, _)| p.table != shape.table || !shape.partitions.contains(&p.key))
+            .map(|(p, _)| p.clone())
+            .collect()
+    }
+
+    /// A partition that a task misses is there.
+    fn found(&mut self, run: usize, task: usize, now: DateTime<Utc>) {
+        let entry = &mut self.runs[run];
+        let Some(missing) = entry.missing.get_mut(&task) else { return };
+        *missing -= 1;
+        if *missing > 0 {
+            return;
+        }
+        entry.missing.remove(&task);
+        self.waits -= 1;
+        if entry.missing.is_empty() && self.blocked.remove(&run).is_some() {
+            self.promise(run);
+        }
+        self.apply(run, &Event::WaitMet { task }, now);
+    }
+
+    /// Takes the run out of the lists of those who wait for partitions.
+    pub(super) fn stop_waiting(&mut self, run: usize) {
+        let missing = std::mem::take(&mut self.runs[run].missing);
+        self.waits -= missing.len();
+        let Some(shape) = self.runs[run].shape.clone() else { return };
+        for wait in missing.keys().filter_map(|task| shape.wait_of(*task)) {
+            for (_, known) in table_range_mut(&mut self.partitions, &wait.table) {
+                known.waiting.retain(|(waiting, _)| *waiting != run);
+            }
+        }
+    }
+
+    /// Counts the run as a producer of its partitions.
+    pub(super) fn promise(&mut self, run: usize) {
+        if !std::mem::replace(&mut self.runs[run].promised, true) {
+            for partition in self.runs[run].own_partitions() {
+                let known = self.partitions.entry(partition).or_default();
+                known.producers += 1;
+                known.by = Some(run);
+            }
+        }
+    }
+
+    /// Counts the run as a producer no more.
+    pub(super) fn withdraw(&mut self, run: usize) {
+        if std::mem::take(&mut self.runs[run].promised) {
+            for partition in self.runs[run].own_partitions() {
+                self.producer_less(partition);
+            }
+        }
+    }
+
+    fn producer_less(&mut self, partition: Partition) {
+        let known = self.partitions.entry(partition.clone()).or_default();
+        known.producers = known.producers.saturating_sub(1);
+        if known.producers == 0 && !known.published && !known.waiting.is_empty() {
+            self.doubtful.insert(partition);
+        }
+    }
+
+    /// Says what a blocked run misses, and how to get it.
+    fn blocked_failure(&self, run: usize) -> Failure {
+        let entry = &self.runs[run];
+        let job = &entry.request.job;
+        let ds = entry.shape.as_ref().map(|s| s.ds).unwrap_or_default();
+        let tables: BTreeSet<&TableName> = entry
+            .shape
+            .iter()
+            .flat_map(|s| entry.missing.keys().filter_map(|t| s.wait_of(*t)))
+            .map(|w| &w.table)
+            .collect();
+        let missing_of = |table| -> Vec<&Partition> {
+            let known = table_range(&self.partitions, table);
+            known.filter(|(_, k)| !k.published && k.waiting.iter().any(|(r, _)| *r == run)).map(|(p, _)| p).collect()
+        };
+        let mut failure =
+            Failure::new(ErrorKind::NotFound, "FLOW_BLOCKED", format!("job `{job}` cannot run for ds={ds}"));
+        let Some(table) = tables.first() else { return failure };
+        let missing = missing_of(table);
+        let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return failure };
+        let what = match missing.len() {
+            1 if first.key == PartitionKey::day(ds) => "no such partition".to_owned(),
+            1 => format!("no partition {}", first.key),
+            n => format!("no partition {} and {} more", first.key, n - 1),
+        };
+        failure.message.push_str(&format!(": table `{table}` has {what}"));
+        if tables.len() > 1 {
+            failure.message.push_str(&format!(", and {} more tables lack theirs", tables.len() - 1));
+        }
+        let by = missing.iter().filter_map(|p| self.partitions.get(p)?.by).map(|run| &self.runs[run]).next();
+        failure.hint = Some(match by {
+            None => format!(
+                "start it with `headworks backfill {table} --from {} --to {}`, or wait for it with `--wait 10m`",
+                first.key.ds, last.key.ds
+            ),
+            Some(Entry { run_id: Some(id), attempt: 1.., .. }) => {
+                format!("see why with `headworks runs logs {id}`, and run this command again")
+            }
+            Some(_) => {
+                format!("runs of `{table}` lack their own inputs: see to them first, and run this command again")
+            }
+        });
+        failure
+    }
+}
+
+/// The first partition that a table could have.
+fn first_of(table: &TableName) -> Partition {
+    Partition::new(table.clone(), PartitionKey::day(Ds::from(chrono::NaiveDate::MIN)))
+}
+
+fn table_range<'a>(
+    partitions: &'a BTreeMap<Partition, Publication>,
+    table: &TableName,
+) -> impl Iterator<Item = (&'a Partition, &'a Publication)> {
+    let table = table.clone();
+    partitions.range(first_of(&table)..).take_while(move |(p, _)| p.table == table)
+}
+
+fn table_range_mut<'a>(
+    partitions: &'a mut BTreeMap<Partition, Publication>,
+    table: &TableName,
+) -> impl Iterator<Item = (&'a Partition, &'a mut Publication)> {
+    let table = table.clone();
+    partitions.range_mut(first_of(&table)..).take_while(move |(p, _)| p.table == table)
+}

@@ -1,0 +1,112 @@
+//! The loop around the board: it claims runs, starts segments, keeps states, listens to publishes.
+
+mod attempts;
+mod others;
+mod session;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use headworks_domain::{Clock, RunId};
+use session::Session;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    log::AttemptLog,
+    options::ExecutorOptions,
+    progress::{Progress, Summary},
+    record::{BoxFault, Partitions, RunStore},
+    segment::TaskRunner,
+    shape::{Planner, Request, RunShape},
+};
+
+/// Carries out runs to their end: in parallel, in the order that their waits ask for, each once.
+///
+/// A store hands out runs per process, so an executor needs a store handle of its own.
+pub struct Executor {
+    /// Keeps the runs.
+    pub store: Arc<dyn RunStore>,
+    /// Knows what is published.
+    pub partitions: Arc<dyn Partitions>,
+    /// Plans the runs.
+    pub planner: Arc<dyn Planner>,
+    /// Does the work.
+    pub runner: Arc<dyn TaskRunner>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// How to work.
+    pub options: ExecutorOptions,
+}
+
+/// The longest that a run may wait for what nobody will publish.
+const WAIT_MAX: TimeDelta = TimeDelta::days(36_500);
+
+/// How often a store that is out of reach is asked again before the command gives up: about two minutes.
+const STORE_TRIES: u32 = 70;
+
+impl Executor {
+    /// Carries out all requests and says how they ended. Failed runs are no error: the summary has them.
+    ///
+    /// Once `cancel` turns true nothing starts any more, running attempts are dropped, and open runs are recorded as cancelled.
+    /// Nobody needs to read `progress`. Errors: the store or the registry is out of reach for two minutes, or refuses; runs
+    /// that are open then stay so, and the next command takes them over.
+    pub async fn run(
+        &self,
+        requests: Vec<Request>,
+        cancel: watch::Receiver<bool>,
+        progress: mpsc::UnboundedSender<Progress>,
+    ) -> Result<Summary, BoxFault> {
+        let mut background = JoinSet::new();
+        background.spawn(heartbeats(Arc::clone(&self.store), self.options.heartbeat));
+        let mut session = Session::new(self, progress);
+        let result = match session.plan(requests).await {
+            Ok(()) => session.drive(cancel).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            session.segments.shutdown().await;
+        }
+        background.shutdown().await;
+        let left = self.store.leave().await;
+        let cancelled = result?;
+        left?;
+        let log_of = |shape: &RunShape, run_id: &RunId, attempt| {
+            self.options.logs.join(AttemptLog::path_of(&shape.job, &shape.interval, run_id, attempt))
+        };
+        Ok(session.board.summary(cancelled, log_of))
+    }
+}
+
+/// Renews the lease for as long as it is polled. A store out of reach costs nothing yet: the fence keeps others' work safe.
+async fn heartbeats(store: Arc<dyn RunStore>, every: Duration) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = store.heartbeat().await {
+            tracing::warn!(%error, "the lease could not be renewed");
+        }
+    }
+}
+
+/// Asks again while the store is out of reach.
+async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, BoxFault>
+where
+    F: Future<Output = Result<T, BoxFault>>,
+{
+    let mut tries = 0;
+    loop {
+        match ask().await {
+            Err(error) if error.is_retryable() && tries < STORE_TRIES => {
+                tries += 1;
+                tracing::warn!(%error, tries, "the store did not answer");
+                sleep(Duration::from_millis(10 << tries.min(8)).min(Duration::from_secs(2))).await;
+            }
+            answer => return answer,
+        }
+    }
+}

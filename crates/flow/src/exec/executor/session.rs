@@ -1,0 +1,429 @@
+//! One command's loop: facts go to the board, what the board commands is done.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use headworks_domain::{ErrorKind, Fault, RunId};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet, yield_now},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    super::{
+        Error,
+        board::{Board, Command},
+        log::AttemptLog,
+        options::Reprocess,
+        progress::Progress,
+        record::{
+            AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen, Standing,
+        },
+        segment::{Done, Moved, Stop},
+        shape::Request,
+    },
+    Executor, WAIT_MAX, patiently,
+};
+use crate::machine::{Failure, State};
+
+/// So many runs are planned before others on the same thread, as the progress, get their turn.
+const PLANS_AT_ONCE: usize = 64;
+
+/// The most records kept in one commit.
+const RECORDS_MAX: usize = 500;
+
+/// What a piece of input or output came back with.
+pub(super) enum Reply {
+    Claimed(Vec<(usize, Option<Claim>)>),
+    /// Runs, the fences of their records, and what became of these.
+    Kept(Vec<(usize, i64, Kept)>),
+    Sought {
+        asked: Vec<Partition>,
+        found: Vec<Producer>,
+    },
+    Feed {
+        published: Vec<Partition>,
+        position: i64,
+        read_at: DateTime<Utc>,
+    },
+    Standing {
+        entries: Vec<(usize, Standing)>,
+        producers: Vec<(RunId, Standing)>,
+        took: Duration,
+    },
+    Found(Vec<(usize, Option<RunRow>)>),
+    ProducersGone {
+        published: Vec<Partition>,
+        position: i64,
+        gone: Vec<RunId>,
+    },
+}
+
+/// What a segment's task gives back.
+pub(super) struct SegmentEnd {
+    pub(super) result: Result<Done, Stop>,
+    pub(super) attempt: AttemptRecord,
+}
+
+/// A segment that runs.
+pub(super) struct Live {
+    pub(super) run: usize,
+    pub(super) head: usize,
+    pub(super) fence: i64,
+    pub(super) log: AttemptLog,
+    pub(super) begun: AttemptRecord,
+    pub(super) abort: AbortHandle,
+}
+
+/// How a run stood when the command began.
+enum Before {
+    /// Another process is at work on it.
+    Held,
+    /// Nobody is; the newest run of its interval, if there was one.
+    Free(Option<Seen>),
+}
+
+pub(super) struct Session<'a> {
+    pub(super) executor: &'a Executor,
+    pub(super) board: Board,
+    pub(super) progress: mpsc::UnboundedSender<Progress>,
+    pub(super) segments: JoinSet<SegmentEnd>,
+    pub(super) live: HashMap<Id, Live>,
+    pub(super) replies: JoinSet<Result<Reply, BoxFault>>,
+    pub(super) moves: (mpsc::UnboundedSender<Moved>, mpsc::UnboundedReceiver<Moved>),
+    /// Runs to claim, with the newest run of their interval.
+    pub(super) to_claim: VecDeque<(usize, Option<Seen>)>,
+    pub(super) claiming: bool,
+    pub(super) to_keep: VecDeque<(usize, RunRecord)>,
+    pub(super) keeping: bool,
+    pub(super) feeding: bool,
+    pub(super) position: i64,
+    /// Our runs that other processes own.
+    pub(super) theirs: Vec<usize>,
+    /// Other processes' runs that publish what ours wait for.
+    pub(super) producers: HashMap<RunId, Vec<Partition>>,
+    pub(super) polling: bool,
+    pub(super) poll_after: Instant,
+    /// When the reading of the registry began that ended last.
+    pub(super) read_at: DateTime<Utc>,
+    pub(super) cancelled: bool,
+    pub(super) cancel_told: bool,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(executor: &'a Executor, progress: mpsc::UnboundedSender<Progress>) -> Self {
+        Self {
+            board: Board::new(executor.options.tasks_max),
+            executor,
+            progress,
+            segments: JoinSet::new(),
+            live: HashMap::new(),
+            replies: JoinSet::new(),
+            moves: mpsc::unbounded_channel(),
+            to_claim: VecDeque::new(),
+            claiming: false,
+            to_keep: VecDeque::new(),
+            keeping: false,
+            feeding: false,
+            position: 0,
+            theirs: Vec::new(),
+            producers: HashMap::new(),
+            polling: false,
+            poll_after: Instant::now(),
+            read_at: DateTime::<Utc>::MIN_UTC,
+            cancelled: false,
+            cancel_told: false,
+        }
+    }
+
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.executor.clock.now()
+    }
+
+    /// The bound of waiting; a century at most, so that it can be added to a time.
+    pub(super) fn wait(&self) -> TimeDelta {
+        TimeDelta::from_std(self.executor.options.wait).map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX))
+    }
+
+    /// Looks what there is of each run, plans those that are to be carried out, and reads what is published.
+    pub(super) async fn plan(&mut self, requests: Vec<Request>) -> Result<(), BoxFault> {
+        let executor = self.executor;
+        let store = &executor.store;
+        let wanted: Vec<_> = requests.iter().map(|r| (r.job.clone(), r.interval)).collect();
+        let rows = patiently(|| store.find(&wanted)).await?;
+        let mut ids = patiently(|| store.new_run_ids(requests.len())).await?.into_iter();
+        for (n, (request, row)) in requests.into_iter().zip(rows).enumerate() {
+            if n % PLANS_AT_ONCE == 0 {
+                yield_now().await;
+            }
+            let fresh = ids.next();
+            let seen = row.as_ref().map(Seen::from);
+            let ended = row.as_ref().filter(|r| r.finished_at.is_some()).map(|r| r.state);
+            match (row, ended, executor.options.reprocess) {
+                (Some(row), Some(State::Failed), Reprocess::None) => {
+                    self.board.add_failed(request, Some(row.id.clone()), failure_of(&row));
+                }
+                (Some(row), Some(State::Success), Reprocess::None | Reprocess::Failed) => {
+                    self.board.add_done(request, row.id);
+                }
+                (None, ..) | (_, Some(State::Success), _) => {
+                    if let Some(id) = fresh {
+                        self.plan_one(request, id, Before::Free(seen));
+                    }
+                }
+                (Some(row), ..) if row.is_held() => self.plan_one(request, row.id, Before::Held),
+                (Some(row), ..) => self.plan_one(request, row.id, Before::Free(seen)),
+            }
+        }
+        // What can start first is claimed first.
+        let board = &self.board;
+        self.to_claim.make_contiguous().sort_by_key(|(run, _)| board.request(*run).interval.end());
+        let awaited = self.board.awaited();
+        let registry = &executor.partitions;
+        let (published, position) = patiently(|| registry.published(&awaited)).await?;
+        self.position = position;
+        let now = self.now();
+        self.board.published(published, now);
+        self.tell(Progress::Planned(self.board.counts()));
+        Ok(())
+    }
+
+    fn plan_one(&mut self, request: Request, run_id: RunId, before: Before) {
+        match self.executor.planner.plan(&request, &run_id) {
+            Err(failure) => self.board.add_failed(request, None, failure),
+            Ok(shape) => {
+                let run = self.board.add(request, run_id, shape);
+                match before {
+                    Before::Free(seen) => self.to_claim.push_back((run, seen)),
+                    Before::Held => {
+                        self.board.theirs(run);
+                        self.theirs.push(run);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on until every run is over; true when it was cancelled.
+    pub(super) async fn drive(&mut self, cancel: watch::Receiver<bool>) -> Result<bool, BoxFault> {
+        let options = &self.executor.options;
+        let stop = asked_to_stop(cancel);
+        tokio::pin!(stop);
+        let mut changes = self.executor.partitions.changes();
+        let mut changes_end = false;
+        let mut flush = interval(options.flush);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.step();
+            if self.board.is_over() && !self.claiming && !self.keeping {
+                return Ok(self.cancelled);
+            }
+            let now = self.now();
+            let close = self
+                .board
+                .blocked_since()
+                .filter(|_| !self.feeding && !self.cancelled)
+                .map(|since| since + self.wait());
+            let due = self.board.next_due().into_iter().chain(close).min();
+            let due = due.map(|at| Instant::now() + (at - now).to_std().unwrap_or_default());
+            let listens = self.board.awaits_partitions() && !self.feeding && !changes_end && !self.cancelled;
+            let watches = !self.polling && !self.cancelled && (!self.theirs.is_empty() || !self.producers.is_empty());
+            tokio::select! {
+                () = &mut stop, if !self.cancelled => self.cancel(),
+                Some(ended) = self.segments.join_next_with_id(), if !self.segments.is_empty() => self.segment_ended(ended),
+                Some(reply) = self.replies.join_next(), if !self.replies.is_empty() => self.reply(joined(reply)?)?,
+                Some(moved) = self.moves.1.recv() => {
+                    self.board.moved(&moved);
+                    while let Ok(moved) = self.moves.1.try_recv() {
+                        self.board.moved(&moved);
+                    }
+                }
+                changed = changes.changed(), if listens => match changed {
+                    Ok(()) => self.read_feed(options.listen),
+                    Err(_) => changes_end = true,
+                },
+                () = sleep_until(self.poll_after), if watches => self.poll(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                _ = flush.tick() => self.flush(),
+            }
+        }
+    }
+
+    /// Does what can be done without waiting for anything.
+    fn step(&mut self) {
+        let now = self.now();
+        if self.cancelled {
+            if !self.cancel_told && self.segments.is_empty() && !self.claiming {
+                self.cancel_told = true;
+                self.board.cancel(now);
+            }
+        } else {
+            self.board.tick(now);
+            self.claim();
+            self.board.seek();
+            self.close_blocked(now);
+        }
+        for command in self.board.take_commands() {
+            match command {
+                Command::Start { run, head } => self.start(run, head),
+                Command::Keep { run, record } => self.to_keep.push_back((run, record)),
+                Command::Drop { run } => {
+                    self.watch(run);
+                    self.live.values().filter(|l| l.run == run).for_each(|l| l.abort.abort());
+                }
+                Command::Seek(asked) => self.seek(asked),
+                Command::Tell(progress) => self.tell(progress),
+            }
+        }
+        self.keep();
+    }
+
+    fn tell(&self, progress: Progress) {
+        if let Progress::Run(run, _) = &progress {
+            let (state, attempt) = (run.state, run.attempt);
+            tracing::debug!(job = %run.job, run_id = %run.run_id, ds = %run.ds, attempt, rows = run.rows, %state, "run changed");
+        }
+        // Nobody has to listen.
+        let _ = self.progress.send(progress);
+    }
+
+    fn claim(&mut self) {
+        if self.claiming || self.to_claim.is_empty() {
+            return;
+        }
+        let batch: Vec<_> = self.to_claim.drain(..self.to_claim.len().min(self.executor.options.claims_max)).collect();
+        let (runs, wanted): (Vec<usize>, Vec<ClaimRequest>) =
+            batch.into_iter().filter_map(|(run, seen)| Some((run, self.claim_request(run, seen)?))).unzip();
+        self.claiming = true;
+        let store = Arc::clone(&self.executor.store);
+        self.replies.spawn(async move {
+            let claims = patiently(|| store.claim(wanted.clone())).await?;
+            Ok(Reply::Claimed(runs.into_iter().zip(claims).collect()))
+        });
+    }
+
+    fn claim_request(&self, run: usize, seen: Option<Seen>) -> Option<ClaimRequest> {
+        let shape = self.board.shape(run)?;
+        Some(ClaimRequest {
+            run_id: self.board.run_id(run)?.clone(),
+            job: shape.job.clone(),
+            job_version: shape.job_version.clone(),
+            table: shape.table.clone(),
+            interval: shape.interval,
+            ds: shape.ds,
+            partitions: shape.partitions.first().cloned().zip(shape.partitions.last().cloned()),
+            tasks: shape.tasks.iter().map(|t| t.name.clone()).collect(),
+            seen,
+        })
+    }
+
+    /// Keeps what is to be kept, one commit at a time, so that what comes meanwhile shares the next.
+    fn keep(&mut self) {
+        if self.keeping || self.to_keep.is_empty() {
+            return;
+        }
+        let (runs, records): (Vec<usize>, Vec<RunRecord>) =
+            self.to_keep.drain(..self.to_keep.len().min(RECORDS_MAX)).unzip();
+        self.keeping = true;
+        let store = Arc::clone(&self.executor.store);
+        self.replies.spawn(async move {
+            let kept = patiently(|| store.record(records.clone())).await?;
+            let fences = records.iter().map(|r| r.fence);
+            Ok(Reply::Kept(
+                runs.into_iter().zip(fences).zip(kept).map(|((run, fence), kept)| (run, fence, kept)).collect(),
+            ))
+        });
+    }
+
+    fn flush(&mut self) {
+        if !self.cancelled {
+            self.to_keep.extend(self.board.take_dirty());
+        }
+        self.live.values().for_each(|l| l.log.flush());
+    }
+
+    fn reply(&mut self, reply: Reply) -> Result<(), BoxFault> {
+        let now = self.now();
+        match reply {
+            Reply::Claimed(claims) => {
+                self.claiming = false;
+                for (run, claim) in claims {
+                    match claim {
+                        Some(claim) => self.board.claimed(run, claim, now),
+                        None => {
+                            self.board.theirs(run);
+                            self.watch(run);
+                        }
+                    }
+                }
+            }
+            Reply::Kept(kept) => {
+                self.keeping = false;
+                for (run, fence, kept) in kept {
+                    self.board.kept(run, fence, kept, now);
+                    if kept == Kept::Fenced {
+                        self.watch(run);
+                    }
+                }
+            }
+            Reply::Sought { asked, found } => {
+                let partitions: Vec<Partition> = found.iter().flat_map(|p| p.partitions.clone()).collect();
+                for producer in found {
+                    self.producers.entry(producer.run_id).or_default().extend(producer.partitions);
+                }
+                self.board.sought(asked, &partitions, now);
+            }
+            Reply::Feed { published, position, read_at } => {
+                self.feeding = false;
+                self.position = self.position.max(position);
+                self.read_at = read_at;
+                self.board.published(published, now);
+            }
+            Reply::Standing { entries, producers, took } => self.standing(entries, producers, took),
+            Reply::Found(found) => {
+                for (run, row) in found {
+                    self.look_again(run, row, now);
+                }
+            }
+            Reply::ProducersGone { published, position, gone } => {
+                self.position = self.position.max(position);
+                self.board.published(published, now);
+                for run_id in gone {
+                    if let Some(partitions) = self.producers.remove(&run_id) {
+                        self.board.producer_gone(&partitions);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self) {
+        self.cancelled = true;
+        self.to_claim.clear();
+        self.segments.abort_all();
+    }
+}
+
+/// Resolves when the command is asked to stop; never, when nobody can ask any more.
+async fn asked_to_stop(mut cancel: watch::Receiver<bool>) {
+    if cancel.wait_for(|asked| *asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The reply of a task that does not panic and is not aborted while its session lives.
+fn joined(reply: Result<Result<Reply, BoxFault>, JoinError>) -> Result<Reply, BoxFault> {
+    reply.unwrap_or_else(|error| Err(Box::new(Error::Broken(error.to_string())) as Box<dyn Fault>))
+}
+
+pub(super) fn failure_of(row: &RunRow) -> Failure {
+    row.failure.clone().unwrap_or_else(|| {
+        Failure::new(ErrorKind::Internal, "FLOW_FAILED", format!("run `{}` of job `{}` failed", row.id, row.job))
+    })
+}

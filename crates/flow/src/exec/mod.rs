@@ -1,0 +1,33 @@
+//! Carries out runs.
+//!
+//! [`Executor::run`] takes jobs and intervals and returns when each is done, failed or cancelled. It plans every run, claims
+//! it from the [`RunStore`] in batches, starts it once the partitions it waits for are published, and learns of publishes at
+//! once when they are its own and through [`Partitions`] when they are others'. The work itself is a [`TaskRunner`]'s.
+//!
+//! What is durable: the claim (run and task rows, with owner and fence) and the end of a run, which a publish records in its
+//! own transaction ([`Segment::finished`]). What happens in between is written once a second, for other processes' eyes. A
+//! process that dies before its publish has published nothing; who comes next takes its runs over under higher fences.
+//!
+//! The decisions are pure: `board` orders runs, [`crate::machine`] knows one run. The loop in `executor` carries them out.
+
+mod board;
+mod error;
+mod executor;
+mod log;
+mod options;
+mod progress;
+mod record;
+mod segment;
+mod shape;
+
+pub use error::Error;
+pub use executor::Executor;
+pub use log::AttemptLog;
+pub use options::{ExecutorOptions, Reprocess};
+pub use progress::{Counts, FailedRun, Progress, RunProgress, Summary};
+pub use record::{
+    AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
+    RunRecord, RunRow, RunStore, Seen, Standing,
+};
+pub use segment::{Done, Segment, Stop, TaskRunner};
+pub use shape::{Planner, Request, RunLimits, RunShape};

@@ -1,0 +1,53 @@
+use std::{path::PathBuf, time::Duration};
+
+/// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reprocess {
+    /// None: what failed stays failed.
+    None,
+    /// Those that failed.
+    #[default]
+    Failed,
+    /// All, those that succeeded too: as new runs, whose publishes replace the partitions.
+    All,
+}
+
+/// How an [`Executor`] works.
+#[derive(Debug, Clone)]
+pub struct ExecutorOptions {
+    /// The most tasks at work at once.
+    pub tasks_max: usize,
+    /// Which ended runs are carried out again.
+    pub reprocess: Reprocess,
+    /// How long a run waits for partitions that nobody known will publish; then it fails.
+    pub wait: Duration,
+    /// The folder of the logs.
+    pub logs: PathBuf,
+    /// The pause between two renewals of the lease.
+    pub heartbeat: Duration,
+    /// The pause between two records of running runs, for other processes' eyes.
+    pub flush: Duration,
+    /// The pause between two looks at runs that other processes own.
+    pub poll: Duration,
+    /// The pause between a publish by another process and the reading of the registry, so that many cost one reading.
+    pub listen: Duration,
+    /// The most runs claimed in one commit.
+    pub claims_max: usize,
+}
+
+impl ExecutorOptions {
+    /// The defaults: eight tasks at once, failed runs again, no waiting.
+    pub fn new(logs: PathBuf) -> Self {
+        Self {
+            tasks_max: 8,
+            reprocess: Reprocess::default(),
+            wait: Duration::ZERO,
+            logs,
+            heartbeat: Duration::from_secs(3),
+            flush: Duration::from_secs(1),
+            poll: Duration::from_millis(200),
+            listen: Duration::from_millis(50),
+            claims_max: 200,
+        }
+    }
+}

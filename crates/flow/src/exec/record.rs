@@ -1,0 +1,285 @@
+//! What is kept of runs, and the trait of the store that keeps it.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use headworks_domain::{Ds, Fault, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
+use tokio::sync::watch;
+
+use crate::machine::{Failure, State, TaskRecord};
+
+/// An error of a store or of the registry of partitions, with its kind kept.
+pub type BoxFault = Box<dyn Fault>;
+
+/// A partition of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition {
+    /// The table.
+    pub table: TableName,
+    /// Which of its partitions.
+    pub key: PartitionKey,
+}
+
+impl Partition {
+    /// Names a partition.
+    pub fn new(table: TableName, key: PartitionKey) -> Self {
+        Self { table, key }
+    }
+}
+
+/// A run as the store keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunRow {
+    /// Its id.
+    pub id: RunId,
+    /// Its job.
+    pub job: JobName,
+    /// The version of the job that it was last planned with.
+    pub job_version: String,
+    /// The table it publishes to.
+    pub table: TableName,
+    /// What it covers.
+    pub interval: Interval,
+    /// The day of its last partition.
+    pub ds: Ds,
+    /// Its state.
+    pub state: State,
+    /// The number of its last attempt, from 1; of the next one before the first and between two.
+    pub attempt: u32,
+    /// The fence of whoever claimed it last.
+    pub fence: i64,
+    /// The process that claimed it last, as `host:pid`.
+    pub owner: String,
+    /// False when the run is not over and its owner is gone.
+    pub owner_alive: bool,
+    /// When it was first planned.
+    pub created_at: DateTime<Utc>,
+    /// When its first attempt began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was over; `None` while it is live.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Rows published.
+    pub rows: u64,
+    /// Bytes published.
+    pub bytes: u64,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+}
+
+impl RunRow {
+    /// True while somebody is at work on it.
+    pub fn is_held(&self) -> bool {
+        self.finished_at.is_none() && self.owner_alive
+    }
+}
+
+/// One attempt of a run, with its log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptRecord {
+    /// Its number in the run, from 1.
+    pub attempt: u32,
+    /// `Running`, or how it ended.
+    pub state: State,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Why it ended without its result.
+    pub failure: Option<Failure>,
+    /// The log's path below the folder of logs.
+    pub log_path: String,
+    /// The log's size when this was recorded.
+    pub log_bytes: u64,
+}
+
+/// The state of a run as its owner wants it kept. Stores keep it only while `fence` is the run's and the run is not over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunRecord {
+    /// The run.
+    pub run_id: RunId,
+    /// The owner's fence.
+    pub fence: i64,
+    /// Its state; a final one ends the run.
+    pub state: State,
+    /// The number of the attempt that runs or ran, or of the next one while the run waits for it.
+    pub attempt: u32,
+    /// When the first attempt of this claim began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was over; there exactly when `state` is final.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Rows published.
+    pub rows: u64,
+    /// Bytes published.
+    pub bytes: u64,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// All tasks of the run.
+    pub tasks: Vec<TaskRecord>,
+    /// Attempts that began or ended since the last record.
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// A run that a process wants to own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimRequest {
+    /// The run's id: a new one, or the one in `seen`.
+    pub run_id: RunId,
+    /// The job.
+    pub job: JobName,
+    /// The job's version.
+    pub job_version: String,
+    /// The table it publishes to.
+    pub table: TableName,
+    /// What it covers.
+    pub interval: Interval,
+    /// The day of its last partition.
+    pub ds: Ds,
+    /// The first and the last partition it publishes, when it publishes any.
+    pub partitions: Option<(PartitionKey, PartitionKey)>,
+    /// Its tasks, in order.
+    pub tasks: Vec<TaskName>,
+    /// The newest run of the job and interval when it was looked at. It is taken over when it is this run, else a new run is
+    /// made beside it; either way only while nobody else has changed it or made another.
+    pub seen: Option<Seen>,
+}
+
+/// A run's row as somebody saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The run.
+    pub run_id: RunId,
+    /// Its fence then.
+    pub fence: i64,
+}
+
+impl From<&RunRow> for Seen {
+    fn from(row: &RunRow) -> Self {
+        Self { run_id: row.id.clone(), fence: row.fence }
+    }
+}
+
+impl ClaimRequest {
+    /// The fence that the run's own row must still have; `None` for a run that is new.
+    pub fn taken_over(&self) -> Option<i64> {
+        self.seen.as_ref().filter(|seen| seen.run_id == self.run_id).map(|seen| seen.fence)
+    }
+}
+
+/// A run that now belongs to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Larger than every fence this run had before.
+    pub fence: i64,
+    /// The number of the next attempt; no attempt of this run had it before.
+    pub attempt: u32,
+}
+
+/// What became of a [`RunRecord`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is kept.
+    Yes,
+    /// The run was over already, under the same fence: the publish recorded it.
+    Over(State),
+    /// The run has another owner: nothing was changed, and nothing may be.
+    Fenced,
+}
+
+/// A live run of another process that will publish some of the partitions asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Producer {
+    /// The run.
+    pub run_id: RunId,
+    /// The partitions of those asked for.
+    pub partitions: Vec<Partition>,
+}
+
+/// How another process's run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its owner is at work on it.
+    Held,
+    /// Its owner is gone: anybody may take it over.
+    Abandoned,
+    /// It is over.
+    Over(State),
+    /// There is no such run (any more).
+    Unknown,
+}
+
+/// Which runs to list; newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunFilter {
+    /// Of this job only.
+    pub job: Option<JobName>,
+    /// In this state only.
+    pub state: Option<State>,
+    /// Of this day only.
+    pub ds: Option<Ds>,
+    /// Only those that are not over.
+    pub live: bool,
+    /// At most so many; 0 means 100.
+    pub limit: usize,
+}
+
+/// A run with its tasks and attempts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunDetail {
+    /// The run.
+    pub run: RunRow,
+    /// Its tasks, in the plan's order.
+    pub tasks: Vec<TaskRecord>,
+    /// Its attempts, oldest first.
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// Keeps runs, and sees to it that a run has one owner at a time.
+///
+/// Each process that claims runs has a lease; [`RunStore::heartbeat`] renews it. Of the live runs (those that are not over)
+/// there is at most one per job and interval, whoever asks.
+#[async_trait]
+pub trait RunStore: Send + Sync + 'static {
+    /// Makes an id that no run has or will have.
+    async fn new_run_ids(&self, count: usize) -> Result<Vec<RunId>, BoxFault>;
+
+    /// Finds the newest run of each job and interval, in the order asked.
+    async fn find(&self, wanted: &[(JobName, Interval)]) -> Result<Vec<Option<RunRow>>, BoxFault>;
+
+    /// Makes runs (or takes over ended and abandoned ones) for this process, durably; `None` where somebody else was first.
+    async fn claim(&self, wanted: Vec<ClaimRequest>) -> Result<Vec<Option<Claim>>, BoxFault>;
+
+    /// Keeps the states of runs, in order, and says for each what became of it. Final states are durable on return.
+    async fn record(&self, records: Vec<RunRecord>) -> Result<Vec<Kept>, BoxFault>;
+
+    /// Renews this process's lease.
+    async fn heartbeat(&self) -> Result<(), BoxFault>;
+
+    /// Ends this process's lease, when it has no live run any more.
+    async fn leave(&self) -> Result<(), BoxFault>;
+
+    /// Says how runs stand, in the order asked.
+    async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault>;
+
+    /// Finds the live runs of other living processes that will publish any of these.
+    async fn producers(&self, wanted: &[Partition]) -> Result<Vec<Producer>, BoxFault>;
+
+    /// Lists runs, newest first.
+    async fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, BoxFault>;
+
+    /// Finds a run with its tasks and attempts.
+    async fn show(&self, run: &RunId) -> Result<Option<RunDetail>, BoxFault>;
+}
+
+/// The registry of published partitions, as the executor needs it.
+///
+/// A *position* is a place in the order of publishes: whatever is published later has a larger one.
+#[async_trait]
+pub trait Partitions: Send + Sync + 'static {
+    /// Says which of these are published, and at which position that was so.
+    async fn published(&self, wanted: &[Partition]) -> Result<(Vec<Partition>, i64), BoxFault>;
+
+    /// Lists what was published after a position, and the new position. More may be listed than was published, never less.
+    async fn published_since(&self, position: i64) -> Result<(Vec<Partition>, i64), BoxFault>;
+
+    /// Changes after every publish, by this process or another; more often does no harm.
+    fn changes(&self) -> watch::Receiver<u64>;
+}

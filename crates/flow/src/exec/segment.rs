@@ -1,0 +1,167 @@
+//! The work of one worker: a chain of tasks of one run under one fence.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use headworks_domain::{Clock, Fault, PartitionKey, RunId, TaskName};
+use tokio::sync::mpsc;
+
+use super::{
+    log::AttemptLog,
+    record::{AttemptRecord, RunRecord},
+    shape::RunShape,
+};
+use crate::machine::{Failure, State};
+
+/// Carries out segments. One segment is called once per attempt, several at the same time.
+#[async_trait]
+pub trait TaskRunner: Send + Sync + 'static {
+    /// Does the segment's tasks in order, telling [`Segment::begin`] and [`Segment::end`] of each.
+    ///
+    /// A publish should record the run's end in its own transaction: [`Segment::finished`] is that record, and
+    /// [`Done::recorded`] says that it was kept. Dropping the future cancels the attempt at its next await.
+    async fn run(&self, segment: &mut Segment) -> Result<Done, Stop>;
+}
+
+/// What a segment that did all its tasks has to show.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Done {
+    /// Rows published.
+    pub rows: u64,
+    /// Bytes published.
+    pub bytes: u64,
+    /// The partitions published, which may have others waiting for them.
+    pub published: Vec<PartitionKey>,
+    /// True when [`Segment::finished`] was kept in the publish's transaction.
+    pub recorded: bool,
+}
+
+/// Why a segment broke off.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// It failed.
+    Failed(Failure),
+    /// Another process owns the run now: nothing was changed, and nothing may be.
+    Fenced,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl<E: Fault> From<&E> for Stop {
+    fn from(error: &E) -> Self {
+        Self::Failed(Failure::of(error))
+    }
+}
+
+/// A task of a running segment began or ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Moved {
+    pub(crate) run: usize,
+    pub(crate) fence: i64,
+    pub(crate) task: usize,
+    pub(crate) state: State,
+    pub(crate) at: DateTime<Utc>,
+}
+
+/// A chain of tasks of one run, with what its runner needs.
+pub struct Segment {
+    /// The run, as planned.
+    pub shape: Arc<RunShape>,
+    /// The names of the tasks to do, in order.
+    pub tasks: Vec<TaskName>,
+    /// The attempt's log.
+    pub log: AttemptLog,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The run's record as it was when the segment began, with the moves of its tasks since.
+    pub(crate) record: RunRecord,
+    /// The places of `tasks` in the run.
+    pub(crate) places: Vec<usize>,
+    /// The run's place on the board.
+    pub(crate) run: usize,
+    pub(crate) ends_run: bool,
+    pub(crate) begun_at: DateTime<Utc>,
+    pub(crate) moves: mpsc::UnboundedSender<Moved>,
+}
+
+impl Segment {
+    /// The run.
+    pub fn run_id(&self) -> &RunId {
+        &self.record.run_id
+    }
+
+    /// The number of this attempt, from 1; unique in the run.
+    pub fn attempt(&self) -> u32 {
+        self.record.attempt
+    }
+
+    /// The fence under which everything is written.
+    pub fn fence(&self) -> i64 {
+        self.record.fence
+    }
+
+    /// Says that a task of the segment begins.
+    pub fn begin(&mut self, task: &TaskName) {
+        self.moved(task, State::Running);
+    }
+
+    /// Says that a task of the segment is done.
+    pub fn end(&mut self, task: &TaskName) {
+        self.moved(task, State::Success);
+    }
+
+    /// The record to keep in the publish's transaction: all tasks of the segment done, and the run over when these were its
+    /// last ones.
+    pub fn finished(&self, rows: u64, bytes: u64) -> RunRecord {
+        let now = self.clock.now();
+        let mut record = self.record.clone();
+        for &place in &self.places {
+            let task = &mut record.tasks[place];
+            if task.state != State::Success {
+                task.state = State::Success;
+                task.started_at.get_or_insert(now);
+                task.finished_at = Some(now);
+            }
+        }
+        (record.rows, record.bytes) = (rows, bytes);
+        if self.ends_run {
+            record.state = State::Success;
+            record.finished_at = Some(now);
+        }
+        record.attempts = vec![self.attempt_record(State::Success, None)];
+        record
+    }
+
+    /// The record of this attempt as it ended.
+    pub(crate) fn attempt_record(&self, state: State, failure: Option<Failure>) -> AttemptRecord {
+        AttemptRecord {
+            attempt: self.record.attempt,
+            state,
+            started_at: self.begun_at,
+            finished_at: Some(self.clock.now()),
+            failure,
+            log_path: self.log.relative_path(),
+            log_bytes: self.log.bytes(),
+        }
+    }
+
+    fn moved(&mut self, task: &TaskName, state: State) {
+        let Some(&place) = self.places.iter().find(|p| self.record.tasks[**p].name == *task) else {
+            return;
+        };
+        let at = self.clock.now();
+        let record = &mut self.record.tasks[place];
+        record.state = state;
+        match state {
+            State::Running => record.started_at = Some(at),
+            _ => record.finished_at = Some(at),
+        }
+        // The executor may be gone; then nobody looks.
+        let _ = self.moves.send(Moved { run: self.run, fence: self.record.fence, task: place, state, at });
+    }
+}

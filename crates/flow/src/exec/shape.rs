@@ -1,0 +1,86 @@
+//! What the executor must know of a run to order it among others.
+
+use std::{sync::Arc, time::Duration};
+
+use headworks_domain::{Ds, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
+
+use crate::{
+    machine::{Failure, RetryPolicy, Run, TaskShape},
+    plan::{RunPlan, TaskKind, TaskPlan, WaitOn},
+};
+
+/// One run that a command wants: a job over an interval of whole grains.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// The job.
+    pub job: JobName,
+    /// What the run covers.
+    pub interval: Interval,
+}
+
+/// Plans runs. Called once for each run, before it is claimed.
+pub trait Planner: Send + Sync + 'static {
+    /// Plans a run under this id. Errors: what stands in the job file's way, for a person.
+    fn plan(&self, request: &Request, run_id: &RunId) -> Result<RunShape, Failure>;
+}
+
+/// A planned run, as far as the executor looks into it.
+#[derive(Debug, Clone)]
+pub struct RunShape {
+    /// The job.
+    pub job: JobName,
+    /// The version of the job that was planned.
+    pub job_version: String,
+    /// The table it publishes to.
+    pub table: TableName,
+    /// What it covers.
+    pub interval: Interval,
+    /// The day of its last partition.
+    pub ds: Ds,
+    /// The partitions it publishes, in order.
+    pub partitions: Vec<PartitionKey>,
+    /// What must be published first.
+    pub waits: Vec<WaitOn>,
+    /// Its tasks; each stands after those it needs.
+    pub tasks: Vec<TaskPlan>,
+    /// What bounds it.
+    pub limits: RunLimits,
+    /// Everything else, for the runner; tests of the executor have none.
+    pub plan: Option<Arc<RunPlan>>,
+}
+
+/// What bounds a run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunLimits {
+    /// How transient failures are tried again.
+    pub retry: RetryPolicy,
+    /// The longest that one attempt may take.
+    pub timeout: Option<Duration>,
+    /// How many runs of the job may be at work at once.
+    pub active_runs_max: Option<usize>,
+    /// Higher goes first.
+    pub priority: i32,
+}
+
+impl RunShape {
+    /// The run's tasks and waits for the state machine. `seed` decides the jitter of its retries.
+    pub(crate) fn machine(&self, seed: u64) -> Run {
+        let place = |name: &TaskName| self.tasks.iter().position(|t| t.name == *name);
+        let shapes = self
+            .tasks
+            .iter()
+            .map(|task| TaskShape {
+                name: task.name.clone(),
+                waits: task.kind == TaskKind::Wait,
+                after: task.after.iter().filter_map(place).collect(),
+            })
+            .collect();
+        Run::new(shapes, self.limits.retry, seed)
+    }
+
+    /// The wait that a task stands for.
+    pub(crate) fn wait_of(&self, task: usize) -> Option<&WaitOn> {
+        let name = &self.tasks[task].name;
+        self.waits.iter().find(|w| w.task == *name)
+    }
+}

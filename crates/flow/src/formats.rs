@@ -1,0 +1,80 @@
+//! Texts with a shape of their own, named by `format` in the schema: each is checked where it stands.
+
+use chrono_tz::{TZ_VARIANTS, Tz};
+use headworks_domain::{ConnectionName, Ds, JobName, TableName, nearest};
+
+use crate::{
+    column::ColumnType,
+    schedule::Schedule,
+    spec::WaitRef,
+    units::{ByteSize, Span, TimeOfDay},
+};
+
+/// What is wrong with a text, and what to write.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Wrong {
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+/// Checks a text against a format; formats that are not ours pass.
+pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
+    match format {
+        "job-name" => plain(text.parse::<JobName>(), "use letters, digits, `_`, `-`, with `/` between parts"),
+        "table-name" => plain(text.parse::<TableName>(), "use letters, digits and `_`"),
+        "table" if text == "self" || text == "this" => Ok(()),
+        "table" => plain(text.parse::<TableName>(), "name a table of the lake"),
+        "connection-name" => plain(text.parse::<ConnectionName>(), "use letters, digits, `_`, `-`"),
+        "ds" => plain(text.parse::<Ds>(), ""),
+        "span" => plain(text.parse::<Span>(), ""),
+        "byte-size" => plain(text.parse::<ByteSize>(), ""),
+        "time-of-day" => plain(text.parse::<TimeOfDay>(), ""),
+        "wait" => text.parse::<WaitRef>().map(|_| ()).map_err(|message| Wrong {
+            message,
+            hint: "write a table, `table@-1` for the partition before, or `self@-1` for the job's own".to_owned(),
+        }),
+        "schedule" => Schedule::parse(text)
+            .map(|_| ())
+            .map_err(|error| Wrong { message: error.to_string(), hint: error.hint().to_owned() }),
+        "column-type" => text
+            .parse::<ColumnType>()
+            .map(|_| ())
+            .map_err(|error| Wrong { message: error.to_string(), hint: error.hint() }),
+        "time-zone" => time_zone(text),
+        _ => Ok(()),
+    }
+}
+
+/// How a text of a format is written.
+pub(crate) fn example(format: &str) -> Option<&'static str> {
+    Some(match format {
+        "ds" => "`2013-01-01`",
+        "span" => "`45m`",
+        "byte-size" => "`64MiB`",
+        "time-of-day" => "`\"07:00\"`",
+        "wait" => "`table` or `table@-1`",
+        "schedule" => "`\"0 2 * * *\"` or `\"@daily\"`",
+        "column-type" => "`bigint` or `varchar`",
+        "time-zone" => "`America/New_York`",
+        _ => return None,
+    })
+}
+
+fn plain<T, E: std::error::Error>(parsed: Result<T, E>, hint: &str) -> Result<(), Wrong> {
+    parsed.map(|_| ()).map_err(|error| Wrong { message: error.to_string(), hint: hint.to_owned() })
+}
+
+fn time_zone(text: &str) -> Result<(), Wrong> {
+    if text.parse::<Tz>().is_ok() {
+        return Ok(());
+    }
+    let names = TZ_VARIANTS.iter().map(|zone| zone.name());
+    // People know the city and not the part of the world, or write blanks for `_`.
+    let spelled = text.replace(' ', "_");
+    let city = |name: &&str| name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(&spelled));
+    let hint = match names.clone().find(city).or_else(|| nearest(&spelled, names)) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "write it as in the IANA list, as `UTC`, `America/New_York` or `Asia/Kolkata`".to_owned(),
+    };
+    Err(Wrong { message: format!("`{text}` is not a time zone"), hint })
+}

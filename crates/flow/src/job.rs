@@ -1,0 +1,187 @@
+//! A job: its header, its body, and the grid of its table.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use headworks_domain::{Ds, Grain, Interval, JobName, PartitionKey, Problem, Severity, TableName};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    document::Node,
+    grid::Grid,
+    render::Rendered,
+    schedule::Schedule,
+    source::{At, Source},
+    spec::{ImportSpec, JobSpec, Kind, PartitionColumn, WaitRef},
+};
+
+/// What one job file defines.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The job's name: from its header, or its file's path below `jobs/` without the ending.
+    pub name: JobName,
+    /// The file's path relative to the project's folder, with `/` between its parts.
+    pub file: String,
+    /// The table that it writes.
+    pub table: TableName,
+    /// The header, as written.
+    pub spec: JobSpec,
+    /// What computes the result.
+    pub body: JobBody,
+    /// The first 16 hex digits of the SHA-256 of the header's meaning and the SQL: comments and layout of the header do not count.
+    pub version: String,
+    /// The size of its partitions: from the header, or from its schedule.
+    pub grain: Grain,
+    /// The zone in which its clock is read and its days are cut.
+    pub zone: Tz,
+    /// When it runs; none for jobs that run by hand only.
+    pub schedule: Option<Schedule>,
+    /// The tables that it waits for, from header and SQL, `self` for its own; the SQL's as found with a sample interval.
+    pub waits: Vec<WaitRef>,
+    /// The tables of which its SQL reads the newest partition.
+    pub reads_latest: Vec<String>,
+    /// The tables that its SQL reads by their plain names.
+    pub reads_plain: Vec<String>,
+    pub(crate) source: Arc<Source>,
+    pub(crate) header: Arc<Node>,
+}
+
+/// What computes a job's result.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobBody {
+    /// One query over the lake.
+    Sql(SqlBody),
+    /// A table of a connection.
+    Import(ImportSpec),
+}
+
+/// The text below the header of a SQL file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlBody {
+    /// The text as it stands in the file, macros and prefixes included.
+    pub text: String,
+    /// The line of the file on which it begins.
+    pub first_line: usize,
+    /// The column of that line.
+    pub first_column: usize,
+}
+
+impl Job {
+    /// The grid of its table.
+    pub fn grid(&self) -> Grid {
+        Grid { grain: self.grain, zone: self.zone }
+    }
+
+    /// Its partition columns in their order: `ds`, then any of `hour`, `event_type`.
+    pub fn partition_columns(&self) -> Vec<&'static str> {
+        let declared = |column| self.spec.partition_by.contains(&column);
+        let mut columns = vec!["ds"];
+        if self.grain == Grain::Hour {
+            columns.push("hour");
+        }
+        if declared(PartitionColumn::EventType) {
+            columns.push("event_type");
+        }
+        columns
+    }
+
+    /// One interval per grain that lies at least partly in the days `from` to `to`, both included and limited by the job's
+    /// own `start` and `end`. Days of hourly jobs are UTC's.
+    pub fn intervals(&self, from: Ds, to: Ds) -> Vec<Interval> {
+        let from = self.spec.start.map_or(from, |start| start.max(from));
+        let to = self.spec.end.map_or(to, |end| end.min(to));
+        self.grid().intervals(from, to)
+    }
+
+    /// The grain that a day lies in; for hourly jobs the hour of that UTC day, its first one unless given.
+    ///
+    /// None for a day that the job's zone never had.
+    pub fn interval_of(&self, ds: Ds, hour: Option<u8>) -> Option<Interval> {
+        self.grid().interval_of(ds, hour)
+    }
+
+    /// The last grain that ended by `now`: what a run without a date covers. It may lie outside `start` and `end`.
+    pub fn last_complete(&self, now: DateTime<Utc>) -> Interval {
+        self.grid().last_complete(now)
+    }
+
+    /// The partitions that a run over an interval writes, in their order. Of a job with `event_type`, their days.
+    pub fn partitions(&self, interval: &Interval) -> Vec<PartitionKey> {
+        self.grid().partitions(interval)
+    }
+
+    /// The `ds` of a run: the day that names the last grain of its interval.
+    pub fn ds(&self, interval: &Interval) -> Ds {
+        let grid = self.grid();
+        grid.key(*grid.touched(interval).end()).ds
+    }
+
+    /// True when an interval lies within the job's `start` and `end`.
+    pub fn covers(&self, interval: &Interval) -> bool {
+        let grid = self.grid();
+        let touched = grid.touched(interval);
+        let last_of = |ds: Ds| grid.number_of_date(ds.date()) + if self.grain == Grain::Hour { 23 } else { 0 };
+        self.spec.start.is_none_or(|start| *touched.start() >= grid.number_of_date(start.date()))
+            && self.spec.end.is_none_or(|end| *touched.end() <= last_of(end))
+    }
+
+    /// True when the result is checked before it is published.
+    pub fn has_checks(&self) -> bool {
+        !self.spec.checks.is_empty() || self.spec.columns.iter().any(|(_, column)| !column.checks.is_empty())
+    }
+
+    /// True when nothing is stored and the SQL is computed when it is read.
+    pub fn is_view(&self) -> bool {
+        self.spec.kind == Kind::View
+    }
+
+    /// The connection it reads from, for imports.
+    pub fn import(&self) -> Option<&ImportSpec> {
+        match &self.body {
+            JobBody::Import(import) => Some(import),
+            JobBody::Sql(_) => None,
+        }
+    }
+
+    /// Tells a problem that the engine found in the rendered SQL at the line of the job file.
+    ///
+    /// Line and column count from 1 in the rendered text; 0 means unknown.
+    pub fn sql_problem(
+        &self,
+        rendered: &Rendered,
+        line: usize,
+        column: usize,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> Problem {
+        self.source.problem(Severity::Error, rendered.place(line, column), message.into(), hint)
+    }
+
+    /// Tells a problem of a header's key, as `["columns", "origin", "type"]`, at its line of the job file.
+    pub fn header_problem(&self, path: &[&str], message: impl Into<String>, hint: Option<String>) -> Problem {
+        self.source.problem(Severity::Error, self.at(path), message.into(), hint)
+    }
+
+    /// Where a key of the header stands, or the nearest one above it.
+    pub(crate) fn at(&self, path: &[&str]) -> At {
+        self.header.at(path)
+    }
+
+    /// The waits of the header, without those of the SQL.
+    pub(crate) fn header_waits(&self) -> Vec<WaitRef> {
+        self.spec.wait.iter().filter_map(|wait| wait.wait_ref().ok()).collect()
+    }
+}
+
+/// Hashes what a job means.
+pub(crate) fn version(name: &JobName, table: &TableName, grain: Grain, zone: Tz, spec: &JobSpec, sql: &str) -> String {
+    let header = serde_json::to_string(spec).expect("headers are plain data");
+    let sql: String = sql.trim().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    let mut hash = Sha256::new();
+    for part in [name.as_str(), table.as_str(), &grain.to_string(), zone.name(), &header, &sql] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,283 @@
+//! What commands work with, each part opened when it is first asked for: `sql 'select 1'` reads no job file.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use anyhow::Context;
+use headworks_domain::{Clock, ErrorKind, Problem, Severity, SystemClock};
+use headworks_engine::{Engine, EngineOptions};
+use headworks_flow::{
+    CONFIG_FILE, Config, Job, Loaded, LoadedConfig, Overrides, Project, Setting, exec::Partitions, load_config,
+};
+use headworks_lake::{Lake, Storage, StorageOptions};
+use headworks_meta::{Runs, SystemProcesses};
+use headworks_store::{Store, StoreOptions};
+use tokio::sync::OnceCell;
+
+use crate::{fail::Failure, output::Out, registry::Registry, settings::Environment};
+
+/// One command's view of its project.
+pub(crate) struct App {
+    pub(crate) out: Out,
+    pub(crate) clock: Arc<dyn Clock>,
+    environment: Environment,
+    /// `-C`.
+    dir: Option<PathBuf>,
+    /// `--set`.
+    flags: Vec<String>,
+    root: OnceLock<PathBuf>,
+    settings: OnceLock<LoadedConfig>,
+    loaded: OnceLock<(Arc<Project>, Vec<Problem>)>,
+    store: OnceCell<Store>,
+    lake: OnceCell<Lake>,
+    engine: OnceCell<Engine>,
+    runs: OnceCell<Arc<Runs>>,
+}
+
+/// The platform's own folder in a project.
+const OWN_FOLDER: &str = ".headworks";
+
+impl App {
+    /// Remembers what the command line said; opens nothing.
+    pub(crate) fn new(out: Out, environment: Environment, dir: Option<PathBuf>, flags: Vec<String>) -> Self {
+        Self {
+            out,
+            clock: Arc::new(SystemClock),
+            environment,
+            dir,
+            flags,
+            root: OnceLock::new(),
+            settings: OnceLock::new(),
+            loaded: OnceLock::new(),
+            store: OnceCell::new(),
+            lake: OnceCell::new(),
+            engine: OnceCell::new(),
+            runs: OnceCell::new(),
+        }
+    }
+
+    /// The same command line for another project folder.
+    pub(crate) fn in_folder(&self, dir: &Path) -> Self {
+        Self::new(self.out, self.environment.clone(), Some(self.from_here(dir)), self.flags.clone())
+    }
+
+    /// A path as typed, relative to the folder in which the command was typed or that `-C` names.
+    pub(crate) fn from_here(&self, path: &Path) -> PathBuf {
+        match &self.dir {
+            Some(dir) if path.is_relative() => dir.join(path),
+            _ => path.to_path_buf(),
+        }
+    }
+
+    /// The project's folder. Errors: there is none.
+    pub(crate) fn root(&self) -> anyhow::Result<&Path> {
+        if let Some(root) = self.root.get() {
+            return Ok(root);
+        }
+        let here = self.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+        let root = Project::find(&here)?;
+        Ok(self.root.get_or_init(|| root))
+    }
+
+    /// The settings; every problem with them is an error. Job files are not read.
+    pub(crate) fn config(&self) -> anyhow::Result<&Config> {
+        Ok(&self.loaded_config()?.config)
+    }
+
+    /// Every setting with its origin.
+    pub(crate) fn settings(&self) -> anyhow::Result<&[Setting]> {
+        Ok(&self.loaded_config()?.settings)
+    }
+
+    fn loaded_config(&self) -> anyhow::Result<&LoadedConfig> {
+        if let Some(loaded) = self.settings.get() {
+            return Ok(loaded);
+        }
+        let path = self.root()?.join(CONFIG_FILE);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let loaded = load_config(&text, &self.overrides()?);
+        let problems: Vec<Problem> =
+            loaded.problems.iter().filter(|p| p.severity == Severity::Error).cloned().collect();
+        if !problems.is_empty() {
+            return Err(Failure::new(ErrorKind::Invalid, "CONFIG_INVALID", "the settings cannot be used")
+                .hint(format!("mend {}; headworks config show --help says where settings come from", path.display()))
+                .problems(problems)
+                .into());
+        }
+        Ok(self.settings.get_or_init(|| loaded))
+    }
+
+    fn overrides(&self) -> anyhow::Result<Overrides> {
+        Ok(self.environment.overrides(&self.flags)?)
+    }
+
+    /// Looks an environment variable up, for secrets.
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        self.environment.get(name).map(str::to_owned)
+    }
+
+    /// The environment's name, as `{{ env }}` says it.
+    pub(crate) fn env_name(&self) -> String {
+        "production".to_owned()
+    }
+
+    /// The project with all that is wrong with its files.
+    pub(crate) fn loaded(&self) -> anyhow::Result<(&Arc<Project>, &[Problem])> {
+        if self.loaded.get().is_none() {
+            let Loaded { project, problems } = Project::load_with(self.root()?, &self.overrides()?);
+            let _ = self.loaded.set((Arc::new(project), problems));
+        }
+        let (project, problems) = self.loaded.get().expect("set above");
+        Ok((project, problems))
+    }
+
+    /// The project. Errors: any of its files has one.
+    pub(crate) fn project(&self) -> anyhow::Result<&Arc<Project>> {
+        let (project, problems) = self.loaded()?;
+        refuse(problems.iter(), "the project has errors")?;
+        Ok(project)
+    }
+
+    /// The project's jobs that have no errors; those that have are mentioned and left out. Errors: those of the settings.
+    pub(crate) fn project_as_it_is(&self) -> anyhow::Result<&Arc<Project>> {
+        self.config()?;
+        Ok(self.loaded()?.0)
+    }
+
+    /// Finds a job by its name or table. Errors in its own file are shown; those of other files don't matter.
+    pub(crate) fn job(&self, name: &str) -> anyhow::Result<Arc<Job>> {
+        let project = self.project_as_it_is()?;
+        match project.job(name) {
+            Ok(job) => Ok(job.clone()),
+            Err(unknown) => {
+                let (_, problems) = self.loaded()?;
+                let own = problems.iter().filter(|p| is_file_of(&p.place.file, name));
+                refuse(own, &format!("job `{name}` cannot be used"))?;
+                Err(unknown.into())
+            }
+        }
+    }
+
+    /// Where attempts write their logs.
+    pub(crate) fn logs_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.root()?.join(OWN_FOLDER).join("logs"))
+    }
+
+    /// The metadata database.
+    pub(crate) async fn store(&self) -> anyhow::Result<&Store> {
+        self.store
+            .get_or_try_init(|| async {
+                let url = self.config()?.metadata_url(self.root()?, &|name| self.variable(name))?;
+                Ok(Store::open(&StoreOptions::new(url.expose())).await?)
+            })
+            .await
+    }
+
+    /// The lake's files, opened anew.
+    pub(crate) fn storage(&self) -> anyhow::Result<Storage> {
+        let (config, root) = (self.config()?, self.root()?);
+        let variable = |name: &str| self.variable(name);
+        let options = StorageOptions {
+            path: config.storage_location(root),
+            endpoint: config.storage.endpoint.clone(),
+            region: config.storage.region.clone(),
+            access_key_id: config.storage_key_id(&variable)?,
+            secret_access_key: config.storage_secret(&variable)?,
+            allow_http: config.storage.allow_http,
+        };
+        Ok(Storage::open(&options)?)
+    }
+
+    /// The lake.
+    pub(crate) async fn lake(&self) -> anyhow::Result<&Lake> {
+        self.lake
+            .get_or_try_init(|| async {
+                let store = self.store().await?.clone();
+                Ok(Lake::open(store, self.storage()?, self.clock.clone()).await?)
+            })
+            .await
+    }
+
+    /// The SQL engine over the lake.
+    pub(crate) async fn engine(&self) -> anyhow::Result<&Engine> {
+        self.engine
+            .get_or_try_init(|| async {
+                let lake = self.lake().await?;
+                let settings = &self.config()?.engine;
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                let threads = settings.threads.map_or(cores, |n| n as usize);
+                let mut options = EngineOptions::new(self.root()?.join(OWN_FOLDER).join("spill"), threads);
+                options.memory_bytes = usize::try_from(settings.memory.bytes()).unwrap_or(usize::MAX);
+                Ok(Engine::new(Arc::new(lake.clone()), options)?)
+            })
+            .await
+    }
+
+    /// The records of runs.
+    pub(crate) async fn run_store(&self) -> anyhow::Result<&Arc<Runs>> {
+        self.runs
+            .get_or_try_init(|| async {
+                let store = self.store().await?.clone();
+                Ok(Arc::new(Runs::open(store, self.clock.clone(), Arc::new(SystemProcesses)).await?))
+            })
+            .await
+    }
+
+    /// The registry of published partitions, as the executor asks it.
+    pub(crate) async fn partitions(&self) -> anyhow::Result<Arc<dyn Partitions>> {
+        Ok(Arc::new(Registry::new(self.lake().await?.clone())))
+    }
+}
+
+impl App {
+    /// Closes what was opened, so that a SQLite database is left as one file.
+    pub(crate) async fn close(&self) {
+        if let Some(store) = self.store.get() {
+            store.close().await;
+        }
+    }
+}
+
+/// Errors with these problems, if any of them is an error.
+fn refuse<'p>(problems: impl Iterator<Item = &'p Problem>, what: &str) -> anyhow::Result<()> {
+    let errors: Vec<Problem> = problems.filter(|p| p.severity == Severity::Error).cloned().collect();
+    match errors.len() {
+        0 => Ok(()),
+        n => Err(Failure::new(
+            ErrorKind::Invalid,
+            "PROJECT_INVALID",
+            format!("{what}: {n} problem{} above", if n == 1 { "" } else { "s" }),
+        )
+        .hint("mend the files; headworks validate checks them all")
+        .problems(errors)
+        .into()),
+    }
+}
+
+/// True when a file is likely the one that a person means by a job's name.
+fn is_file_of(file: &str, name: &str) -> bool {
+    let stem = file.strip_prefix("jobs/").unwrap_or(file);
+    let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
+    stem == name || stem.rsplit('/').next() == Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_belong_to_names() {
+        for (file, name, expected) in [
+            ("jobs/a.sql", "a", true),
+            ("jobs/metrics/a.yml", "a", true),
+            ("jobs/metrics/a.yml", "metrics/a", true),
+            ("jobs/ab.sql", "a", false),
+            ("headworks.toml", "a", false),
+        ] {
+            assert_eq!(is_file_of(file, name), expected, "{file} {name}");
+        }
+    }
+}

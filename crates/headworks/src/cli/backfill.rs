@@ -1,0 +1,201 @@
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
+
+use headworks_domain::{Ds, Interval, JobName};
+use headworks_flow::{
+    Job, Project, State,
+    exec::{Reprocess, Request, RunRow, RunStore},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    execute::{self, Wanted},
+    fail::{Carried, DONE, Failure},
+    output::{Align, Table, count},
+};
+
+/// Run jobs for every interval of a range of days
+///
+/// Runs start as soon as the partitions they read are published, so a backfill of many jobs orders itself. Running the same
+/// command again goes on where it stopped and repeats nothing that is published.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  headworks backfill flights_flat --from 2013-01-01 --to 2013-01-31 --dry-run
+  headworks backfill --all --from 2013-01-01 --to 2013-12-31 --as-of-now
+  headworks backfill flights --from 2013-02-01 --to 2013-02-03 --downstream --reprocess all")]
+pub(crate) struct Args {
+    /// The jobs, by name or by table
+    #[arg(value_name = "JOB", required_unless_present = "all", conflicts_with = "all")]
+    jobs: Vec<String>,
+    /// Take every job of the project
+    #[arg(long)]
+    all: bool,
+    /// The first day
+    #[arg(long, value_name = "DAY")]
+    from: Ds,
+    /// The last day, included
+    #[arg(long, value_name = "DAY")]
+    to: Ds,
+    /// Take the jobs that read these jobs' tables too, and so on
+    #[arg(long)]
+    downstream: bool,
+    /// Which intervals that ran before to run again
+    #[arg(long, value_enum, default_value = "failed")]
+    reprocess: ReprocessArg,
+    /// List what would run, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Run at most so many tasks at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_active: Option<u32>,
+    /// Let imports of whole tables fill past days with what the tables hold now
+    #[arg(long)]
+    as_of_now: bool,
+}
+
+/// Which intervals run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ReprocessArg {
+    /// None: neither what is published nor what failed
+    None,
+    /// Those that failed or were stopped
+    Failed,
+    /// All, replacing what is published
+    All,
+}
+
+pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let jobs = select(app, &args)?;
+    let reprocess = match args.reprocess {
+        ReprocessArg::None => Reprocess::None,
+        ReprocessArg::Failed => Reprocess::Failed,
+        ReprocessArg::All => Reprocess::All,
+    };
+    let requests = requests(&jobs, args.from, args.to);
+    if requests.is_empty() {
+        app.out.note("nothing to run: no job has an interval in these days");
+    }
+    if args.dry_run {
+        return dry_run(app, &jobs, &args, reprocess).await;
+    }
+    let wanted = Wanted {
+        requests,
+        reprocess,
+        params: serde_json::Map::new(),
+        as_of_now: args.as_of_now,
+        wait: None,
+        tasks_max: args.max_active.map(|n| n as usize),
+    };
+    execute::foreground(app, wanted).await
+}
+
+/// The runs of jobs over the days `from` to `to`, both included, day by day.
+pub(super) fn requests<'j>(jobs: impl IntoIterator<Item = &'j Arc<Job>>, from: Ds, to: Ds) -> Vec<Request> {
+    let each = |job: &'j Arc<Job>| {
+        intervals(job, from, to).into_iter().map(|interval| Request { job: job.name.clone(), interval })
+    };
+    // Day by day rather than job by job, so that days become whole early; the executor orders what waits anyway.
+    let mut requests: Vec<Request> = jobs.into_iter().flat_map(each).collect();
+    requests.sort_by_key(|r| r.interval.end());
+    requests
+}
+
+/// A job's intervals in these days; a view has no partitions, so that one run puts it there for all days.
+fn intervals(job: &Job, from: Ds, to: Ds) -> Vec<Interval> {
+    let mut intervals = job.intervals(from, to);
+    if job.is_view() { intervals.pop().into_iter().collect() } else { intervals }
+}
+
+/// The jobs that are meant, by name.
+fn select(app: &App, args: &Args) -> anyhow::Result<Vec<Arc<Job>>> {
+    if args.from > args.to {
+        return Err(Failure::usage(
+            format!("the days from {} to {} hold nothing", args.from, args.to),
+            "put the earlier day into --from",
+        )
+        .into());
+    }
+    let project = if args.all { app.project()? } else { app.project_as_it_is()? };
+    let mut names: BTreeSet<JobName> = BTreeSet::new();
+    if args.all {
+        names.extend(project.jobs.keys().cloned());
+    }
+    for name in &args.jobs {
+        names.insert(app.job(name)?.name.clone());
+    }
+    if args.downstream {
+        add_readers(project, &mut names);
+    }
+    Ok(project.jobs.values().filter(|job| names.contains(&job.name)).cloned().collect())
+}
+
+/// Adds the jobs that read the tables of these, directly or through others.
+fn add_readers(project: &Project, names: &mut BTreeSet<JobName>) {
+    loop {
+        let tables: BTreeSet<&str> =
+            project.jobs.values().filter(|j| names.contains(&j.name)).map(|j| j.table.as_str()).collect();
+        let readers: Vec<JobName> = project
+            .jobs
+            .values()
+            .filter(|j| !names.contains(&j.name) && execute::reads(j).any(|t| tables.contains(t)))
+            .map(|j| j.name.clone())
+            .collect();
+        if readers.is_empty() {
+            return;
+        }
+        names.extend(readers);
+    }
+}
+
+async fn dry_run(app: &App, jobs: &[Arc<Job>], args: &Args, reprocess: Reprocess) -> anyhow::Result<ExitCode> {
+    let store = app.run_store().await?;
+    let mut table = Table::new([
+        ("job", Align::Left),
+        ("from", Align::Left),
+        ("to", Align::Left),
+        ("intervals", Align::Right),
+        ("published", Align::Right),
+        ("failed", Align::Right),
+        ("would run", Align::Right),
+    ]);
+    let mut documents: Vec<Value> = Vec::new();
+    let mut total = 0;
+    for job in jobs {
+        let intervals = intervals(job, args.from, args.to);
+        let wanted: Vec<_> = intervals.iter().map(|i| (job.name.clone(), *i)).collect();
+        let found = store.find(&wanted).await.map_err(Carried::from)?;
+        let is_done = |row: &Option<RunRow>| row.as_ref().is_some_and(|r| r.state == State::Success);
+        let is_failed =
+            |row: &Option<RunRow>| row.as_ref().is_some_and(|r| r.state.is_final() && r.state != State::Success);
+        let runs = |row: &Option<RunRow>| match reprocess {
+            Reprocess::All => true,
+            Reprocess::Failed => !is_done(row),
+            Reprocess::None => !is_done(row) && !is_failed(row),
+        };
+        let would_run: Vec<&Interval> =
+            intervals.iter().zip(&found).filter(|(_, row)| runs(row)).map(|(i, _)| i).collect();
+        total += would_run.len();
+        let ds = |interval: Option<&Interval>| interval.map(|i| job.ds(i).to_string()).unwrap_or_default();
+        table.row([
+            job.name.to_string(),
+            ds(intervals.first()),
+            ds(intervals.last()),
+            count(intervals.len() as u64),
+            count(found.iter().filter(|r| is_done(r)).count() as u64),
+            count(found.iter().filter(|r| is_failed(r)).count() as u64),
+            count(would_run.len() as u64),
+        ]);
+        documents.extend(
+            would_run.into_iter().map(
+                |i| json!({"job": job.name, "ds": job.ds(i), "interval_start": i.start(), "interval_end": i.end()}),
+            ),
+        );
+    }
+    if app.out.json {
+        app.out.document(&json!({"would_run": documents}))?;
+        return Ok(ExitCode::from(DONE));
+    }
+    app.out.table(&table)?;
+    app.out.note(format_args!("{} runs; nothing was run (--dry-run)", count(total as u64)));
+    Ok(ExitCode::from(DONE))
+}

@@ -1,0 +1,292 @@
+use std::{process::ExitCode, time::Instant};
+
+use anyhow::Context;
+use headworks_domain::{ErrorKind, Fault, Severity};
+use headworks_flow::exec::{RunFilter, RunRow, RunStore};
+use headworks_lake::Storage;
+use headworks_store::{Dialect, Store};
+use object_store::{ObjectStoreExt, PutMode, path::Path};
+use serde::Serialize;
+use serde_json::json;
+
+use super::gc;
+use crate::{
+    app::App,
+    fail::{self, DONE, FAILED, Failure},
+    output::{Style, bytes, count, styled},
+};
+
+/// Check that everything the project needs is in order
+///
+/// Each line says ok, warn or fail, and what to do. Exit code 1 when one fails.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// What one look found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    state: State,
+    message: String,
+    /// The next step; there unless the state is ok.
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self { check, state: State::Ok, message: message.into(), hint: None }
+    }
+
+    fn warn(check: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { check, state: State::Warn, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    fn fail(check: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { check, state: State::Fail, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    fn of(check: &'static str, error: &anyhow::Error) -> Self {
+        let hint = fail::fault(error).and_then(Fault::hint);
+        Self { check, state: State::Fail, message: fail::message(error), hint }
+    }
+}
+
+/// Disks with less than that left are a warning.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+/// Clocks that are apart by more are a warning.
+const CLOCK_MS_MAX: i64 = 2_000;
+/// A commit that takes longer is a warning: each run waits for one.
+const COMMIT_MS_MAX: u128 = 200;
+
+pub(crate) async fn run(app: &App, _: Args) -> anyhow::Result<ExitCode> {
+    let mut findings = vec![project(app)];
+    match app.store().await {
+        Ok(store) => {
+            findings.push(database(store).await);
+            findings.push(commit(store).await);
+            findings.push(clock(app, store).await);
+            findings.extend(runs(app).await);
+        }
+        Err(error) => findings.push(Finding::of("metadata database", &error)),
+    }
+    findings.push(lake(app).await);
+    findings.push(removable(app).await);
+    findings.extend(disk(app));
+    let failed = findings.iter().any(|f| f.state == State::Fail);
+    if app.out.json {
+        app.out.document(&json!({"ok": !failed, "findings": findings}))?;
+    } else {
+        for finding in &findings {
+            show(app, finding)?;
+        }
+    }
+    Ok(ExitCode::from(if failed { FAILED } else { DONE }))
+}
+
+fn show(app: &App, finding: &Finding) -> anyhow::Result<()> {
+    let (word, style) = match finding.state {
+        State::Ok => ("ok  ", Style::Green),
+        State::Warn => ("warn", Style::Yellow),
+        State::Fail => ("fail", Style::Red),
+    };
+    let color = app.out.stdout_color;
+    app.out.line(format_args!("{} {}: {}", styled(color, style, word), finding.check, finding.message))?;
+    if let Some(hint) = &finding.hint {
+        app.out.line(format_args!("     {} {hint}", styled(color, Style::Cyan, "hint:")))?;
+    }
+    Ok(())
+}
+
+fn project(app: &App) -> Finding {
+    match app.loaded() {
+        Err(error) => Finding::of("project", &error),
+        Ok((project, problems)) => {
+            let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+            let what = format!("{}, {} jobs", project.root.display(), project.jobs.len());
+            if errors > 0 {
+                Finding::fail(
+                    "project",
+                    format!("{what}, {errors} errors in its files"),
+                    "headworks validate shows them",
+                )
+            } else if problems.is_empty() {
+                Finding::ok("project", what)
+            } else {
+                let warnings = problems.len();
+                Finding::warn("project", format!("{what}, {warnings} warnings"), "headworks validate shows them")
+            }
+        }
+    }
+}
+
+async fn database(store: &Store) -> Finding {
+    let (name, sql) = match store.dialect() {
+        Dialect::Sqlite => ("SQLite", "select sqlite_version()"),
+        Dialect::Postgres => ("PostgreSQL", "select current_setting('server_version')"),
+    };
+    match store.row(sql, &[]).await.and_then(|row| row.map_or(Ok(String::new()), |row| row.text(0))) {
+        Ok(version) => Finding::ok("metadata database", format!("{name} {version} at {}", store.options().shown())),
+        Err(error) => Finding::of("metadata database", &error.into()),
+    }
+}
+
+/// Times one durable commit that changes nothing.
+async fn commit(store: &Store) -> Finding {
+    let begun = Instant::now();
+    let written: headworks_store::Result<()> = store
+        .write(|tx| {
+            Box::pin(async move {
+                tx.execute("create table if not exists hw_doctor (n BIGINT)", &[]).await?;
+                tx.execute("insert into hw_doctor values (1)", &[]).await?;
+                tx.execute("drop table hw_doctor", &[]).await.map(drop)
+            })
+        })
+        .await;
+    let took = begun.elapsed().as_millis();
+    match written {
+        Err(error) => Finding::of("durable commit", &error.into()),
+        Ok(()) if took > COMMIT_MS_MAX => Finding::warn(
+            "durable commit",
+            format!("it took {took} ms"),
+            "every publish waits for one: a disk with faster fsync, or PostgreSQL on another machine, helps",
+        ),
+        Ok(()) => Finding::ok("durable commit", format!("{took} ms")),
+    }
+}
+
+async fn clock(app: &App, store: &Store) -> Finding {
+    if store.dialect() == Dialect::Sqlite {
+        return Finding::ok("clock", "the database has this machine's");
+    }
+    let sql = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)";
+    match store.row(sql, &[]).await.and_then(|row| row.map_or(Ok(0), |row| row.i64(0))) {
+        Err(error) => Finding::of("clock", &error.into()),
+        Ok(theirs) => {
+            let apart = (app.clock.now().timestamp_millis() - theirs).abs();
+            if apart > CLOCK_MS_MAX {
+                let hint = "set both clocks by NTP: schedules follow this machine's, leases the database's";
+                Finding::warn("clock", format!("this machine and the database are {apart} ms apart"), hint)
+            } else {
+                Finding::ok("clock", format!("{apart} ms from the database's"))
+            }
+        }
+    }
+}
+
+async fn runs(app: &App) -> Vec<Finding> {
+    let list = async {
+        let filter = RunFilter { live: true, limit: 100_000, ..RunFilter::default() };
+        app.run_store().await?.list(&filter).await.map_err(|e| anyhow::Error::new(fail::Carried::from(e)))
+    };
+    let live: Vec<RunRow> = match list.await {
+        Ok(live) => live,
+        Err(error) => return vec![Finding::of("runs", &error)],
+    };
+    let abandoned: Vec<&RunRow> = live.iter().filter(|run| !run.owner_alive).collect();
+    let at_work = live.len() - abandoned.len();
+    vec![match abandoned.first() {
+        None => Finding::ok("runs", format!("{} at work, none left behind by a dead process", count(at_work as u64))),
+        Some(first) => Finding::warn(
+            "runs",
+            format!(
+                "{} left behind by processes that are gone, as {} of {}",
+                count(abandoned.len() as u64),
+                first.id,
+                first.owner
+            ),
+            "the command that started them, given again, goes on with them",
+        ),
+    }]
+}
+
+async fn lake(app: &App) -> Finding {
+    let look = async {
+        let lake = app.lake().await?;
+        lake.catch_up().await?;
+        check_storage(lake.storage()).await?;
+        let tables = lake.notes().await?.len();
+        let version = lake.version(headworks_lake::At::Now).await?;
+        anyhow::Ok(format!("{} tables at {}, version {version}, writable", tables, lake.storage().data_path()))
+    };
+    match look.await {
+        Ok(message) => Finding::ok("lake", message),
+        Err(error) => Finding::of("lake", &error),
+    }
+}
+
+/// Writes, reads and removes a file, and sees that a second writer of the same name is refused.
+async fn check_storage(storage: &Storage) -> anyhow::Result<()> {
+    let (files, path) = (storage.root(), Path::from(format!("doctor-{}.tmp", uuid::Uuid::new_v4())));
+    let put = || files.put_opts(&path, "headworks doctor".into(), PutMode::Create.into());
+    put().await.context("a file can't be written")?;
+    let again = put().await;
+    let read = files.get(&path).await;
+    files.delete(&path).await.context("a file can't be removed")?;
+    read.context("a file that was written can't be read")?;
+    match again {
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+        Ok(_) => Err(Failure::new(
+            ErrorKind::Invalid,
+            "STORAGE_OVERWRITES",
+            format!("`{}` overwrites a file that it was told to make only if absent", storage.data_path()),
+        )
+        .hint("use a service that honours If-None-Match, as S3 and MinIO do")
+        .into()),
+        Err(other) => Err(anyhow::Error::new(other).context("the storage does not know put-if-absent")),
+    }
+}
+
+async fn removable(app: &App) -> Finding {
+    let look = async {
+        let keep = gc::keep(app).await?;
+        anyhow::Ok(app.lake().await?.removals(&keep).await?)
+    };
+    match look.await {
+        Err(error) => Finding::of("clean-up", &error),
+        Ok(removals) if removals.is_empty() => Finding::ok("clean-up", "nothing to remove"),
+        Ok(removals) => {
+            let orphans = removals.iter().filter(|r| r.what == "orphan").count();
+            let size = bytes(removals.iter().map(|r| r.bytes).sum());
+            let message = format!("{} things can go, {} of them orphan files, {size}", removals.len(), orphans);
+            Finding::warn("clean-up", message, "headworks gc --dry-run lists them, headworks gc removes them")
+        }
+    }
+}
+
+/// The space left where the project is, and where a local lake is when that is another disk.
+fn disk(app: &App) -> Vec<Finding> {
+    let Ok(root) = app.root() else { return Vec::new() };
+    let mut places = vec![root.to_path_buf()];
+    places.extend(app.storage().ok().and_then(|s| s.local().map(std::path::Path::to_path_buf)));
+    let mut findings: Vec<Finding> = Vec::new();
+    for place in places {
+        let finding = match rustix::fs::statvfs(&place) {
+            Err(error) => {
+                Finding::warn("disk", format!("{}: {error}", place.display()), "see whether the disk is mounted")
+            }
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+                let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+                let message = format!("{} free of {} at {}", bytes(free), bytes(total), place.display());
+                if free < FREE_BYTES_MIN {
+                    Finding::warn("disk", message, "make room; headworks gc --dry-run shows what can go")
+                } else {
+                    Finding::ok("disk", message)
+                }
+            }
+        };
+        let same = |f: &Finding| f.message.split(" at ").next() == finding.message.split(" at ").next();
+        if !findings.iter().any(same) {
+            findings.push(finding);
+        }
+    }
+    findings
+}

@@ -1,0 +1,247 @@
+use std::{fs, process::ExitCode};
+
+use chrono::{DateTime, Utc};
+use headworks_domain::JobName;
+use headworks_flow::{
+    Job, Kind, Project,
+    exec::{RunFilter, RunRow, RunStore},
+};
+use serde_json::{Value, json};
+
+use super::runs::{run_json, run_table};
+use crate::{
+    app::App,
+    fail::{Carried, DONE, Failure},
+    output::{Align, Style, Table, ago, count, styled},
+};
+
+/// List and show jobs
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    List(ListArgs),
+    Show(ShowArgs),
+    Forget(ForgetArgs),
+}
+
+/// List the jobs of the project
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {}
+
+/// Show one job: what it makes, when, what it waits for, its last runs
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:
+  headworks jobs show company_metrics")]
+pub(crate) struct ShowArgs {
+    /// The job, by its name or by its table
+    job: String,
+}
+
+/// Forget a job's runs; its table stays
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetArgs {
+    /// The job's name; its file may be gone already
+    job: JobName,
+    /// Do it; without this it only says what would go
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// The runs that `jobs show` lists.
+const RUNS_SHOWN: usize = 5;
+/// The coming ticks that `jobs show` lists.
+const TICKS_SHOWN: usize = 5;
+
+pub(crate) async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::List(_) => list(app),
+        Command::Show(args) => show(app, args).await,
+        Command::Forget(args) => forget(app, args).await,
+    }
+}
+
+fn list(app: &App) -> anyhow::Result<ExitCode> {
+    let project = app.project()?;
+    if app.out.json {
+        let jobs: Vec<Value> = project.jobs.values().map(|job| job_json(job)).collect();
+        app.out.document(&json!({"jobs": jobs}))?;
+        return Ok(ExitCode::from(DONE));
+    }
+    let mut table = Table::new([
+        ("job", Align::Left),
+        ("table", Align::Left),
+        ("makes", Align::Left),
+        ("schedule", Align::Left),
+        ("grain", Align::Left),
+        ("owner", Align::Left),
+        ("waits for", Align::Left),
+    ]);
+    for job in project.jobs.values() {
+        table.row([
+            job.name.to_string(),
+            job.table.to_string(),
+            makes(job),
+            schedule(job),
+            job.grain.to_string(),
+            job.spec.owner.clone().unwrap_or_default(),
+            job.waits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    if table.is_empty() {
+        app.out.note("the project has no jobs yet: write one in jobs/, see headworks init DIR makes an example");
+    } else {
+        app.out.table(&table)?;
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
+    let project = app.project()?;
+    let job = project.job(&args.job)?;
+    let now = app.clock.now();
+    let filter = RunFilter { job: Some(job.name.clone()), limit: RUNS_SHOWN, ..RunFilter::default() };
+    let runs = app.run_store().await?.list(&filter).await.map_err(Carried::from)?;
+    let ticks = next_ticks(job, now);
+    if app.out.json {
+        let mut document = job_json(job);
+        document["next"] = json!(ticks);
+        document["readers"] = json!(readers(project, job));
+        document["runs"] = runs.iter().map(run_json).collect::<Vec<_>>().into();
+        app.out.document(&document)?;
+        return Ok(ExitCode::from(DONE));
+    }
+    show_text(app, project, job, &ticks, &runs)?;
+    Ok(ExitCode::from(DONE))
+}
+
+fn show_text(app: &App, project: &Project, job: &Job, ticks: &[DateTime<Utc>], runs: &[RunRow]) -> anyhow::Result<()> {
+    let out = app.out;
+    let now = app.clock.now();
+    let line = |name: &str, value: String| {
+        out.line(format_args!("{} {value}", styled(out.stdout_color, Style::Bold, &format!("{name:11}"))))
+    };
+    line("job", format!("{} (version {})", job.name, job.version))?;
+    line("file", job.file.clone())?;
+    if let Some(description) = &job.spec.description {
+        line("description", description.clone())?;
+    }
+    line("owner", job.spec.owner.clone().unwrap_or_else(|| "nobody".to_owned()))?;
+    line("table", format!("{}, by {}", job.table, job.partition_columns().join(", ")))?;
+    line("makes", makes(job))?;
+    line("schedule", format!("{}, in {}", schedule(job), job.zone))?;
+    line("grain", job.grain.to_string())?;
+    let days = match (job.spec.start, job.spec.end) {
+        (None, None) => "no limits".to_owned(),
+        (Some(start), None) => format!("from {start}"),
+        (None, Some(end)) => format!("to {end}"),
+        (Some(start), Some(end)) => format!("{start} to {end}"),
+    };
+    line("days", days)?;
+    let or_nothing = |list: Vec<String>| if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
+    line("waits for", or_nothing(job.waits.iter().map(ToString::to_string).collect()))?;
+    line("read by", or_nothing(readers(project, job)))?;
+    for (i, tick) in ticks.iter().enumerate() {
+        let name = if i == 0 { "next" } else { "" };
+        let local = tick.with_timezone(&job.zone).format("%Y-%m-%d %H:%M %Z");
+        line(name, format!("{local}, {}", ago(*tick, now)))?;
+    }
+    out.line("")?;
+    if runs.is_empty() {
+        out.note(format_args!("no runs yet: start one with headworks run {}", job.name));
+        return Ok(());
+    }
+    out.table(&run_table(runs, now))
+}
+
+/// What kind of table it makes, and from what.
+fn makes(job: &Job) -> String {
+    let kind = kind(job);
+    match job.import() {
+        Some(import) => format!("{kind}, import of {}.{}", import.connection, import.table),
+        None => kind.to_owned(),
+    }
+}
+
+fn kind(job: &Job) -> &'static str {
+    match job.spec.kind {
+        Kind::Cumulative => "cumulative",
+        Kind::Events => "events",
+        Kind::Upsert => "upsert",
+        Kind::View => "view",
+    }
+}
+
+fn schedule(job: &Job) -> String {
+    job.schedule.as_ref().map_or_else(|| "by hand".to_owned(), ToString::to_string)
+}
+
+/// The jobs that read a job's table, waiting or not.
+fn readers(project: &Project, job: &Job) -> Vec<String> {
+    let table = job.table.as_str();
+    project
+        .jobs
+        .values()
+        .filter(|reader| reader.name != job.name)
+        .filter(|reader| {
+            reader.waits.iter().any(|w| w.table == table)
+                || reader.reads_latest.iter().chain(&reader.reads_plain).any(|t| t == table)
+        })
+        .map(|reader| reader.name.to_string())
+        .collect()
+}
+
+fn next_ticks(job: &Job, now: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+    let mut ticks = Vec::new();
+    let mut after = now;
+    while ticks.len() < TICKS_SHOWN {
+        let Some(tick) = job.schedule.as_ref().and_then(|s| s.next_after(job.zone, after)) else { break };
+        ticks.push(tick);
+        after = tick;
+    }
+    ticks
+}
+
+fn job_json(job: &Job) -> Value {
+    json!({
+        "job": job.name,
+        "version": job.version,
+        "file": job.file,
+        "table": job.table,
+        "kind": kind(job),
+        "import": job.import().map(|i| json!({"connection": i.connection, "table": i.table})),
+        "description": job.spec.description,
+        "owner": job.spec.owner,
+        "schedule": job.schedule.as_ref().map(ToString::to_string),
+        "timezone": job.zone.name(),
+        "grain": job.grain.to_string(),
+        "start": job.spec.start,
+        "end": job.spec.end,
+        "partition_by": job.partition_columns(),
+        "waits": job.waits.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "reads_latest": job.reads_latest,
+    })
+}
+
+async fn forget(app: &App, args: ForgetArgs) -> anyhow::Result<ExitCode> {
+    let store = app.run_store().await?;
+    let filter = RunFilter { job: Some(args.job.clone()), limit: usize::MAX, ..RunFilter::default() };
+    let runs = store.list(&filter).await.map_err(Carried::from)?.len();
+    if runs == 0 {
+        let hint = "headworks runs list shows which jobs ran";
+        return Err(Failure::not_found(format!("no runs of a job `{}` are known", args.job), hint).into());
+    }
+    if args.yes {
+        let logs = app.logs_dir()?;
+        for log in store.forget(&args.job).await? {
+            // A log that is gone already is what we want; the index no longer names it.
+            let _ = fs::remove_file(logs.join(log));
+        }
+    }
+    if app.out.json {
+        app.out.document(&json!({"job": args.job, "runs": runs, "forgotten": args.yes}))?;
+    } else if args.yes {
+        app.out.note(format_args!("{} runs of {} forgotten; what they published stays", count(runs as u64), args.job));
+    } else {
+        app.out.note(format_args!("{} runs of {} would be forgotten; --yes does it", count(runs as u64), args.job));
+    }
+    Ok(ExitCode::from(DONE))
+}

@@ -1,0 +1,199 @@
+use std::process::ExitCode;
+
+use headworks_flow::{ColumnCheck, Job, RunContext, RunPlan, TableCheck, WaitOn};
+use serde_json::{Value, json};
+
+use super::when::WhenArgs;
+use crate::{
+    app::App,
+    fail::{DONE, Failure},
+    output::{Style, styled},
+};
+
+/// Show the SQL and the tasks of a run, without running it
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  headworks render flights_flat --ds 2013-01-01
+  headworks render flights_flat --ds 2013-01-01 --sql | headworks sql")]
+pub(crate) struct Args {
+    /// The job, by its name or by its table
+    job: String,
+    #[command(flatten)]
+    when: WhenArgs,
+    /// Show the final SQL of the stage and nothing else
+    #[arg(long)]
+    sql: bool,
+}
+
+pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let project = app.project()?;
+    let job = app.job(&args.job)?;
+    let intervals = args.when.intervals(&job, app.clock.now())?;
+    let interval = *intervals.first().expect("there is at least one");
+    if intervals.len() > 1 {
+        app.out.note(format_args!("the first of {} intervals of that day; --hour takes another", intervals.len()));
+    }
+    let context = RunContext {
+        run_id: "render".parse().expect("a run's name"),
+        env: app.env_name(),
+        params: args.when.params()?,
+    };
+    let unfit = |problems| {
+        Failure::usage(format!("job `{}` cannot be rendered for {interval}", job.name), format!("mend {}", job.file))
+            .problems(problems)
+    };
+    let plan = job.plan_run(project, interval, &context).map_err(unfit)?;
+    let checks = checks(&job, job.render_checks(project, interval, &context).map_err(unfit)?);
+    if args.sql {
+        let sql = plan.sql.as_ref().ok_or_else(|| {
+            Failure::usage(format!("job `{}` has no SQL: it is an import", job.name), "leave --sql out")
+        })?;
+        if app.out.json {
+            app.out.document(&json!({"sql": sql.sql}))?;
+        } else {
+            app.out.line(sql.sql.trim_end())?;
+        }
+    } else if app.out.json {
+        app.out.document(&plan_json(&plan, &checks))?;
+    } else {
+        show(app, &plan, &checks)?;
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
+    let out = app.out;
+    let heading = |text: &str| out.line(styled(out.stdout_color, Style::Bold, text));
+    heading(&format!("-- run of {} over {}", plan.job.name, plan.interval))?;
+    out.line(format_args!(
+        "-- writes {} {}",
+        plan.job.table,
+        shown_list(plan.partitions.iter().map(ToString::to_string))
+    ))?;
+    for task in &plan.tasks {
+        let after = if task.after.is_empty() {
+            String::new()
+        } else {
+            format!(" after {}", task.after.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        };
+        let wait =
+            plan.waits.iter().find(|w| w.task == task.name).map(|w| format!(": {}", wait_words(w))).unwrap_or_default();
+        out.line(format_args!("-- task {}{after}{wait}", task.name))?;
+    }
+    for table in &plan.reads_latest {
+        out.line(format_args!("-- reads the newest partition of {table}, without waiting"))?;
+    }
+    if let Some(import) = plan.job.import() {
+        out.line("")?;
+        heading("-- stage: import")?;
+        out.line(format_args!("-- from {}.{}{}", import.connection, import.table, cut_words(plan)))?;
+    }
+    if let Some(sql) = &plan.sql {
+        out.line("")?;
+        heading("-- stage")?;
+        out.line(sql.sql.trim_end())?;
+    }
+    for check in checks {
+        out.line("")?;
+        heading(&format!("-- check {}", check.name))?;
+        match &check.sql {
+            Some(sql) => out.line(sql.trim())?,
+            None => out.line(format_args!("-- {}", check.what))?,
+        }
+    }
+    Ok(())
+}
+
+/// A check of the staged result, in words and as SQL where it is one.
+struct Check {
+    name: String,
+    what: String,
+    sql: Option<String>,
+}
+
+fn checks(job: &Job, of_table: Vec<TableCheck>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (column, spec) in job.spec.columns.iter() {
+        for check in &spec.checks {
+            let (word, what) = match check {
+                ColumnCheck::NotNull => ("not_null", format!("{column} is never null")),
+                ColumnCheck::Unique => ("unique", format!("no value of {column} comes twice")),
+                ColumnCheck::AcceptedValues(values) => {
+                    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+                    ("accepted_values", format!("{column} is one of {}", values.join(", ")))
+                }
+                ColumnCheck::Relationships(to) => {
+                    ("relationships", format!("{column} stands in {}.{}", to.table, to.column))
+                }
+            };
+            checks.push(Check { name: format!("{column}: {word}"), what, sql: None });
+        }
+    }
+    for check in of_table {
+        let name = check.name().to_owned();
+        checks.push(match check {
+            TableCheck::Sql(check) => Check { name, what: "the query gives true".to_owned(), sql: Some(check.sql) },
+            TableCheck::RowCount(check) => {
+                let what = match (check.row_count.min, check.row_count.max) {
+                    (Some(min), Some(max)) => format!("{min} to {max} rows"),
+                    (Some(min), None) => format!("at least {min} rows"),
+                    (None, Some(max)) => format!("at most {max} rows"),
+                    (None, None) => "any number of rows".to_owned(),
+                };
+                Check { name, what, sql: None }
+            }
+        });
+    }
+    checks
+}
+
+fn cut_words(plan: &RunPlan) -> String {
+    match plan.job.import().and_then(|i| i.by.as_ref()) {
+        Some(by) => format!(", {by} in [{}, {})", plan.interval.start().to_rfc3339(), plan.interval.end().to_rfc3339()),
+        None => ", the whole table".to_owned(),
+    }
+}
+
+fn wait_words(wait: &WaitOn) -> String {
+    let mut words = format!("{} {}", wait.table, shown_list(wait.partitions.iter().map(ToString::to_string)));
+    if let Some(upto) = wait.upto {
+        words += &format!(", everything up to ds={upto}");
+    }
+    words
+}
+
+/// The most partitions named one by one.
+const NAMED_MAX: usize = 4;
+
+fn shown_list(items: impl ExactSizeIterator<Item = String>) -> String {
+    let n = items.len();
+    let items: Vec<String> = items.collect();
+    if n <= NAMED_MAX {
+        return if n == 0 { "(nothing)".to_owned() } else { items.join(", ") };
+    }
+    format!("{} ... {} ({n} partitions)", items[0], items[n - 1])
+}
+
+fn plan_json(plan: &RunPlan, checks: &[Check]) -> Value {
+    let tasks: Vec<Value> =
+        plan.tasks.iter().map(|t| json!({"task": t.name, "kind": t.kind.as_str(), "after": t.after})).collect();
+    let waits: Vec<Value> = plan
+        .waits
+        .iter()
+        .map(|w| json!({"task": w.task, "table": w.table, "partitions": w.partitions, "upto": w.upto}))
+        .collect();
+    let checks: Vec<Value> = checks.iter().map(|c| json!({"check": c.name, "what": c.what, "sql": c.sql})).collect();
+    json!({
+        "job": plan.job.name,
+        "job_version": plan.job.version,
+        "table": plan.job.table,
+        "interval_start": plan.interval.start(),
+        "interval_end": plan.interval.end(),
+        "partitions": plan.partitions,
+        "tasks": tasks,
+        "waits": waits,
+        "reads_latest": plan.reads_latest,
+        "sql": plan.sql.as_ref().map(|s| &s.sql),
+        "checks": checks,
+    })
+}

@@ -1,0 +1,19 @@
+//! The program `headworks`: reads the command line, runs one command, and turns its outcome into an exit code.
+
+mod adopted;
+mod app;
+mod cli;
+mod execute;
+mod fail;
+mod output;
+mod planner;
+mod progress;
+mod registry;
+mod runners;
+mod settings;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,275 @@
+//! What each kind of task does: the one place where a run is seen end to end.
+//!
+//! A segment is `stage -> check -> publish -> latest` under one fence. What is staged is kept between its tasks; the publish
+//! swaps the partitions in and records the run's end in one transaction.
+
+mod checks;
+mod import;
+mod sql;
+mod upsert;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use headworks_connect::Source;
+use headworks_domain::{ConnectionName, ErrorKind, Fault, PartitionKey};
+use headworks_engine::Engine;
+use headworks_flow::{
+    Failure, Job, JobBody, Kind, Project, RunPlan, TaskKind,
+    exec::{Done, Segment, Stop, TaskRunner},
+};
+use headworks_lake::{Action, ColumnSpec, Input, Lake, PublishInfo, StageRequest, Staged, TableSpec};
+
+use crate::app::App;
+
+/// The runner of all tasks of a command. `as_of_now`: the command fills past days with the present of whole tables.
+pub(crate) async fn open(app: &App, as_of_now: bool) -> anyhow::Result<Arc<dyn TaskRunner>> {
+    let project = app.project_as_it_is()?.clone();
+    let mut connections = HashMap::new();
+    for job in project.jobs.values() {
+        let Some(import) = job.import() else { continue };
+        if connections.contains_key(&import.connection) {
+            continue;
+        }
+        // A connection that cannot be opened fails the jobs that use it, and no others.
+        let opened = import::open(app, &project, &import.connection).map_err(|error| crate::fail::as_failure(&error));
+        connections.insert(import.connection.clone(), opened);
+    }
+    Ok(Arc::new(Runner {
+        project,
+        lake: app.lake().await?.clone(),
+        engine: app.engine().await?.clone(),
+        env: app.env_name(),
+        connections,
+        as_of_now,
+        described: Mutex::default(),
+    }))
+}
+
+struct Runner {
+    project: Arc<Project>,
+    lake: Lake,
+    engine: Engine,
+    env: String,
+    connections: HashMap<ConnectionName, Result<Arc<dyn Source>, Failure>>,
+    as_of_now: bool,
+    /// The specs of tables by job version: parsed once, used by every run.
+    described: Mutex<HashMap<String, TableSpec>>,
+}
+
+/// What goes from one task of a segment to the next.
+#[derive(Default)]
+struct Work {
+    staged: Option<Staged>,
+    inputs: Vec<Input>,
+}
+
+#[async_trait]
+impl TaskRunner for Runner {
+    async fn run(&self, segment: &mut Segment) -> Result<Done, Stop> {
+        let shape = Arc::clone(&segment.shape);
+        let plan = shape.plan.clone().ok_or_else(|| internal("the run has no plan"))?;
+        let mut work = Work::default();
+        let mut done = Done::default();
+        for name in segment.tasks.clone() {
+            let kind = plan.tasks.iter().find(|t| t.name == name).map(|t| t.kind);
+            segment.begin(&name);
+            match kind {
+                Some(TaskKind::Stage) => self.stage(segment, &plan, &mut work).await?,
+                Some(TaskKind::Check) => self.check(segment, &plan, &work).await?,
+                Some(TaskKind::Publish) if plan.job.is_view() => self.publish_view(segment, &plan, &mut done).await?,
+                Some(TaskKind::Publish) => self.publish(segment, &plan, &mut work, &mut done).await?,
+                // The publish has made the view, or found it there.
+                Some(TaskKind::Latest | TaskKind::Wait) => {}
+                None => return Err(internal("the plan lacks a task of the segment")),
+            }
+            segment.end(&name);
+        }
+        Ok(done)
+    }
+}
+
+impl Runner {
+    async fn stage(&self, segment: &Segment, plan: &RunPlan, work: &mut Work) -> Result<(), Stop> {
+        work.inputs = self.inputs(plan).await?;
+        let request = StageRequest {
+            spec: self.table_spec(&plan.job).map_err(Stop::Failed)?,
+            keys: plan.partitions.clone(),
+            attempt: segment.fence(),
+        };
+        let staged = match &plan.job.body {
+            JobBody::Sql(_) if plan.job.spec.kind == Kind::Upsert => self.stage_upsert(segment, plan, request).await?,
+            JobBody::Sql(_) => self.stage_sql(segment, plan, request).await?,
+            JobBody::Import(import) => self.stage_import(segment, plan, import, request).await?,
+        };
+        segment.log.line(format!(
+            "staged {} rows, {} bytes in {} files",
+            staged.rows(),
+            staged.bytes(),
+            staged.files().len()
+        ));
+        work.staged = Some(staged);
+        Ok(())
+    }
+
+    /// One transaction: the run's end by its fence, then the partitions. Either both are there or neither.
+    async fn publish(&self, segment: &Segment, plan: &RunPlan, work: &mut Work, done: &mut Done) -> Result<(), Stop> {
+        let staged = work.staged.take().ok_or_else(|| internal("nothing was staged"))?;
+        let (rows, bytes) = (count(staged.rows()), count(staged.bytes()));
+        let info = PublishInfo {
+            job: plan.job.name.to_string(),
+            run_id: segment.run_id().to_string(),
+            attempt: segment.fence(),
+            job_version: plan.job.version.clone(),
+            inputs: std::mem::take(&mut work.inputs),
+            as_of_now: self.as_of_now && crate::execute::knows_no_past(&plan.job),
+            action: Action::Publish,
+        };
+        let keys: Vec<PartitionKey> = staged.keys().cloned().collect();
+        segment.log.line(format!("publishing {}", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")));
+        let (record, lake) = (segment.finished(rows, bytes), self.lake.clone());
+        let outcome = self
+            .lake
+            .store()
+            .write(move |tx| {
+                Box::pin(async move {
+                    headworks_meta::finish_in(tx, &record).await.map_err(Unpublished::Run)?;
+                    lake.publish(tx, &staged, &info).await.map_err(Unpublished::Lake)
+                })
+            })
+            .await;
+        match outcome {
+            Ok(_) => {}
+            // The reply to COMMIT was lost: the partition's own record says whether it came through.
+            Err(Unpublished::Store(headworks_store::Error::CommitUnknown { .. }))
+                if self.is_published(segment, plan, &keys).await? => {}
+            Err(error) => return Err(error.stop()),
+        }
+        *done = Done { rows, bytes, published: keys, recorded: true };
+        Ok(())
+    }
+
+    /// True when this very attempt's publish is in the lake.
+    async fn is_published(&self, segment: &Segment, plan: &RunPlan, keys: &[PartitionKey]) -> Result<bool, Stop> {
+        let Some(table) =
+            self.lake.table(plan.job.table.as_str(), headworks_lake::At::Now).await.map_err(|e| Stop::from(&e))?
+        else {
+            return Ok(false);
+        };
+        let Some(key) = keys.first() else { return Ok(false) };
+        let newest = self.lake.history(table.id, Some(key), 1).await.map_err(|e| Stop::from(&e))?;
+        Ok(newest.first().is_some_and(|v| {
+            v.attempt == Some(segment.fence()) && v.run_id.as_deref() == Some(segment.run_id().as_str())
+        }))
+    }
+
+    async fn publish_view(&self, segment: &Segment, plan: &RunPlan, done: &mut Done) -> Result<(), Stop> {
+        let sql = plan.sql.as_ref().map(|r| r.sql.clone()).ok_or_else(|| internal("a view without SQL"))?;
+        self.try_view(plan, &sql).await?;
+        let (record, lake) = (segment.finished(0, 0), self.lake.clone());
+        let (name, comment) = (plan.job.table.clone(), plan.job.spec.description.clone());
+        let outcome = self
+            .lake
+            .store()
+            .write(move |tx| {
+                Box::pin(async move {
+                    headworks_meta::finish_in(tx, &record).await.map_err(Unpublished::Run)?;
+                    lake.publish_view(tx, &name, &sql, comment.as_deref()).await.map_err(Unpublished::Lake)
+                })
+            })
+            .await;
+        outcome.map_err(|e: Unpublished| e.stop())?;
+        done.recorded = true;
+        Ok(())
+    }
+
+    /// The versions of what the run reads, as far as it waits for it: what a number was made of.
+    async fn inputs(&self, plan: &RunPlan) -> Result<Vec<Input>, Stop> {
+        let mut inputs = Vec::new();
+        for wait in &plan.waits {
+            let versions =
+                self.lake.published(wait.table.as_str(), &wait.partitions).await.map_err(|e| Stop::from(&e))?;
+            inputs.extend(versions.into_iter().map(|(partition, version)| Input {
+                table: wait.table.to_string(),
+                partition,
+                version,
+            }));
+        }
+        inputs.sort_by(|a, b| (&a.table, &a.partition).cmp(&(&b.table, &b.partition)));
+        Ok(inputs)
+    }
+
+    fn table_spec(&self, job: &Job) -> Result<TableSpec, Failure> {
+        let mut described = self.described.lock().expect("nothing panics while it holds this lock");
+        if let Some(spec) = described.get(&job.version) {
+            return Ok(spec.clone());
+        }
+        let mut columns = Vec::new();
+        for (name, column) in job.spec.columns.iter() {
+            let data_type = column.column_type.as_ref().map(|t| headworks_connect::types::parse(&t.to_string()));
+            let data_type = data_type.transpose().map_err(|e| Failure::of(&e))?.map(|t| t.data_type);
+            columns.push(ColumnSpec { name: name.to_owned(), data_type, comment: column.description.clone() });
+        }
+        let spec = TableSpec {
+            name: job.table.clone(),
+            kind: kind_word(job.spec.kind).to_owned(),
+            columns,
+            partition_by: job.partition_columns().into_iter().map(str::to_owned).collect(),
+            comment: job.spec.description.clone(),
+            owner: job.spec.owner.clone(),
+            job: Some(job.name.to_string()),
+            retention_secs: job.spec.retention.map(|r| i64::try_from(r.duration().as_secs()).unwrap_or(i64::MAX)),
+        };
+        described.insert(job.version.clone(), spec.clone());
+        Ok(spec)
+    }
+}
+
+fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Cumulative => "cumulative",
+        Kind::Events => "events",
+        Kind::Upsert => "upsert",
+        Kind::View => "view",
+    }
+}
+
+/// Why a publish did not happen.
+enum Unpublished {
+    Store(headworks_store::Error),
+    Run(headworks_meta::Error),
+    Lake(headworks_lake::Error),
+}
+
+impl From<headworks_store::Error> for Unpublished {
+    fn from(error: headworks_store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Unpublished {
+    fn stop(&self) -> Stop {
+        match self {
+            Self::Run(headworks_meta::Error::Fenced { .. }) => Stop::Fenced,
+            Self::Run(error) => error.into(),
+            Self::Store(error) => error.into(),
+            Self::Lake(error) => error.into(),
+        }
+    }
+}
+
+fn count(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}
+
+fn internal(what: &str) -> Stop {
+    Stop::Failed(Failure::new(ErrorKind::Internal, "RUNNER", what))
+}
+
+/// An error on its way through the lake's writer, with its kind kept.
+fn source_error(error: impl Fault) -> headworks_lake::Error {
+    headworks_lake::Error::Source(Box::new(error))
+}

@@ -1,0 +1,200 @@
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// A project folder for one test.
+pub(crate) struct Project {
+    dir: TempDir,
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Project {
+    /// An empty folder: no project yet.
+    pub(crate) fn nothing() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A project without jobs.
+    pub(crate) fn empty() -> Self {
+        Self::nothing().file("headworks.toml", "[project]\nname = \"test\"\n")
+    }
+
+    /// A project with one job, `numbers`: for each day three rows.
+    pub(crate) fn numbers() -> Self {
+        Self::empty().file("jobs/numbers.sql", NUMBERS)
+    }
+
+    /// Writes a file.
+    pub(crate) fn file(self, path: &str, text: &str) -> Self {
+        self.write(path, text);
+        self
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// All files below a folder, sorted.
+    pub(crate) fn files(&self, below: &str) -> Vec<PathBuf> {
+        fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+            let Ok(entries) = fs::read_dir(folder) else { return };
+            for entry in entries {
+                let path = entry.unwrap().path();
+                if path.is_dir() { walk(&path, files) } else { files.push(path) }
+            }
+        }
+        let mut files = Vec::new();
+        walk(&self.path().join(below), &mut files);
+        files.sort();
+        files
+    }
+
+    /// The binary with its arguments, in this folder, with an environment of its own.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headworks"));
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        outcome(self.command(args).spawn().unwrap())
+    }
+
+    /// Runs a command with something on stdin.
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Outcome {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        outcome(child)
+    }
+
+    /// Runs a command that must succeed, and gives its stdout.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let outcome = self.run(args);
+        assert_eq!(outcome.code, 0, "headworks {args:?}: {outcome:?}");
+        outcome.stdout
+    }
+
+    /// Runs a command that must succeed, and gives its JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let mut args = args.to_vec();
+        args.push("--json");
+        let text = self.ok(&args);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+    }
+
+    /// What a person sees of a command: its arguments, exit code, stdout and stderr, without what differs each time.
+    pub(crate) fn seen(&self, args: &[&str]) -> String {
+        let outcome = self.run(args);
+        let text = format!(
+            "$ headworks {}\n[exit {}]\n--- stdout\n{}--- stderr\n{}",
+            args.join(" "),
+            outcome.code,
+            outcome.stdout,
+            outcome.stderr
+        );
+        self.filtered(&text)
+    }
+
+    /// Replaces what differs each time: paths, ids, times, durations, sizes.
+    pub(crate) fn filtered(&self, text: &str) -> String {
+        let path = self.path().display().to_string();
+        let name = self.path().file_name().unwrap().to_string_lossy().into_owned();
+        let text =
+            text.replace(&path, "[DIR]").replace(&name, "[NAME]").replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
+        text.split_inclusive('\n').map(filtered_line).collect()
+    }
+}
+
+pub(crate) fn outcome(child: Child) -> Outcome {
+    let output = child.wait_with_output().unwrap();
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Durations, sizes, times and ids become words in brackets; spaces around them shrink to one, since widths differ with them.
+fn filtered_line(line: &str) -> String {
+    let words: Vec<&str> = line.trim_end_matches('\n').split(' ').collect();
+    let mut kept: Vec<String> = Vec::new();
+    let mut changed = false;
+    let mut i = 0;
+    while i < words.len() {
+        let word = words[i];
+        let next = words.get(i + 1).copied().unwrap_or_default();
+        let bare = next.trim_end_matches([',', ':', ')', ';']);
+        let tail = &next[bare.len()..];
+        let number = !word.is_empty() && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+        if number && matches!(bare, "ms" | "s") {
+            kept.push(format!("[TIME]{tail}"));
+            i += 1;
+            changed = true;
+        } else if number && matches!(bare, "B" | "KiB" | "MiB" | "GiB" | "TiB") {
+            kept.push(format!("[SIZE]{tail}"));
+            i += 1;
+            changed = true;
+        } else if is_instant(word) {
+            kept.push("[INSTANT]".to_owned());
+            changed = true;
+        } else if is_clock(word) {
+            kept.push("[CLOCK]".to_owned());
+            changed = true;
+        } else {
+            kept.push(word.to_owned());
+        }
+        i += 1;
+    }
+    if changed {
+        kept.retain(|word| !word.is_empty());
+    }
+    let end = if line.ends_with('\n') { "\n" } else { "" };
+    kept.join(" ") + end
+}
+
+fn is_instant(word: &str) -> bool {
+    word.len() >= 20 && word.as_bytes()[10] == b'T' && word.ends_with('Z') && word.starts_with("20")
+}
+
+fn is_clock(word: &str) -> bool {
+    word.len() == 8 && word.bytes().enumerate().all(|(i, b)| if i % 3 == 2 { b == b':' } else { b.is_ascii_digit() })
+}
+
+/// The job of [`Project::numbers`].
+pub(crate) const NUMBERS: &str = r#"/* job
+description: Three numbers a day
+owner: tests
+schedule: "@daily"
+start: 2026-01-01
+columns:
+  n: {type: bigint, description: "the number", checks: [not_null, unique]}
+  name: {type: varchar}
+checks:
+  - {name: three_rows, sql: "select count(*) = 3 from this"}
+*/
+SELECT n, name FROM (VALUES (1, 'one'), (2, 'two'), (3, 'Ünï')) AS t(n, name)
+"#;

@@ -1,0 +1,6 @@
+//! What the crate promises, on real databases and files.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
+
+mod publish;
+mod read;

@@ -1,0 +1,174 @@
+//! Making runs one's own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use headworks_flow::exec::{Claim, ClaimRequest};
+use headworks_store::{Tx, Value, values};
+
+use crate::{
+    Result, Runs,
+    runs::{places, rows_of_places, texts},
+};
+
+/// The most values in one statement. SQLite would take 32,766, but binding looks each one's name up in a list.
+const VALUES_MAX: usize = 400;
+
+pub(crate) async fn claim(runs: &Runs, wanted: Vec<ClaimRequest>) -> Result<Vec<Option<Claim>>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let process = runs.process().await?.to_owned();
+    let now = runs.clock.now().timestamp_micros();
+    runs.store.write(move |tx| Box::pin(async move { claim_in(tx, &process, now, &wanted).await })).await
+}
+
+async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest]) -> Result<Vec<Option<Claim>>> {
+    let fence = next_fence(tx).await?;
+    let mut claims: Vec<Option<Claim>> = vec![None; wanted.len()];
+    let place_of = |id: &str| wanted.iter().position(|w| w.run_id.as_str() == id);
+    for id in insert_new(tx, process, now, fence, wanted).await? {
+        if let Some(place) = place_of(&id) {
+            claims[place] = Some(Claim { fence, attempt: 1 });
+        }
+    }
+    for (place, request) in wanted.iter().enumerate() {
+        if let Some(seen) = request.taken_over() {
+            claims[place] = take_over(tx, process, fence, seen, request).await?;
+        }
+    }
+    let taken: Vec<&ClaimRequest> =
+        wanted.iter().zip(&claims).filter(|(w, c)| w.taken_over().is_some() && c.is_some()).map(|(w, _)| w).collect();
+    if !taken.is_empty() {
+        let sql = format!("delete from hw_task where run_id in ({})", places(1, taken.len()));
+        tx.execute(&sql, &texts(taken.iter().map(|w| &w.run_id))).await?;
+    }
+    insert_tasks(tx, wanted.iter().zip(&claims).filter(|(_, c)| c.is_some()).map(|(w, _)| w)).await?;
+    // When the reply to an earlier try was lost its claims stand already.
+    let lost: Vec<&ClaimRequest> = wanted.iter().zip(&claims).filter(|(_, c)| c.is_none()).map(|(w, _)| w).collect();
+    if !lost.is_empty() {
+        let sql = format!(
+            "select id, fence, attempt from hw_run where owner = $1 and finished_at is null and id in ({})",
+            places(2, lost.len())
+        );
+        let mut bound = vec![Value::from(process)];
+        bound.extend(texts(lost.iter().map(|w| &w.run_id)));
+        for row in tx.rows(&sql, &bound).await? {
+            if let Some(place) = place_of(&row.text(0)?) {
+                claims[place] = Some(Claim { fence: row.i64(1)?, attempt: u32::try_from(row.i64(2)?).unwrap_or(1) });
+            }
+        }
+    }
+    Ok(claims)
+}
+
+async fn next_fence(tx: &mut Tx) -> Result<i64> {
+    let row = tx.row("update hw_fence set value = value + 1 where id = 1 returning value", &[]).await?;
+    Ok(row.map_or(Ok(0), |row| row.i64(0))?)
+}
+
+/// Inserts the new ones and returns the ids of those that had no live run yet.
+async fn insert_new(tx: &mut Tx, process: &str, now: i64, fence: i64, wanted: &[ClaimRequest]) -> Result<Vec<String>> {
+    const COLUMNS: usize = 18;
+    let newest = newest_runs(tx, wanted).await?;
+    let is_new = |w: &&ClaimRequest| {
+        let newest =
+            newest.get(&(w.job.as_str(), w.interval.start().timestamp_micros(), w.interval.end().timestamp_micros()));
+        w.taken_over().is_none() && newest.map(String::as_str) == w.seen.as_ref().map(|seen| seen.run_id.as_str())
+    };
+    let new: Vec<&ClaimRequest> = wanted.iter().filter(is_new).collect();
+    let mut made = Vec::new();
+    for some in new.chunks(VALUES_MAX / COLUMNS) {
+        let mut bound: Vec<Value> = Vec::with_capacity(some.len() * COLUMNS);
+        for request in some {
+            bound.extend(values![
+                request.run_id.as_str(),
+                request.job.as_str(),
+                &request.job_version,
+                request.table.as_str(),
+                request.interval.start().timestamp_micros(),
+                request.interval.end().timestamp_micros(),
+                request.ds.to_string(),
+                request.partitions.as_ref().map(|(first, _)| first.to_string()),
+                request.partitions.as_ref().map(|(_, last)| last.to_string()),
+                fence,
+                "waiting",
+                1,
+                fence,
+                process,
+                now,
+                0,
+                0,
+                Value::Null,
+            ]);
+        }
+        let sql = format!(
+            "insert into hw_run (id, job, job_version, table_name, interval_start, interval_end, ds, first_partition,
+                 last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at)
+             values {} on conflict do nothing returning id",
+            rows_of_places(some.len(), COLUMNS)
+        );
+        for row in tx.rows(&sql, &bound).await? {
+            made.push(row.text(0)?);
+        }
+    }
+    Ok(made)
+}
+
+/// The newest run of each job and interval. Nobody can make another before this transaction ends: they all need the counter.
+async fn newest_runs<'w>(tx: &mut Tx, wanted: &'w [ClaimRequest]) -> Result<HashMap<(&'w str, i64, i64), String>> {
+    let mut spans: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
+    for request in wanted.iter().filter(|w| w.taken_over().is_none()) {
+        let start = request.interval.start().timestamp_micros();
+        let span = spans.entry(request.job.as_str()).or_insert((start, start));
+        *span = (span.0.min(start), span.1.max(start));
+    }
+    let mut newest = HashMap::new();
+    for (job, (first, last)) in spans {
+        let sql = "select interval_start, interval_end, id from hw_run
+            where job = $1 and interval_start >= $2 and interval_start <= $3 order by born, id";
+        for row in tx.rows(sql, &values![job, first, last]).await? {
+            newest.insert((job, row.i64(0)?, row.i64(1)?), row.text(2)?);
+        }
+    }
+    Ok(newest)
+}
+
+/// Takes a run whose row still is as it was seen.
+async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &ClaimRequest) -> Result<Option<Claim>> {
+    let row = tx
+        .row(
+            "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8,
+                 state = 'waiting', attempt = attempt + 1, finished_at = null, row_count = 0, bytes = 0,
+                 error_kind = null, error_code = null, error = null, hint = null
+             where id = $1 and fence = $2 and (finished_at is null or state <> 'success')
+                 and not exists (select 1 from hw_run other where other.job = hw_run.job and other.id <> hw_run.id
+                     and other.interval_start = hw_run.interval_start and other.interval_end = hw_run.interval_end
+                     and other.finished_at is null)
+             returning attempt",
+            &values![
+                request.run_id.as_str(),
+                seen,
+                fence,
+                process,
+                &request.job_version,
+                request.table.as_str(),
+                request.partitions.as_ref().map(|(first, _)| first.to_string()),
+                request.partitions.as_ref().map(|(_, last)| last.to_string()),
+            ],
+        )
+        .await?;
+    row.map(|row| Ok(Claim { fence, attempt: u32::try_from(row.i64(0)?).unwrap_or(1) })).transpose()
+}
+
+async fn insert_tasks<'a>(tx: &mut Tx, claimed: impl Iterator<Item = &'a ClaimRequest>) -> Result<()> {
+    let rows: Vec<(&str, usize, &str)> = claimed
+        .flat_map(|w| w.tasks.iter().enumerate().map(|(place, name)| (w.run_id.as_str(), place, name.as_str())))
+        .collect();
+    for some in rows.chunks(VALUES_MAX / 4) {
+        let sql = format!("insert into hw_task (run_id, place, name, state) values {}", rows_of_places(some.len(), 4));
+        let bound: Vec<Value> =
+            some.iter().flat_map(|(run, place, name)| values![*run, *place, *name, "waiting"]).collect();
+        tx.execute(&sql, &bound).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! The orchestrator's records in the metadata database: runs, tasks, attempts, leases, job versions.
+//!
+//! [`Runs`] is a [`RunStore`](headworks_flow::exec::RunStore) on [`headworks_store`], the same on SQLite and PostgreSQL. It
+//! decides nothing: which run goes next is `flow`'s business. What it promises is ownership. A run belongs to a process and a
+//! *fence*, a number from one counter of the database; every write names the fence, and a write whose fence is no longer the
+//! run's changes nothing. [`finish_in`] brings that promise into the lake's publish transaction.
+//!
+//! A process holds its runs by a lease of ten seconds that it renews every three. Who finds a live run whose owner's lease is
+//! over, or whose owner ran on this machine and is gone, may claim it under a higher fence.
+//!
+//! ```no_run
+//! # async fn f(store: headworks_store::Store, record: headworks_flow::exec::RunRecord) -> Result<(), headworks_meta::Error> {
+//! use std::sync::Arc;
+//! use headworks_domain::SystemClock;
+//! use headworks_meta::{Runs, SystemProcesses};
+//! let runs = Runs::open(store.clone(), Arc::new(SystemClock), Arc::new(SystemProcesses)).await?;
+//! store.write(|tx| Box::pin(async move { headworks_meta::finish_in(tx, &record).await })).await?;
+//! # Ok(()) }
+//! ```
+
+mod claim;
+mod error;
+mod process;
+mod read;
+mod record;
+mod row;
+mod runs;
+mod schema;
+
+pub use error::{Error, Result};
+pub use process::{ProcessInfo, Processes, SystemProcesses};
+pub use record::finish_in;
+pub use runs::{LEASE, Runs};

@@ -1,0 +1,93 @@
+//! Who owns runs, and whether it still lives.
+
+use std::fs;
+
+/// A process, told apart from every other that ever had its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// The machine's name, for people.
+    pub host: String,
+    /// This start of the machine, and the space in which its process numbers count.
+    pub boot_id: String,
+    /// The process's number.
+    pub pid: u32,
+    /// When it started, in the kernel's ticks since the machine did; 0 when unknown.
+    pub pid_start: u64,
+}
+
+/// Asks the operating system about processes; passed in, so that tests can let one die.
+pub trait Processes: Send + Sync + 'static {
+    /// This process.
+    fn this(&self) -> ProcessInfo;
+
+    /// False only when a process of this machine and boot is surely gone; of others nothing is known but their lease.
+    fn may_live(&self, process: &ProcessInfo) -> bool;
+}
+
+/// The processes of this machine, as `/proc` shows them. Without a `/proc` only leases count.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemProcesses;
+
+impl Processes for SystemProcesses {
+    fn this(&self) -> ProcessInfo {
+        let pid = std::process::id();
+        let read = |path: &str| fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
+        // Two containers of one machine have the same boot, and processes of the same number.
+        let space = fs::read_link("/proc/self/ns/pid").map(|p| p.display().to_string()).unwrap_or_default();
+        ProcessInfo {
+            host: read("/proc/sys/kernel/hostname"),
+            boot_id: format!("{} {space}", read("/proc/sys/kernel/random/boot_id")).trim().to_owned(),
+            pid,
+            pid_start: start_of(pid).unwrap_or(0),
+        }
+    }
+
+    fn may_live(&self, process: &ProcessInfo) -> bool {
+        let this = self.this();
+        if process.boot_id.is_empty()
+            || process.boot_id != this.boot_id
+            || process.host != this.host
+            || this.pid_start == 0
+        {
+            return true;
+        }
+        start_of(process.pid) == Some(process.pid_start)
+    }
+}
+
+/// When a process started, in ticks since the machine did (proc(5), field 22 of `stat`); `None` when there is none or it has
+/// ended and only waits to be reaped.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, may hold blanks and brackets.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_lives_and_its_namesake_of_another_time_does_not() {
+        let this = SystemProcesses.this();
+        assert!(SystemProcesses.may_live(&this), "{this:?}");
+        let earlier = ProcessInfo { pid_start: this.pid_start + 1, ..this.clone() };
+        assert!(!SystemProcesses.may_live(&earlier));
+        let elsewhere = ProcessInfo { host: "elsewhere".to_owned(), ..earlier.clone() };
+        assert!(SystemProcesses.may_live(&elsewhere), "of other machines only the lease tells");
+        let before_boot = ProcessInfo { boot_id: "other".to_owned(), ..earlier };
+        assert!(SystemProcesses.may_live(&before_boot));
+    }
+
+    #[test]
+    fn a_child_that_ended_is_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let this = SystemProcesses.this();
+        let info = ProcessInfo { pid: child.id(), pid_start: start_of(child.id()).unwrap_or(1), ..this };
+        child.wait().unwrap();
+        assert!(!SystemProcesses.may_live(&info));
+    }
+}

@@ -1,0 +1,161 @@
+//! Looking at runs. No lease is needed for it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use headworks_domain::{Interval, JobName, PartitionKey, RunId, TableName};
+use headworks_flow::exec::{Partition, Producer, RunDetail, RunFilter, RunRow, Standing};
+use headworks_store::{Row, Value, values};
+
+use crate::{
+    Error, ProcessInfo, Result, Runs,
+    row::{RUN_COLUMNS, RUN_FROM, attempt_record, owner, parsed, run_row, state, task_record},
+    runs::{places, texts},
+};
+
+/// How many ids one statement names.
+const IDS_MAX: usize = 500;
+
+/// How many runs are listed unless more are asked for.
+const LIST_DEFAULT: usize = 100;
+
+impl Runs {
+    /// True while a process's lease runs and nothing says that it is gone.
+    fn lives(&self, process: &ProcessInfo, lease_until: i64, now: i64) -> bool {
+        lease_until > now && self.processes.may_live(process)
+    }
+
+    /// Remembers the answer about each process: thousands of runs have one owner, and each look reads `/proc`.
+    fn lives_at(&self, now: i64) -> impl Fn(&ProcessInfo, i64) -> bool + '_ {
+        let known: std::cell::RefCell<HashMap<(u32, u64, i64), bool>> = std::cell::RefCell::default();
+        move |process, lease_until| {
+            let key = (process.pid, process.pid_start, lease_until);
+            *known.borrow_mut().entry(key).or_insert_with(|| self.lives(process, lease_until, now))
+        }
+    }
+}
+
+pub(crate) async fn find(runs: &Runs, wanted: &[(JobName, Interval)]) -> Result<Vec<Option<RunRow>>> {
+    let mut spans: BTreeMap<&JobName, (DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
+    for (job, interval) in wanted {
+        let span = spans.entry(job).or_insert((interval.start(), interval.start()));
+        *span = (span.0.min(interval.start()), span.1.max(interval.start()));
+    }
+    let now = runs.now().await?;
+    let mut found: HashMap<(JobName, Interval), RunRow> = HashMap::new();
+    for (job, (first, last)) in spans {
+        let sql = format!(
+            "select {RUN_COLUMNS} from {RUN_FROM} where r.job = $1 and r.interval_start >= $2 and r.interval_start <= $3
+             order by r.born, r.id"
+        );
+        let bound = values![job.as_str(), first.timestamp_micros(), last.timestamp_micros()];
+        let rows = runs.store.rows(&sql, &bound).await?;
+        let lives = runs.lives_at(now);
+        for row in &rows {
+            let run = run_row(row, &lives)?;
+            // The newest comes last.
+            found.insert((run.job.clone(), run.interval), run);
+        }
+    }
+    Ok(wanted.iter().map(|key| found.get(key).cloned()).collect())
+}
+
+pub(crate) async fn standing(runs: &Runs, ids: &[RunId]) -> Result<Vec<Standing>> {
+    let now = runs.now().await?;
+    let mut found: HashMap<String, Standing> = HashMap::new();
+    for some in ids.chunks(IDS_MAX) {
+        let sql = format!(
+            "select r.id, r.state, r.finished_at, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until
+             from {RUN_FROM} where r.id in ({})",
+            places(1, some.len())
+        );
+        let rows = runs.store.rows(&sql, &texts(some)).await?;
+        let lives = runs.lives_at(now);
+        for row in &rows {
+            let standing = if row.opt_i64(2)?.is_some() {
+                Standing::Over(state(row, 1)?)
+            } else if owner(row, 3)?.is_some_and(|(process, lease)| lives(&process, lease)) {
+                Standing::Held
+            } else {
+                Standing::Abandoned
+            };
+            found.insert(row.text(0)?, standing);
+        }
+    }
+    Ok(ids.iter().map(|id| found.get(id.as_str()).copied().unwrap_or(Standing::Unknown)).collect())
+}
+
+pub(crate) async fn producers(runs: &Runs, wanted: &[Partition]) -> Result<Vec<Producer>> {
+    let mut by_table: BTreeMap<&TableName, Vec<&Partition>> = BTreeMap::new();
+    for partition in wanted {
+        by_table.entry(&partition.table).or_default().push(partition);
+    }
+    let now = runs.now().await?;
+    let this = runs.process().await?;
+    let mut producers = Vec::new();
+    for (table, partitions) in by_table {
+        let sql = format!(
+            "select r.id, r.first_partition, r.last_partition, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until
+             from {RUN_FROM} where r.finished_at is null and r.table_name = $1 and r.owner <> $2 and r.first_partition is not null"
+        );
+        let rows = runs.store.rows(&sql, &values![table.as_str(), this]).await?;
+        let lives = runs.lives_at(now);
+        for row in &rows {
+            let (first, last): (PartitionKey, PartitionKey) = (parsed(row, 1)?, parsed(row, 2)?);
+            let made: Vec<Partition> =
+                partitions.iter().filter(|p| first <= p.key && p.key <= last).map(|p| (*p).clone()).collect();
+            if !made.is_empty() && owner(row, 3)?.is_some_and(|(process, lease)| lives(&process, lease)) {
+                producers.push(Producer { run_id: parsed(row, 0)?, partitions: made });
+            }
+        }
+    }
+    Ok(producers)
+}
+
+pub(crate) async fn list(runs: &Runs, filter: &RunFilter) -> Result<Vec<RunRow>> {
+    let mut bound: Vec<Value> = Vec::new();
+    let mut conditions = vec!["1 = 1".to_owned()];
+    let texts = [
+        ("r.job", filter.job.as_ref().map(ToString::to_string)),
+        ("r.state", filter.state.map(|s| s.to_string())),
+        ("r.ds", filter.ds.map(|ds| ds.to_string())),
+    ];
+    for (column, text) in texts {
+        if let Some(text) = text {
+            bound.push(text.into());
+            conditions.push(format!("{column} = ${}", bound.len()));
+        }
+    }
+    if filter.live {
+        conditions.push("r.finished_at is null".to_owned());
+    }
+    let limit = if filter.limit == 0 { LIST_DEFAULT } else { filter.limit };
+    bound.push(limit.into());
+    let sql = format!(
+        "select {RUN_COLUMNS} from {RUN_FROM} where {} order by r.born desc, r.interval_start desc, r.id desc limit ${}",
+        conditions.join(" and "),
+        bound.len()
+    );
+    run_rows(runs, &runs.store.rows(&sql, &bound).await?).await
+}
+
+pub(crate) async fn show(runs: &Runs, id: &RunId) -> Result<Option<RunDetail>> {
+    let id = values![id.as_str()];
+    let rows = runs.store.rows(&format!("select {RUN_COLUMNS} from {RUN_FROM} where r.id = $1"), &id).await?;
+    let Some(run) = run_rows(runs, &rows).await?.into_iter().next() else { return Ok(None) };
+    let tasks = "select name, state, started_at, finished_at from hw_task where run_id = $1 order by place";
+    let attempts =
+        "select attempt, state, started_at, finished_at, error_kind, error_code, error, hint, log_path, log_bytes
+        from hw_attempt where run_id = $1 order by attempt";
+    Ok(Some(RunDetail {
+        run,
+        tasks: runs.store.rows(tasks, &id).await?.iter().map(task_record).collect::<Result<_>>()?,
+        attempts: runs.store.rows(attempts, &id).await?.iter().map(attempt_record).collect::<Result<_>>()?,
+    }))
+}
+
+async fn run_rows(runs: &Runs, rows: &[Row]) -> Result<Vec<RunRow>> {
+    let now = runs.now().await?;
+    let lives = runs.lives_at(now);
+    rows.iter().map(|row| run_row(row, &lives)).collect::<Result<_, Error>>()
+}

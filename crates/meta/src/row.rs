@@ -1,0 +1,140 @@
+//! Between rows and `flow`'s types.
+
+use chrono::{DateTime, Utc};
+use headworks_domain::{ErrorKind, Interval};
+use headworks_flow::{
+    exec::{AttemptRecord, RunRow},
+    machine::{Failure, State, TaskRecord},
+};
+use headworks_store::{Row, Value};
+
+use crate::{Error, ProcessInfo, Result};
+
+/// The columns of a run with its owner, in the order of [`run_row`].
+pub(crate) const RUN_COLUMNS: &str = "r.id, r.job, r.job_version, r.table_name, r.interval_start, r.interval_end, r.ds, r.state,
+    r.attempt, r.fence, r.owner, r.created_at, r.started_at, r.finished_at, r.row_count, r.bytes, r.error_kind, r.error_code,
+    r.error, r.hint, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until";
+
+/// Where the columns of [`RUN_COLUMNS`] come from.
+pub(crate) const RUN_FROM: &str = "hw_run r left join hw_process p on p.id = r.owner";
+
+/// Reads a run. `lives` says whether an owner with this lease does.
+pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> Result<RunRow> {
+    let finished_at = opt_time(row, 13)?;
+    let owner = owner(row, 20)?;
+    Ok(RunRow {
+        id: parsed(row, 0)?,
+        job: parsed(row, 1)?,
+        job_version: row.text(2)?,
+        table: parsed(row, 3)?,
+        interval: Interval::new(time(row.i64(4)?)?, time(row.i64(5)?)?)
+            .map_err(|e| Error::Row { table: "hw_run", reason: e.to_string() })?,
+        ds: parsed(row, 6)?,
+        state: parsed(row, 7)?,
+        attempt: u32::try_from(row.i64(8)?).unwrap_or(0),
+        fence: row.i64(9)?,
+        owner: match &owner {
+            Some((process, _)) => format!("{}:{}", process.host, process.pid),
+            None => row.text(10)?,
+        },
+        owner_alive: finished_at.is_none() && owner.is_some_and(|(process, lease)| lives(&process, lease)),
+        created_at: time(row.i64(11)?)?,
+        started_at: opt_time(row, 12)?,
+        finished_at,
+        rows: u64::try_from(row.i64(14)?).unwrap_or(0),
+        bytes: u64::try_from(row.i64(15)?).unwrap_or(0),
+        failure: failure(row, 16)?,
+    })
+}
+
+/// Reads `host, boot_id, pid, pid_start, lease_until` from a column on; `None` when the process is forgotten.
+pub(crate) fn owner(row: &Row, first: usize) -> Result<Option<(ProcessInfo, i64)>> {
+    let Some(host) = row.opt_text(first)? else { return Ok(None) };
+    let process = ProcessInfo {
+        host,
+        boot_id: row.text(first + 1)?,
+        pid: u32::try_from(row.i64(first + 2)?).unwrap_or(0),
+        pid_start: u64::try_from(row.i64(first + 3)?).unwrap_or(0),
+    };
+    Ok(Some((process, row.i64(first + 4)?)))
+}
+
+/// Reads `name, state, started_at, finished_at`.
+pub(crate) fn task_record(row: &Row) -> Result<TaskRecord> {
+    Ok(TaskRecord {
+        name: parsed(row, 0)?,
+        state: parsed(row, 1)?,
+        started_at: opt_time(row, 2)?,
+        finished_at: opt_time(row, 3)?,
+    })
+}
+
+/// Reads `attempt, state, started_at, finished_at, error_kind, error_code, error, hint, log_path, log_bytes`.
+pub(crate) fn attempt_record(row: &Row) -> Result<AttemptRecord> {
+    Ok(AttemptRecord {
+        attempt: u32::try_from(row.i64(0)?).unwrap_or(0),
+        state: parsed(row, 1)?,
+        started_at: time(row.i64(2)?)?,
+        finished_at: opt_time(row, 3)?,
+        failure: failure(row, 4)?,
+        log_path: row.text(8)?,
+        log_bytes: u64::try_from(row.i64(9)?).unwrap_or(0),
+    })
+}
+
+/// The four columns of a failure: kind, code, message, hint.
+pub(crate) fn failure_values(failure: Option<&Failure>) -> [Value; 4] {
+    [
+        failure.map(|f| kind_text(f.kind)).into(),
+        failure.map(|f| f.code.clone()).into(),
+        failure.map(|f| f.message.clone()).into(),
+        failure.and_then(|f| f.hint.clone()).into(),
+    ]
+}
+
+fn failure(row: &Row, first: usize) -> Result<Option<Failure>> {
+    let Some(message) = row.opt_text(first + 2)? else { return Ok(None) };
+    let kind = row.opt_text(first)?.unwrap_or_default();
+    let kind = KINDS.iter().find(|(_, text)| *text == kind).map_or(ErrorKind::Internal, |(kind, _)| *kind);
+    let mut failure = Failure::new(kind, &row.opt_text(first + 1)?.unwrap_or_default(), message);
+    failure.hint = row.opt_text(first + 3)?;
+    Ok(Some(failure))
+}
+
+const KINDS: [(ErrorKind, &str); 9] = [
+    (ErrorKind::Invalid, "invalid"),
+    (ErrorKind::NotFound, "not_found"),
+    (ErrorKind::Conflict, "conflict"),
+    (ErrorKind::Unavailable, "unavailable"),
+    (ErrorKind::Exhausted, "exhausted"),
+    (ErrorKind::Denied, "denied"),
+    (ErrorKind::Corrupt, "corrupt"),
+    (ErrorKind::Cancelled, "cancelled"),
+    (ErrorKind::Internal, "internal"),
+];
+
+fn kind_text(kind: ErrorKind) -> &'static str {
+    KINDS.iter().find(|(k, _)| *k == kind).map_or("internal", |(_, text)| text)
+}
+
+pub(crate) fn state(row: &Row, column: usize) -> Result<State> {
+    parsed(row, column)
+}
+
+pub(crate) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row, column: usize) -> Result<T> {
+    let text = row.text(column)?;
+    text.parse().map_err(|e: T::Err| Error::Row { table: "hw_run", reason: e.to_string() })
+}
+
+pub(crate) fn micros_of(time: Option<DateTime<Utc>>) -> Value {
+    time.map(|t| t.timestamp_micros()).into()
+}
+
+fn time(micros: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(micros)
+        .ok_or_else(|| Error::Row { table: "hw_run", reason: format!("{micros} microseconds are no time") })
+}
+
+fn opt_time(row: &Row, column: usize) -> Result<Option<DateTime<Utc>>> {
+    row.opt_i64(column)?.map(time).transpose()
+}

@@ -1,0 +1,92 @@
+//! The tables. Times are microseconds since 1970, UTC; names are those of `headworks_flow`.
+
+use headworks_store::Migration;
+
+pub(crate) const COMPONENT: &str = "meta";
+
+/// All steps; only ever add to the end.
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: V1, postgres: None }];
+
+const V1: &str = "
+-- The counter that fences come from; one row.
+create table hw_fence (id BIGINT NOT NULL PRIMARY KEY, value BIGINT NOT NULL);
+insert into hw_fence (id, value) values (1, 0);
+
+-- Processes that own runs; alive while lease_until lies ahead.
+create table hw_process (
+    id TEXT NOT NULL PRIMARY KEY,
+    host TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    pid BIGINT NOT NULL,
+    pid_start BIGINT NOT NULL,
+    lease_until BIGINT NOT NULL,
+    started_at BIGINT NOT NULL
+);
+
+-- Runs; live while finished_at is null. born is the fence under which the run was made, which orders runs by the database.
+create table hw_run (
+    id TEXT NOT NULL PRIMARY KEY,
+    job TEXT NOT NULL,
+    job_version TEXT NOT NULL,
+    table_name TEXT NOT NULL,
+    interval_start BIGINT NOT NULL,
+    interval_end BIGINT NOT NULL,
+    ds TEXT NOT NULL,
+    first_partition TEXT,
+    last_partition TEXT,
+    born BIGINT NOT NULL,
+    state TEXT NOT NULL,
+    attempt BIGINT NOT NULL,
+    fence BIGINT NOT NULL,
+    owner TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    started_at BIGINT,
+    finished_at BIGINT,
+    row_count BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    error_kind TEXT,
+    error_code TEXT,
+    error TEXT,
+    hint TEXT
+);
+create unique index hw_run_live on hw_run (job, interval_start, interval_end) where finished_at is null;
+create index hw_run_interval on hw_run (job, interval_start);
+create index hw_run_born on hw_run (born);
+create index hw_run_producing on hw_run (table_name) where finished_at is null;
+
+-- The tasks of a run, by their places in its plan.
+create table hw_task (
+    run_id TEXT NOT NULL,
+    place BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    started_at BIGINT,
+    finished_at BIGINT,
+    PRIMARY KEY (run_id, place)
+);
+
+-- The attempts of a run, each with its log.
+create table hw_attempt (
+    run_id TEXT NOT NULL,
+    attempt BIGINT NOT NULL,
+    state TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    finished_at BIGINT,
+    error_kind TEXT,
+    error_code TEXT,
+    error TEXT,
+    hint TEXT,
+    log_path TEXT NOT NULL,
+    log_bytes BIGINT NOT NULL,
+    PRIMARY KEY (run_id, attempt)
+);
+
+-- The text of every version of a job that was ever planned.
+create table hw_job_version (
+    job TEXT NOT NULL,
+    version TEXT NOT NULL,
+    source TEXT NOT NULL,
+    first_seen BIGINT NOT NULL,
+    PRIMARY KEY (job, version)
+);
+";

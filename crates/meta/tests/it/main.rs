@@ -1,0 +1,7 @@
+//! One behaviour suite on SQLite and PostgreSQL, and the executor over the real records.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
+
+mod execute;
+mod suite;
+mod world;

@@ -1,0 +1,275 @@
+//! What a run store promises, on both databases.
+
+use headworks_domain::{Clock, ErrorKind, RunId};
+use headworks_flow::{
+    exec::{Claim, ClaimRequest, Kept, Partition, RunFilter, RunStore, Seen, Standing},
+    machine::{Failure, State},
+};
+use headworks_meta::{Error, finish_in};
+use headworks_store::{Dialect, values};
+
+use crate::world::{World, claim_one, day, ds, record, wanted};
+
+/// Runs each test on SQLite and on PostgreSQL.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test] async fn $test() { super::$test(super::World::sqlite().await).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $test() { super::$test(super::World::postgres().await).await; })*
+        }
+    };
+}
+
+on_both!(
+    a_run_has_one_owner,
+    a_lost_reply_to_a_claim_is_settled_by_asking_again,
+    the_next_owner_of_a_dead_process_fences_it,
+    a_lease_that_ran_out_lets_others_in,
+    states_are_kept_until_the_end_and_not_after,
+    a_fenced_publish_is_undone_as_a_whole,
+    a_success_is_repeated_as_a_new_run,
+    producers_are_found_while_they_live,
+    runs_are_listed_and_shown,
+    forgetting_wipes_a_job_and_nothing_else,
+    versions_are_kept_once,
+    many_runs_are_claimed_at_once,
+);
+
+async fn a_run_has_one_owner(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, claim) = claim_one(&one, "flights", 0).await;
+    assert_eq!(claim.attempt, 1);
+    let second = other.new_run_ids(1).await.unwrap().remove(0);
+    assert_ne!(id, second);
+    assert_eq!(other.claim(vec![wanted(&second, "flights", 0)]).await.unwrap(), [None]);
+    assert!(other.claim(vec![wanted(&second, "flights", 1)]).await.unwrap()[0].is_some(), "another interval");
+
+    let found =
+        other.find(&[("flights".parse().unwrap(), day(0)), ("flights".parse().unwrap(), day(5))]).await.unwrap();
+    let run = found[0].as_ref().unwrap();
+    assert_eq!((&run.id, run.state, run.is_held(), run.owner.as_str()), (&id, State::Waiting, true, "here:1"));
+    assert_eq!(found[1], None);
+    assert_eq!(other.standing(&[id, "nobody".parse().unwrap()]).await.unwrap(), [Standing::Held, Standing::Unknown]);
+}
+
+async fn a_lost_reply_to_a_claim_is_settled_by_asking_again(world: World) {
+    let one = world.process(1).await;
+    let (id, claim) = claim_one(&one, "flights", 0).await;
+    assert_eq!(one.claim(vec![wanted(&id, "flights", 0)]).await.unwrap(), [Some(claim)]);
+    let tasks = one.show(&id).await.unwrap().unwrap().tasks;
+    assert_eq!(tasks.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["stage", "publish"]);
+}
+
+async fn the_next_owner_of_a_dead_process_fences_it(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, old) = claim_one(&one, "flights", 0).await;
+    world.machine.gone.lock().unwrap().insert(1);
+    assert_eq!(other.standing(std::slice::from_ref(&id)).await.unwrap(), [Standing::Abandoned]);
+    let row = other.find(&[("flights".parse().unwrap(), day(0))]).await.unwrap().remove(0).unwrap();
+    assert!(!row.is_held() && row.finished_at.is_none());
+
+    let again = ClaimRequest {
+        seen: Some(Seen::from(&row)),
+        tasks: ["wait_a", "stage", "publish"].iter().map(|t| t.parse().unwrap()).collect(),
+        job_version: "v2".to_owned(),
+        ..wanted(&id, "flights", 0)
+    };
+    let new = other.claim(vec![again.clone()]).await.unwrap()[0].unwrap();
+    assert!(new.fence > old.fence);
+    assert_eq!(new.attempt, 2, "the number of an attempt that may have begun is not used again");
+    let third = world.process(3).await;
+    assert_eq!(third.claim(vec![again]).await.unwrap(), [None], "the row is not as it was seen");
+    let shown = other.show(&id).await.unwrap().unwrap();
+    assert_eq!((shown.tasks.len(), shown.run.job_version.as_str()), (3, "v2"), "the plan may have changed shape");
+
+    // The old owner was only stopped for a while.
+    let now = world.clock.now();
+    let zombie = record(&id, old, State::Success, now);
+    assert_eq!(one.record(vec![zombie.clone()]).await.unwrap(), [Kept::Fenced]);
+    let published = world.store.write(move |tx| Box::pin(async move { finish_in(tx, &zombie).await })).await;
+    assert!(matches!(published, Err(Error::Fenced { .. })), "{published:?}");
+    assert_eq!(other.record(vec![record(&id, new, State::Success, now)]).await.unwrap(), [Kept::Yes]);
+    assert_eq!(other.standing(&[id]).await.unwrap(), [Standing::Over(State::Success)]);
+}
+
+async fn a_lease_that_ran_out_lets_others_in(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, _) = claim_one(&one, "flights", 0).await;
+    let standing = || async { other.standing(std::slice::from_ref(&id)).await.unwrap().remove(0) };
+    if world.store.dialect() == Dialect::Sqlite {
+        world.clock.forward(9);
+        one.heartbeat().await.unwrap();
+        world.clock.forward(9);
+        assert_eq!(standing().await, Standing::Held);
+        world.clock.forward(2);
+        assert_eq!(standing().await, Standing::Abandoned);
+        one.heartbeat().await.unwrap();
+    } else {
+        // This machine's clock says nothing there.
+        world.clock.forward(3600);
+    }
+    assert_eq!(standing().await, Standing::Held);
+    one.leave().await.unwrap();
+    assert_eq!(standing().await, Standing::Abandoned);
+}
+
+async fn states_are_kept_until_the_end_and_not_after(world: World) {
+    let runs = world.process(1).await;
+    let (id, claim) = claim_one(&runs, "flights", 0).await;
+    let now = world.clock.now();
+    assert_eq!(runs.record(vec![record(&id, claim, State::Running, now)]).await.unwrap(), [Kept::Yes]);
+    let shown = runs.show(&id).await.unwrap().unwrap();
+    assert_eq!((shown.run.state, shown.run.finished_at, shown.tasks[0].state), (State::Running, None, State::Running));
+
+    let failure = Failure::new(ErrorKind::Unavailable, "S3_SLOW", "bucket `b` is slow").with_hint("wait a little");
+    let mut broke = record(&id, claim, State::Retry, now);
+    broke.failure = Some(failure.clone());
+    broke.attempts[0].state = State::Failed;
+    broke.attempts[0].failure = Some(failure.clone());
+    let second = Claim { attempt: 2, ..claim };
+    let done = record(&id, second, State::Success, now);
+    assert_eq!(runs.record(vec![broke, done]).await.unwrap(), [Kept::Yes, Kept::Yes]);
+    let shown = runs.show(&id).await.unwrap().unwrap();
+    assert_eq!((shown.run.state, shown.run.finished_at, shown.run.rows), (State::Success, Some(now), 3));
+    assert_eq!(shown.run.failure, None);
+    let attempts: Vec<_> = shown.attempts.iter().map(|a| (a.attempt, a.state, a.failure.clone())).collect();
+    assert_eq!(attempts, [(1, State::Failed, Some(failure)), (2, State::Success, None)]);
+
+    let late = record(&id, second, State::Cancelled, now);
+    let elsewhere = record(&id, Claim { fence: claim.fence + 1, attempt: 2 }, State::Failed, now);
+    assert_eq!(runs.record(vec![late, elsewhere]).await.unwrap(), [Kept::Over(State::Success), Kept::Fenced]);
+    assert_eq!(runs.show(&id).await.unwrap().unwrap().run.state, State::Success);
+}
+
+async fn a_fenced_publish_is_undone_as_a_whole(world: World) {
+    let runs = world.process(1).await;
+    let (id, claim) = claim_one(&runs, "flights", 0).await;
+    world
+        .store
+        .write(|tx| Box::pin(async move { tx.execute("create table published (run TEXT)", &[]).await }))
+        .await
+        .map_err(Error::from)
+        .unwrap();
+    let publish = |claim: Claim| {
+        let record = record(&id, claim, State::Success, world.clock.now());
+        world.store.write(move |tx| {
+            Box::pin(async move {
+                tx.execute("insert into published values ($1)", &values![record.run_id.as_str()]).await?;
+                finish_in(tx, &record).await
+            })
+        })
+    };
+    let stale = Claim { fence: claim.fence - 1, ..claim };
+    let (refused, kept) = tokio::join!(publish(stale), publish(claim));
+    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
+    kept.unwrap();
+    let again = publish(claim).await;
+    assert!(matches!(again, Err(Error::Fenced { .. })), "a run ends once: {again:?}");
+    let rows = world.store.rows("select count(*) from published", &[]).await.unwrap();
+    assert_eq!(rows[0].i64(0).unwrap(), 1);
+}
+
+async fn a_success_is_repeated_as_a_new_run(world: World) {
+    let runs = world.process(1).await;
+    let (first, claim) = claim_one(&runs, "flights", 0).await;
+    runs.record(vec![record(&first, claim, State::Success, world.clock.now())]).await.unwrap();
+    let seen = Some(Seen { run_id: first.clone(), fence: claim.fence });
+    let over = ClaimRequest { seen: seen.clone(), ..wanted(&first, "flights", 0) };
+    assert_eq!(runs.claim(vec![over]).await.unwrap(), [None], "a success is never taken over");
+    let second = runs.new_run_ids(1).await.unwrap().remove(0);
+    let unseen = wanted(&second, "flights", 0);
+    assert_eq!(runs.claim(vec![unseen.clone()]).await.unwrap(), [None], "somebody else has done it since we looked");
+    let claim = runs.claim(vec![ClaimRequest { seen, ..unseen }]).await.unwrap()[0].unwrap();
+    let found = runs.find(&[("flights".parse().unwrap(), day(0))]).await.unwrap().remove(0).unwrap();
+    assert_eq!(found.id, second, "the newest counts");
+
+    // A failed run goes on under its id.
+    runs.record(vec![record(&second, claim, State::Failed, world.clock.now())]).await.unwrap();
+    let seen = Some(Seen { run_id: second.clone(), fence: claim.fence });
+    let failed = ClaimRequest { seen, ..wanted(&second, "flights", 0) };
+    let again = runs.claim(vec![failed]).await.unwrap()[0].unwrap();
+    assert_eq!(again.attempt, 2);
+    let run = runs.show(&second).await.unwrap().unwrap().run;
+    assert_eq!((run.state, run.finished_at, run.failure), (State::Waiting, None, None));
+}
+
+async fn producers_are_found_while_they_live(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, claim) = claim_one(&one, "flights", 3).await;
+    let partition = |n| Partition::new("flights".parse().unwrap(), headworks_domain::PartitionKey::day(ds(n)));
+    let asked = [partition(2), partition(3), partition(4)];
+    assert_eq!(one.producers(&asked).await.unwrap(), [], "the own runs are known");
+    let found = other.producers(&asked).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].run_id, &found[0].partitions), (&id, &vec![partition(3)]));
+    one.record(vec![record(&id, claim, State::Failed, world.clock.now())]).await.unwrap();
+    assert_eq!(other.producers(&asked).await.unwrap(), []);
+    claim_one(&one, "flights", 4).await;
+    world.machine.gone.lock().unwrap().insert(1);
+    assert_eq!(other.producers(&asked).await.unwrap(), [], "a dead process publishes nothing");
+}
+
+async fn runs_are_listed_and_shown(world: World) {
+    let runs = world.process(1).await;
+    let mut ids: Vec<RunId> = Vec::new();
+    for (job, n) in [("flights", 0), ("flights", 1), ("weather", 1)] {
+        let (id, claim) = claim_one(&runs, job, n).await;
+        if n == 1 {
+            runs.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap();
+        }
+        ids.push(id);
+    }
+    let check = async |filter: RunFilter, expected: &[&RunId]| {
+        let listed: Vec<RunId> = runs.list(&filter).await.unwrap().into_iter().map(|r| r.id).collect();
+        assert_eq!(listed.iter().collect::<Vec<_>>(), expected, "{filter:?}");
+    };
+    check(RunFilter::default(), &[&ids[2], &ids[1], &ids[0]]).await;
+    check(RunFilter { job: Some("flights".parse().unwrap()), ..RunFilter::default() }, &[&ids[1], &ids[0]]).await;
+    check(RunFilter { state: Some(State::Success), ..RunFilter::default() }, &[&ids[2], &ids[1]]).await;
+    check(RunFilter { ds: Some(ds(0)), ..RunFilter::default() }, &[&ids[0]]).await;
+    check(RunFilter { live: true, ..RunFilter::default() }, &[&ids[0]]).await;
+    check(RunFilter { limit: 1, ..RunFilter::default() }, &[&ids[2]]).await;
+    assert!(runs.show(&"nobody".parse().unwrap()).await.unwrap().is_none());
+}
+
+async fn forgetting_wipes_a_job_and_nothing_else(world: World) {
+    let runs = world.process(1).await;
+    let flights = "flights".parse().unwrap();
+    let (id, claim) = claim_one(&runs, "flights", 0).await;
+    let (kept, _) = claim_one(&runs, "weather", 0).await;
+    let busy = runs.forget(&flights).await;
+    assert!(matches!(&busy, Err(Error::Busy { run_id, .. }) if *run_id == id), "{busy:?}");
+    runs.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap();
+    assert_eq!(runs.forget(&flights).await.unwrap(), [format!("x/{id}-1.log")]);
+    assert!(runs.show(&id).await.unwrap().is_none());
+    assert_eq!(runs.show(&kept).await.unwrap().unwrap().tasks.len(), 2);
+    for table in ["hw_task", "hw_attempt"] {
+        let rows =
+            world.store.rows(&format!("select count(*) from {table} where run_id = $1"), &values![id.as_str()]).await;
+        assert_eq!(rows.unwrap()[0].i64(0).unwrap(), 0, "{table}");
+    }
+}
+
+async fn versions_are_kept_once(world: World) {
+    let runs = world.process(1).await;
+    let version = |v: &str, text: &str| ("flights".parse().unwrap(), v.to_owned(), text.to_owned());
+    runs.note_versions(vec![version("v1", "select 1")]).await.unwrap();
+    runs.note_versions(vec![version("v1", "never"), version("v2", "select 2")]).await.unwrap();
+    let job = "flights".parse().unwrap();
+    assert_eq!(runs.version_source(&job, "v1").await.unwrap().as_deref(), Some("select 1"));
+    assert_eq!(runs.version_source(&job, "v2").await.unwrap().as_deref(), Some("select 2"));
+    assert_eq!(runs.version_source(&job, "v3").await.unwrap(), None);
+}
+
+async fn many_runs_are_claimed_at_once(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let ids = one.new_run_ids(600).await.unwrap();
+    let batch: Vec<_> = ids.iter().zip(0..).map(|(id, n)| wanted(id, "flights", n)).collect();
+    let others = other.new_run_ids(600).await.unwrap();
+    let rival: Vec<_> = others.iter().zip(0..).map(|(id, n)| wanted(id, "flights", n)).collect();
+    let (mine, theirs) = tokio::join!(one.claim(batch), other.claim(rival));
+    let won = |claims: Vec<Option<Claim>>| claims.iter().flatten().count();
+    assert_eq!(won(mine.unwrap()) + won(theirs.unwrap()), 600, "each interval has one owner");
+}

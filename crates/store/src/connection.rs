@@ -1,0 +1,263 @@
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Connection as _, Executor, Row as _, TypeInfo, ValueRef,
+    postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, PgTypeInfo},
+    query::Query,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+        SqliteSynchronous,
+    },
+};
+use uuid::Uuid;
+
+use crate::{Error, Result, Row, StoreOptions, Value, value::time_text};
+
+/// Which database it is, for the few statements that differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// SQLite 3.
+    Sqlite,
+    /// PostgreSQL 14 or later.
+    Postgres,
+}
+
+/// One connection, for the writer and for watching.
+pub(crate) enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Connection {
+    pub(crate) async fn open(options: &StoreOptions) -> Result<Self> {
+        let failed = |source| Error::Open { url: options.shown(), source };
+        match options.dialect()? {
+            Dialect::Sqlite => {
+                if let Some(parent) = options.file().and_then(|f| f.parent()).filter(|p| !p.as_os_str().is_empty()) {
+                    std::fs::create_dir_all(parent).map_err(|e| failed(sqlx::Error::Io(e)))?;
+                }
+                let mut connection = sqlite_options(options)
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .connect()
+                    .await
+                    .map_err(failed)?;
+                // A file that is no database shows itself only when it is read.
+                sqlx::query("select count(*) from sqlite_master").fetch_one(&mut connection).await.map_err(failed)?;
+                Ok(Self::Sqlite(connection))
+            }
+            Dialect::Postgres => Ok(Self::Postgres(postgres_options(options)?.connect().await.map_err(failed)?)),
+        }
+    }
+
+    pub(crate) async fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64> {
+        match self {
+            Self::Sqlite(c) => bound_sqlite(sql, values).execute(c).await.map(|r| r.rows_affected()),
+            Self::Postgres(c) => bound_postgres(sql, values).execute(c).await.map(|r| r.rows_affected()),
+        }
+        .map_err(|e| Error::of(sql, e))
+    }
+
+    pub(crate) async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
+        match self {
+            Self::Sqlite(c) => rows_sqlite(c, sql, values).await,
+            Self::Postgres(c) => rows_postgres(c, sql, values).await,
+        }
+        .map_err(|e| Error::of(sql, e))
+    }
+
+    /// Runs several statements at once, without values.
+    pub(crate) async fn script(&mut self, sql: &str) -> Result<()> {
+        match self {
+            Self::Sqlite(c) => c.execute(AssertSqlSafe(sql)).await.map(|_| ()),
+            Self::Postgres(c) => c.execute(AssertSqlSafe(sql)).await.map(|_| ()),
+        }
+        .map_err(|e| Error::of(sql, e))
+    }
+
+    pub(crate) async fn close(self) {
+        // An error here changes nothing: everything that was acknowledged is durable already.
+        let _ = match self {
+            Self::Sqlite(c) => c.close().await,
+            Self::Postgres(c) => c.close().await,
+        };
+    }
+}
+
+/// The connections that only read.
+pub(crate) enum Readers {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Readers {
+    pub(crate) fn open(options: &StoreOptions) -> Result<Self> {
+        Ok(match options.dialect()? {
+            Dialect::Sqlite => Self::Sqlite(
+                SqlitePoolOptions::new()
+                    .max_connections(options.readers_max)
+                    .acquire_timeout(options.lock_timeout)
+                    .connect_lazy_with(sqlite_options(options).pragma("query_only", "on")),
+            ),
+            Dialect::Postgres => Self::Postgres(
+                PgPoolOptions::new()
+                    .max_connections(options.readers_max)
+                    .acquire_timeout(options.lock_timeout)
+                    .connect_lazy_with(postgres_options(options)?),
+            ),
+        })
+    }
+
+    pub(crate) async fn rows(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
+        match self {
+            Self::Sqlite(pool) => rows_sqlite(pool, sql, values).await,
+            Self::Postgres(pool) => rows_postgres(pool, sql, values).await,
+        }
+        .map_err(|e| Error::of(sql, e))
+    }
+
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+fn sqlite_options(options: &StoreOptions) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(options.file().unwrap_or_else(|| std::path::Path::new("")))
+        // In WAL mode only FULL makes a commit survive a power cut: NORMAL lost every acknowledged row in a trial.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(options.lock_timeout)
+        .foreign_keys(false)
+        .statement_cache_capacity(500)
+        .row_buffer_size(1024)
+        .pragma("cache_size", "-32768")
+        .pragma("temp_store", "memory")
+        // A checkpoint costs two fsyncs of its own: every 16 MiB instead of every 4.
+        .pragma("wal_autocheckpoint", "4000")
+}
+
+fn postgres_options(options: &StoreOptions) -> Result<PgConnectOptions> {
+    let parsed = PgConnectOptions::from_str(&options.url).map_err(|source| Error::Open { url: options.shown(), source })?;
+    Ok(parsed
+        .application_name("headworks")
+        .options([
+            ("search_path", format!("{},{},public", options.schema, options.lake_schema())),
+            ("lock_timeout", format!("{}ms", options.lock_timeout.as_millis())),
+            ("idle_in_transaction_session_timeout", "60000".to_owned()),
+            ("timezone", "UTC".to_owned()),
+        ]))
+}
+
+type SqliteQuery<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
+type PostgresQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+
+fn bound_sqlite<'q>(sql: &str, values: &'q [Value]) -> SqliteQuery<'q> {
+    values.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, value| match value {
+        Value::Null => query.bind(None::<String>),
+        Value::Bool(v) => query.bind(*v),
+        Value::Int(v) => query.bind(*v),
+        Value::Real(v) => query.bind(*v),
+        Value::Text(v) => query.bind(v.clone()),
+        Value::Bytes(v) => query.bind(v.clone()),
+        Value::Uuid(v) => query.bind(v.to_string()),
+        Value::Time(v) => query.bind(time_text(*v)),
+    })
+}
+
+fn bound_postgres<'q>(sql: &str, values: &'q [Value]) -> PostgresQuery<'q> {
+    values.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, value| match value {
+        Value::Null => query.bind(Untyped),
+        Value::Bool(v) => query.bind(*v),
+        Value::Int(v) => query.bind(*v),
+        Value::Real(v) => query.bind(*v),
+        Value::Text(v) => query.bind(v.clone()),
+        Value::Bytes(v) => query.bind(v.clone()),
+        Value::Uuid(v) => query.bind(*v),
+        Value::Time(v) => query.bind(*v),
+    })
+}
+
+/// A null whose type the server infers: a null of type TEXT could not go into a BIGINT column.
+struct Untyped;
+
+impl sqlx::Type<sqlx::Postgres> for Untyped {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(sqlx::postgres::types::Oid(0))
+    }
+}
+
+impl sqlx::Encode<'_, sqlx::Postgres> for Untyped {
+    fn encode_by_ref(
+        &self,
+        _: &mut sqlx::postgres::PgArgumentBuffer,
+    ) -> std::result::Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+        Ok(sqlx::encode::IsNull::Yes)
+    }
+}
+
+async fn rows_sqlite<'e>(on: impl Executor<'e, Database = sqlx::Sqlite>, sql: &str, values: &[Value]) -> sqlx::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut stream = bound_sqlite(sql, values).fetch(on);
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row_sqlite(&row)?);
+    }
+    Ok(rows)
+}
+
+async fn rows_postgres<'e>(
+    on: impl Executor<'e, Database = sqlx::Postgres>,
+    sql: &str,
+    values: &[Value],
+) -> sqlx::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut stream = bound_postgres(sql, values).fetch(on);
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row_postgres(&row)?);
+    }
+    Ok(rows)
+}
+
+fn row_sqlite(row: &SqliteRow) -> sqlx::Result<Row> {
+    let mut values = Vec::with_capacity(row.len());
+    for column in 0..row.len() {
+        let raw = row.try_get_raw(column)?;
+        values.push(if raw.is_null() {
+            Value::Null
+        } else {
+            // The value's own type, not the column's: SQLite keeps what it was given.
+            let kind = raw.type_info().name().to_owned();
+            match kind.as_str() {
+                "INTEGER" => Value::Int(row.try_get_unchecked(column)?),
+                "REAL" => Value::Real(row.try_get_unchecked(column)?),
+                "BLOB" => Value::Bytes(row.try_get_unchecked(column)?),
+                _ => Value::Text(row.try_get_unchecked(column)?),
+            }
+        });
+    }
+    Ok(Row(values))
+}
+
+fn row_postgres(row: &PgRow) -> sqlx::Result<Row> {
+    let mut values = Vec::with_capacity(row.len());
+    for column in 0..row.len() {
+        let info = row.column(column).type_info();
+        values.push(match info.name() {
+            "BOOL" => row.try_get::<Option<bool>, _>(column)?.into(),
+            "INT8" => row.try_get::<Option<i64>, _>(column)?.into(),
+            "INT4" => row.try_get::<Option<i32>, _>(column)?.into(),
+            "INT2" => row.try_get::<Option<i16>, _>(column)?.map(i32::from).into(),
+            "FLOAT8" => row.try_get::<Option<f64>, _>(column)?.into(),
+            "FLOAT4" => row.try_get::<Option<f32>, _>(column)?.map(f64::from).into(),
+            "BYTEA" => row.try_get::<Option<Vec<u8>>, _>(column)?.into(),
+            "UUID" => row.try_get::<Option<Uuid>, _>(column)?.into(),
+            "TIMESTAMPTZ" => row.try_get::<Option<DateTime<Utc>>, _>(column)?.into(),
+            _ => row.try_get_unchecked::<Option<String>, _>(column)?.into(),
+        });
+    }
+    Ok(Row(values))
+}

@@ -1,0 +1,171 @@
+use headworks_domain::{Code, ErrorKind, Fault};
+
+/// What the metadata database can answer with besides rows.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL is of no database we know.
+    #[error("`{url}` is not the URL of a metadata database")]
+    Url {
+        /// The URL without its password.
+        url: String,
+    },
+    /// The database could not be opened.
+    #[error("cannot open the metadata database {url}")]
+    Open {
+        /// The URL without its password.
+        url: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A statement failed.
+    #[error("the metadata database refused a statement: {source} [{sql}]")]
+    Statement {
+        /// The statement's first words.
+        sql: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A row with the same key is there already.
+    #[error("the metadata database holds such a row already: {message}")]
+    Unique {
+        /// What the driver said.
+        message: String,
+    },
+    /// Another process holds the lock.
+    #[error("the metadata database is locked by another process: {message}")]
+    Locked {
+        /// What the driver said.
+        message: String,
+    },
+    /// The disk is full.
+    #[error("the disk of the metadata database is full: {message}")]
+    Full {
+        /// What the driver said.
+        message: String,
+    },
+    /// The connection broke before the work was committed: nothing of it was kept.
+    #[error("the connection to the metadata database broke: {message}")]
+    Lost {
+        /// What the driver said.
+        message: String,
+    },
+    /// The connection broke while COMMIT was on its way: look whether the rows are there.
+    #[error("the reply to a commit was lost: {message}")]
+    CommitUnknown {
+        /// What the driver said.
+        message: String,
+    },
+    /// A later version of Headworks has migrated the database.
+    #[error("the metadata database was written by a newer Headworks: {component} is at version {found}, this program knows {known}")]
+    Newer {
+        /// The component whose tables these are.
+        component: String,
+        /// The version found.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
+    /// A column has another type than the code expects.
+    #[error("column {column} holds {found}, not {wanted}")]
+    Type {
+        /// The column's place, from 0.
+        column: usize,
+        /// What is there.
+        found: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// The store was closed.
+    #[error("the metadata database was closed")]
+    Closed,
+    /// A piece of work panicked; it was undone.
+    #[error("a piece of work on the metadata database panicked")]
+    Panicked,
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Sorts a driver's error by what the caller can do.
+    pub(crate) fn of(sql: &str, source: sqlx::Error) -> Self {
+        match &source {
+            sqlx::Error::Database(db) => {
+                let message = db.message().to_owned();
+                let code = db.code().unwrap_or_default().into_owned();
+                // SQLite's extended codes keep the primary code in the low byte.
+                let sqlite = code.parse::<i64>().ok().filter(|_| !code.starts_with("57") && code.len() < 5).map(|c| c & 0xff);
+                if db.is_unique_violation() {
+                    Self::Unique { message }
+                } else if matches!(sqlite, Some(5 | 6)) || matches!(code.as_str(), "55P03" | "40P01" | "40001") {
+                    Self::Locked { message }
+                } else if sqlite == Some(13) || code == "53100" {
+                    Self::Full { message }
+                } else if code.starts_with("57P") || code.starts_with("08") {
+                    Self::Lost { message }
+                } else {
+                    Self::Statement { sql: sql.chars().take(200).collect(), source }
+                }
+            }
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => {
+                Self::Lost { message: source.to_string() }
+            }
+            sqlx::Error::PoolClosed => Self::Closed,
+            _ => Self::Statement { sql: sql.chars().take(200).collect(), source },
+        }
+    }
+
+    /// True when the connection can be used no more.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+}
+
+impl Fault for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Url { .. } | Self::Newer { .. } => ErrorKind::Invalid,
+            Self::Open { source, .. } => match source {
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => ErrorKind::Unavailable,
+                _ => ErrorKind::Invalid,
+            },
+            Self::Locked { .. } | Self::Lost { .. } | Self::CommitUnknown { .. } => ErrorKind::Unavailable,
+            Self::Unique { .. } => ErrorKind::Conflict,
+            Self::Full { .. } => ErrorKind::Exhausted,
+            Self::Closed => ErrorKind::Cancelled,
+            Self::Statement { .. } | Self::Type { .. } | Self::Panicked => ErrorKind::Internal,
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Url { .. } => "STORE_URL",
+            Self::Open { .. } => "STORE_OPEN",
+            Self::Statement { .. } => "STORE_STATEMENT",
+            Self::Unique { .. } => "STORE_UNIQUE",
+            Self::Locked { .. } => "STORE_LOCKED",
+            Self::Full { .. } => "STORE_FULL",
+            Self::Lost { .. } => "STORE_LOST",
+            Self::CommitUnknown { .. } => "STORE_COMMIT_UNKNOWN",
+            Self::Newer { .. } => "STORE_NEWER",
+            Self::Type { .. } => "STORE_TYPE",
+            Self::Closed => "STORE_CLOSED",
+            Self::Panicked => "STORE_PANICKED",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Url { .. } => "write metadata.url as sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned(),
+            Self::Open { .. } => "see metadata.url in headworks.toml, and try headworks doctor".to_owned(),
+            Self::Locked { .. } => "see which other program holds the database open, or raise metadata.lock_timeout".to_owned(),
+            Self::Full { .. } => "free space on that disk; headworks gc shows what can go".to_owned(),
+            Self::Lost { .. } => "see that the database server runs and can be reached, then run the command again".to_owned(),
+            Self::Newer { .. } => "use that newer version of headworks".to_owned(),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,62 @@
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{Dialect, Error, Result};
+
+/// Where the metadata database is and how patiently to use it.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// `sqlite:PATH`, or `postgres://user:password@host:port/database`.
+    pub url: String,
+    /// How long to wait for a lock that another process holds.
+    pub lock_timeout: Duration,
+    /// The most connections that only read.
+    pub readers_max: u32,
+    /// PostgreSQL: the schema of our own tables; the lake's catalog stands in `<schema>_lake`.
+    pub schema: String,
+}
+
+impl StoreOptions {
+    /// The defaults for a database: wait 30 s for locks, at most three readers.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), lock_timeout: Duration::from_secs(30), readers_max: 3, schema: "headworks".to_owned() }
+    }
+
+    /// The dialect that the URL names. Errors: `Url`.
+    pub(crate) fn dialect(&self) -> Result<Dialect> {
+        if self.url.starts_with("sqlite:") {
+            Ok(Dialect::Sqlite)
+        } else if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+            Ok(Dialect::Postgres)
+        } else {
+            Err(Error::Url { url: self.shown() })
+        }
+    }
+
+    /// The SQLite file's path, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.url.strip_prefix("sqlite:").map(|rest| Path::new(rest.strip_prefix("//").unwrap_or(rest)))
+    }
+
+    /// PostgreSQL: the schema that holds the lake's catalog, which DuckDB attaches as its metadata schema.
+    pub fn lake_schema(&self) -> String {
+        format!("{}_lake", self.schema)
+    }
+
+    /// The URL without its password, for messages.
+    pub fn shown(&self) -> String {
+        if let Some(file) = self.file() {
+            return format!("sqlite:{}", PathBuf::from(file).display());
+        }
+        match (self.url.split_once("://"), self.url.rfind('@')) {
+            (Some((scheme, rest)), Some(_)) => {
+                let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
+                let user = user.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}@{host}")
+            }
+            _ => self.url.clone(),
+        }
+    }
+}
