@@ -24,7 +24,8 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
     let jobs = project.join("jobs/many");
     std::fs::create_dir_all(&jobs)?;
     for n in 0..JOBS {
-        let from = if n == 0 { String::new() } else { format!(" FROM wait::table_{} WHERE ds = '{{{{ ds }}}}'", n - 1) };
+        let from =
+            if n == 0 { String::new() } else { format!(" FROM wait::table_{} WHERE ds = '{{{{ ds }}}}'", n - 1) };
         let text = format!(
             "/* job\nschedule: \"0 2 * * *\"\nstart: 2013-01-01\ntable: table_{n}\nowner: bench\ncolumns:\n  \
              a: {{type: bigint, description: a number, checks: [not_null]}}\nchecks:\n  \
@@ -39,6 +40,10 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
         validate.push(cost.wall);
         cpu += cost.cpu;
     }
-    println!("validate of 1,000 job files: p50 {}, CPU {} (goal 1,000 ms)", ms(percentile(&mut validate, 0.5)), ms(cpu / 5));
+    println!(
+        "validate of 1,000 job files: p50 {}, CPU {} (goal 1,000 ms)",
+        ms(percentile(&mut validate, 0.5)),
+        ms(cpu / 5)
+    );
     Ok(())
 }

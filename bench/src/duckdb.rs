@@ -47,7 +47,8 @@ pub(crate) fn run(demo: &Path) -> anyhow::Result<()> {
         let cpu = measure::own_cpu();
         for _ in 0..LOOKS {
             let begun = Instant::now();
-            our_rows = runtime.block_on(engine.rows(&ours_sql, QueryOptions::default()))?.iter().map(|b| b.num_rows()).sum();
+            our_rows =
+                runtime.block_on(engine.rows(&ours_sql, QueryOptions::default()))?.iter().map(|b| b.num_rows()).sum();
             ours.push(begun.elapsed());
         }
         let cpu = (measure::own_cpu() - cpu) / u32::try_from(LOOKS)?;
@@ -72,7 +73,8 @@ pub(crate) fn run(demo: &Path) -> anyhow::Result<()> {
 
 async fn open(demo: &Path, metadata: &Path) -> anyhow::Result<Engine> {
     let store = Store::open(&StoreOptions::new(format!("sqlite:{}", metadata.display()))).await?;
-    let storage = Storage::open(&StorageOptions { path: demo.join("lake").display().to_string(), ..Default::default() })?;
+    let storage =
+        Storage::open(&StorageOptions { path: demo.join("lake").display().to_string(), ..Default::default() })?;
     let lake = Lake::open(store, storage, Arc::new(SystemClock)).await?;
     Ok(Engine::new(Arc::new(lake), EngineOptions::new(demo.join(".headworks/spill"), 2))?)
 }

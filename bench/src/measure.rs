@@ -15,9 +15,11 @@ use anyhow::{Context, ensure};
 pub(crate) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
+    let cpu =
+        cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory = memory.lines().next().unwrap_or_default().split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok());
+    let memory =
+        memory.lines().next().unwrap_or_default().split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok());
     format!("{cores} cores of {cpu}, {} GiB, load {}", memory.unwrap_or(0) >> 20, load())
 }
 
@@ -46,7 +48,8 @@ pub(crate) struct Cost {
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<(Cost, String)> {
     let cpu_before = children_cpu();
     let begun = Instant::now();
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start the program")?;
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start the program")?;
     let status = format!("/proc/{}/status", child.id());
     let watch = thread::spawn(move || {
         let mut most = 0;
@@ -87,7 +90,13 @@ pub(crate) fn own_cpu() -> Duration {
 
 /// What the disk itself takes for so many publishes by `threads` writers at once: a new file in a new folder, written and
 /// fsynced with its folder and the one above, and an appended and synced log page for every `per_commit` of them.
-pub(crate) fn fsync_floor(folder: &Path, publishes: usize, file_bytes: usize, threads: usize, per_commit: usize) -> anyhow::Result<Duration> {
+pub(crate) fn fsync_floor(
+    folder: &Path,
+    publishes: usize,
+    file_bytes: usize,
+    threads: usize,
+    per_commit: usize,
+) -> anyhow::Result<Duration> {
     fs::create_dir_all(folder)?;
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -140,7 +149,12 @@ pub(crate) fn ms(time: Duration) -> String {
 /// The value below which `share` of the times lie.
 pub(crate) fn percentile(times: &mut [Duration], share: f64) -> Duration {
     times.sort_unstable();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a short list")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place in a short list"
+    )]
     let at = ((times.len() as f64 - 1.0) * share).round() as usize;
     times.get(at).copied().unwrap_or_default()
 }

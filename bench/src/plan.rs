@@ -22,7 +22,8 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
 
 async fn plans(folder: &Path) -> anyhow::Result<()> {
     let store = Store::open(&StoreOptions::new(format!("sqlite:{}", folder.join("metadata.db").display()))).await?;
-    let storage = Storage::open(&StorageOptions { path: folder.join("lake").display().to_string(), ..Default::default() })?;
+    let storage =
+        Storage::open(&StorageOptions { path: folder.join("lake").display().to_string(), ..Default::default() })?;
     let lake = Lake::open(store, storage, Arc::new(SystemClock)).await?;
     let last = fill(&lake).await?;
     let engine = Engine::new(Arc::new(lake.clone()), EngineOptions::new(folder.join("spill"), 2))?;
@@ -75,7 +76,8 @@ async fn fill(lake: &Lake) -> anyhow::Result<Ds> {
     let request = StageRequest { spec, keys: vec![PartitionKey::day(first)], attempt: 1 };
     let staged = lake.stage(request, rows(schema, futures::stream::iter([Ok::<_, std::io::Error>(batch)]))).await?;
     let there = lake.clone();
-    let published = lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info).await })).await?;
+    let published =
+        lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info).await })).await?;
     let table = published.table_id;
     lake.store()
         .write(move |tx| {

@@ -38,9 +38,11 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
 
 async fn publishes(folder: &Path) -> anyhow::Result<Vec<std::time::Duration>> {
     let store = Store::open(&StoreOptions::new(format!("sqlite:{}", folder.join("metadata.db").display()))).await?;
-    let storage = Storage::open(&StorageOptions { path: folder.join("lake").display().to_string(), ..Default::default() })?;
+    let storage =
+        Storage::open(&StorageOptions { path: folder.join("lake").display().to_string(), ..Default::default() })?;
     let lake = Lake::open(store, storage, Arc::new(SystemClock)).await?;
-    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]));
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]));
     let batch = RecordBatch::try_new(
         Arc::clone(&schema),
         vec![

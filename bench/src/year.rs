@@ -19,7 +19,10 @@ pub(crate) fn run(demo: &Path) -> anyhow::Result<()> {
     let floor = measure::fsync_floor(&demo.with_extension("floor"), publishes, average, 8, 4)?;
     #[allow(clippy::cast_precision_loss, reason = "for people")]
     let seconds = millis as f64 / 1000.0;
-    println!("{runs} runs, each with its publish: {seconds:.1} s (with filling the production database: {:.1} s)", cost.wall.as_secs_f64());
+    println!(
+        "{runs} runs, each with its publish: {seconds:.1} s (with filling the production database: {:.1} s)",
+        cost.wall.as_secs_f64()
+    );
     println!("CPU {:.1} s, most resident memory {} MB (goal 500 MB)", cost.cpu.as_secs_f64(), cost.rss / 1_000_000);
     println!("the disk alone, files of the same size, 8 writers, a log page every 4: {:.1} s", floor.as_secs_f64());
     println!("goal: at most 60 s or {:.1} s, whichever is larger", floor.as_secs_f64() * 2.0);

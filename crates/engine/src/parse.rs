@@ -90,8 +90,7 @@ fn check_tokens(tokens: &[TokenWithSpan], limits: &SqlLimits) -> Result<()> {
     if tokens.len() > limits.tokens_max {
         return too_large("tokens", limits.tokens_max, "sql.tokens_max", &tokens[limits.tokens_max]);
     }
-    let mut types = 0;
-    let mut brackets = 0;
+    let (mut types, mut brackets, mut intervals) = (0, 0, 0);
     for (index, token) in tokens.iter().enumerate() {
         let before = |back: usize| index.checked_sub(back).map(|i| &tokens[i].token);
         match &token.token {
@@ -99,10 +98,14 @@ fn check_tokens(tokens: &[TokenWithSpan], limits: &SqlLimits) -> Result<()> {
             Token::RBracket if before(1) == Some(&Token::LBracket) => {
                 brackets = if before(2) == Some(&Token::RBracket) { brackets + 1 } else { 1 };
             }
+            // `interval interval ...`: the one prefix that the parser follows without counting.
+            token if is_keyword(token, Keyword::INTERVAL) => {
+                intervals = if before(1).is_some_and(|t| is_keyword(t, Keyword::INTERVAL)) { intervals + 1 } else { 0 };
+            }
             _ => {}
         }
-        if types > limits.depth_max || brackets > limits.depth_max {
-            return too_large("nested types", limits.depth_max, "sql.depth_max", token);
+        if types.max(brackets).max(intervals) > limits.depth_max {
+            return too_large("nested types or intervals", limits.depth_max, "sql.depth_max", token);
         }
     }
     Ok(())
@@ -400,5 +403,6 @@ mod tests {
         check(&format!("select {}1{}", "(".repeat(1_000), ")".repeat(1_000)), "sql.depth_max");
         check(&format!("select cast(1 as {}int{})", "array<".repeat(5_000), ">".repeat(5_000)), "sql.depth_max");
         check(&format!("select cast(1 as int{})", "[]".repeat(10_000)), "sql.depth_max");
+        check(&format!("select {}'1 day'", "interval ".repeat(10_000)), "sql.depth_max");
     }
 }

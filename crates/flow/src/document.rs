@@ -116,6 +116,10 @@ pub(crate) fn shortened(text: &str) -> String {
 
 /// Reads YAML that stands in a file from line and column `first` on. An empty text is an empty map.
 pub(crate) fn parse_yaml(text: &str, first: At) -> Result<Node, Malformed> {
+    // A header may begin on the line of `/* job`: the blank before it is no indentation.
+    let blank = text.len() - text.trim_start_matches([' ', '\t']).len();
+    let text = &text[blank..];
+    let first = (first.0, first.1 + blank);
     let shifted =
         |line: usize, column: usize| (line + first.0 - 1, if line == 1 { column + first.1 - 1 } else { column });
     let documents = MarkedYaml::load_from_str(text).map_err(|error| {
@@ -242,8 +246,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        for bad in ["a: [", "a: b: c", "a: 1\na: 2", "\tx: 1", "a: 1\n---\nb: 2", "a: !tag {x: 1}", "[1]: 2", "a: \"x"]
-        {
+        for bad in ["a: [", "a: b: c", "a: 1\na: 2", "a: 1\n---\nb: 2", "a: !tag {x: 1}", "[1]: 2", "a: \"x"] {
             assert!(parse_yaml(bad, (1, 1)).is_err(), "{bad:?}");
         }
         assert!(parse_yaml(&"[".repeat(40), (1, 1)).is_err());

@@ -398,11 +398,6 @@ impl Run {
         self.segment(head).len() == self.open
     }
 
-    /// How many failures were tried again since the run was claimed.
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
-
     /// Takes an event and answers what to do. Events that do not fit the state (a late reply of a cancelled task) are ignored.
     pub fn apply(&mut self, event: &Event, now: DateTime<Utc>) -> Vec<Action> {
         let mut actions = Vec::new();

@@ -328,8 +328,6 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 mod tests {
     use crate::{document::parse_yaml, jobfile::job_schema};
 
-    use super::*;
-
     /// Shows every problem of a header.
     fn check(yaml: &str, expected: &[&str]) {
         let node = parse_yaml(yaml, (1, 1)).unwrap();
@@ -404,7 +402,7 @@ import:
         check(
             "owner:\nkey: id\ncolumns: [a]\nmax_active_runs: 0\n",
             &[
-                "1:7 `owner` has no value (give it one, or remove the key)",
+                "1:6 `owner` has no value (give it one, or remove the key)",
                 "2:6 `key` must be a list, not the text `id` (write it as `[id]`)",
                 "3:10 `columns` must be a map, not a list ()",
                 "4:18 `max_active_runs` cannot be 0 (write a number from 1 to 1000)",
@@ -443,7 +441,7 @@ import:
                 "2:29 `columns.a.checks[0]` cannot be `notnull` (did you mean `not_null`?)",
                 "2:38 `columns.a.checks[1]` cannot be `accepted_values` (`accepted_values` needs a value: write `{accepted_values: ...}`)",
                 "2:56 unknown key `acepted_values` in `columns.a.checks[2]` (did you mean `accepted_values`?)",
-                "2:95 `columns.a.checks[3].relationships` lacks the key `column` (Its column)",
+                "2:94 `columns.a.checks[3].relationships` lacks the key `column` (Its column)",
             ],
         );
         check(

@@ -405,7 +405,6 @@ pub struct ImportSpec {
 /// A column's type as text, for the schema.
 #[derive(Serialize, JsonSchema)]
 #[schemars(inline)]
-#[expect(dead_code, reason = "it stands in the schema only")]
 struct ColumnTypeText(#[schemars(extend("format" = "column-type"))] String);
 
 /// How an import names its columns.

@@ -77,7 +77,8 @@ impl App {
         if let Some(root) = self.root.get() {
             return Ok(root);
         }
-        let here = self.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+        let here = || std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+        let here = self.dir.clone().unwrap_or_else(here);
         let root = Project::find(&here)?;
         Ok(self.root.get_or_init(|| root))
     }
@@ -103,7 +104,7 @@ impl App {
             loaded.problems.iter().filter(|p| p.severity == Severity::Error).cloned().collect();
         if !problems.is_empty() {
             return Err(Failure::new(ErrorKind::Invalid, "CONFIG_INVALID", "the settings cannot be used")
-                .hint(format!("mend {}; headworks config show --help says where settings come from", path.display()))
+                .hint("mend the lines, variables or flags named above")
                 .problems(problems)
                 .into());
         }

@@ -148,7 +148,9 @@ fn usage(error: &clap::Error, arguments: &[OsString], environment: &Environment)
     if json && error.use_stderr() {
         let out = Out::new(true, false, environment.no_color(), environment.dumb_terminal());
         let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // The first paragraph says what is wrong; usage and tips follow.
+        let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
         return fail::report(out, &fail::Failure::usage(message, "see --help").into());
     }
     let _ = error.print();
@@ -189,7 +191,7 @@ mod tests {
         fn check(command: &clap::Command) {
             for sub in command.get_subcommands() {
                 let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
-                assert!(!about.is_empty() && !about.ends_with('.') && about.len() < 80, "{}: {about}", sub.get_name());
+                assert!(!about.is_empty() && !about.ends_with('.') && about.len() <= 90, "{}: {about}", sub.get_name());
                 check(sub);
             }
         }

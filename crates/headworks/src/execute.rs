@@ -14,7 +14,7 @@ use crate::{
     app::App,
     cli::runs::failure_json,
     fail::{Carried, DONE, FAILED, Failure},
-    output::{Style, bytes, count, duration, styled},
+    output::{Style, bytes, count, counted, duration, styled},
     planner::ProjectPlanner,
     progress::{LOOK_EVERY, View},
     runners,
@@ -198,9 +198,15 @@ pub(crate) fn tell(app: &App, summary: &Summary, started: DateTime<Utc>) -> anyh
 
 fn failed_text(word: &str, run: &FailedRun, color: bool) -> String {
     let ds = run.ds.map(|ds| format!(" for ds={ds}")).unwrap_or_default();
-    let mut text =
-        format!("{} job {}{ds} {word}: {}", styled(color, Style::Red, "error:"), run.job, run.failure.message);
-    if let Some(hint) = &run.failure.hint {
+    let message = &run.failure.message;
+    let mut text = format!("{} ", styled(color, Style::Red, "error:"));
+    // A blocked run's message names the run already.
+    if !message.starts_with("job `") {
+        text += &format!("job `{}` {word}{ds}: ", run.job);
+    }
+    text += message;
+    // Problems of the job's file bring their own hints.
+    if let Some(hint) = run.failure.hint.as_ref().filter(|hint| !message.contains(hint.as_str())) {
         text += &format!("\n{} {hint}", styled(color, Style::Cyan, "hint:"));
     }
     if let Some(id) = run.run_id.as_ref().filter(|_| run.log.is_some()) {
@@ -221,9 +227,9 @@ fn summary_text(counts: &Counts, took: &str) -> String {
             parts.push(format!("{} {word}", count(n as u64)));
         }
     }
-    let runs = if counts.total == 1 { "1 run".to_owned() } else { format!("{} runs", count(counts.total as u64)) };
+    let runs = counted(counts.total as u64, "run");
     let sizes = if counts.success > 0 {
-        format!(": {} rows, {}", count(counts.rows), bytes(counts.bytes))
+        format!(": {}, {}", counted(counts.rows, "row"), bytes(counts.bytes))
     } else {
         String::new()
     };

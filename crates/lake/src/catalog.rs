@@ -148,7 +148,8 @@ async fn check(store: &Store, data_path: &str) -> Result<Option<String>> {
 /// A project's folder may be moved: its local lake moves with it. Anything else is a mix-up.
 async fn move_to(store: &Store, from: &str, to: &str) -> Result<()> {
     let is_local = |path: &str| !path.contains("://");
-    let moved = is_local(from) && is_local(to) && !std::path::Path::new(from).exists() && std::path::Path::new(to).exists();
+    let moved =
+        is_local(from) && is_local(to) && !std::path::Path::new(from).exists() && std::path::Path::new(to).exists();
     let empty = store.row("select 1 from ducklake_data_file limit 1", &[]).await?.is_none();
     if !moved && !empty {
         return Err(Error::Elsewhere { catalog: from.to_owned(), configured: to.to_owned() });
@@ -157,7 +158,9 @@ async fn move_to(store: &Store, from: &str, to: &str) -> Result<()> {
     store
         .write(move |tx| {
             Box::pin(async move {
-                tx.execute("update ducklake_metadata set value = $1 where key = 'data_path'", &values![to]).await.map(drop)
+                tx.execute("update ducklake_metadata set value = $1 where key = 'data_path'", &values![to])
+                    .await
+                    .map(drop)
             })
         })
         .await

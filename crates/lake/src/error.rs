@@ -64,7 +64,9 @@ pub enum Error {
         partition: PartitionKey,
     },
     /// Another publish replaced the same partition since this one looked.
-    #[error("partition {partition} of table `{table}` was published by somebody else meanwhile (version {found}, was {seen})")]
+    #[error(
+        "partition {partition} of table `{table}` was published by somebody else meanwhile (version {found}, was {seen})"
+    )]
     Conflict {
         /// The table.
         table: String,
@@ -187,7 +189,9 @@ impl Fault for Error {
             Self::Store(error) => error.kind(),
             Self::Storage { source, .. } => match source {
                 object_store::Error::NotFound { .. } => ErrorKind::Corrupt,
-                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => ErrorKind::Denied,
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                    ErrorKind::Denied
+                }
                 _ => ErrorKind::Unavailable,
             },
             Self::Io { source, .. } => match source.kind() {
@@ -243,32 +247,47 @@ impl Fault for Error {
         Some(match self {
             Self::Store(error) => return error.hint(),
             Self::Source(error) => return error.hint(),
-            Self::Storage { .. } | Self::Place { .. } => "see [storage] in headworks.toml, and try headworks doctor".to_owned(),
+            Self::Storage { .. } | Self::Place { .. } => {
+                "see [storage] in headworks.toml, and try headworks doctor".to_owned()
+            }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull => "free space on that disk; headworks gc shows what can go".to_owned(),
                 std::io::ErrorKind::PermissionDenied => "see who owns that folder".to_owned(),
                 _ => return None,
             },
-            Self::NoTable { near: Some(near), .. } => format!("did you mean `{near}`? headworks tables list shows them all"),
+            Self::NoTable { near: Some(near), .. } => {
+                format!("did you mean `{near}`? headworks tables list shows them all")
+            }
             Self::NoTable { .. } => "headworks tables list shows all tables".to_owned(),
             Self::NoVersion { .. } => "older versions go after retention.versions".to_owned(),
             Self::NoPartition { table, partition } => {
                 format!("headworks backfill {table} --from {0} --to {0} makes it", partition.ds)
             }
-            Self::Conflict { .. } | Self::Reshaped { .. } => "run it again: it starts from what is there now".to_owned(),
-            Self::Schema { table, .. } => {
-                format!("cast the column in the job, or write to a new table; headworks tables show {table} has its columns")
+            Self::Conflict { .. } | Self::Reshaped { .. } => {
+                "run it again: it starts from what is there now".to_owned()
             }
-            Self::OutsidePartition { .. } => "leave the partition columns out of the SELECT, or filter them to the run's own".to_owned(),
+            Self::Schema { table, .. } => {
+                format!(
+                    "cast the column in the job, or write to a new table; headworks tables show {table} has its columns"
+                )
+            }
+            Self::OutsidePartition { .. } => {
+                "leave the partition columns out of the SELECT, or filter them to the run's own".to_owned()
+            }
             Self::Spans { table, .. } => {
-                format!("rewrite that file by partition first, in DuckDB: CALL ducklake_rewrite_data_files('lake', '{table}')")
+                format!(
+                    "rewrite that file by partition first, in DuckDB: CALL ducklake_rewrite_data_files('lake', '{table}')"
+                )
             }
             Self::Newer { .. } => "use a newer version of headworks".to_owned(),
             Self::Elsewhere { .. } => "set storage.path back, or use another metadata database".to_owned(),
             Self::Behind { .. } => {
                 "it looks restored from a backup: nothing is removed until headworks doctor has been through".to_owned()
             }
-            Self::Corrupt { .. } => "restore that partition: headworks tables history TABLE shows its versions, or run its job again".to_owned(),
+            Self::Corrupt { .. } => {
+                "restore that partition: headworks tables history TABLE shows its versions, or run its job again"
+                    .to_owned()
+            }
             Self::Unsupported { .. } | Self::Parquet { .. } | Self::Query(_) | Self::Arrow(_) => return None,
         })
     }

@@ -130,7 +130,10 @@ impl Lake {
 
     /// The version that `at` means. Errors: `NoVersion` for what is not there any more or not yet.
     pub async fn version(&self, at: At) -> Result<i64> {
-        let bounds = self.store().row("select min(snapshot_id), max(snapshot_id) from ducklake_snapshot", &[]).await?;
+        // Two questions: SQLite answers a lone min or max from the key, both together by reading every row.
+        let bounds =
+            "select (select min(snapshot_id) from ducklake_snapshot), (select max(snapshot_id) from ducklake_snapshot)";
+        let bounds = self.store().row(bounds, &[]).await?;
         let (oldest, newest) = match bounds {
             Some(row) => (row.i64(0)?, row.i64(1)?),
             None => (0, 0),
@@ -154,7 +157,10 @@ impl Lake {
     /// A table by name, or `None`. Names match as written, else without regard to case.
     pub async fn table(&self, name: &str, at: At) -> Result<Option<Arc<Table>>> {
         let version = self.version(at).await?;
-        let row = self.store().row("select schema_version from ducklake_snapshot where snapshot_id = $1", &values![version]).await?;
+        let row = self
+            .store()
+            .row("select schema_version from ducklake_snapshot where snapshot_id = $1", &values![version])
+            .await?;
         let schema_version = row.map_or(Ok(0), |row| row.i64(0))?;
         if let Some(found) = self.cache().find(schema_version, name) {
             return Ok(found);
@@ -227,7 +233,11 @@ impl Lake {
     pub async fn latest_partition(&self, name: &str, at: At) -> Result<Option<PartitionKey>> {
         let Some(table) = self.table(name, at).await? else { return Ok(None) };
         let row = match at {
-            At::Now => self.store().row("select max(partition) from hw_partition where table_id = $1", &values![table.id]).await?,
+            At::Now => {
+                self.store()
+                    .row("select max(partition) from hw_partition where table_id = $1", &values![table.id])
+                    .await?
+            }
             _ => {
                 let version = self.version(at).await?;
                 self.store()
@@ -256,7 +266,12 @@ impl Lake {
     }
 
     /// The versions of a table's partitions, newest first; of one partition when `key` is given. At most `limit`.
-    pub async fn history(&self, table_id: i64, key: Option<&PartitionKey>, limit: usize) -> Result<Vec<PartitionVersion>> {
+    pub async fn history(
+        &self,
+        table_id: i64,
+        key: Option<&PartitionKey>,
+        limit: usize,
+    ) -> Result<Vec<PartitionVersion>> {
         let rows = self
             .store()
             .rows(
@@ -323,7 +338,10 @@ impl Lake {
 
     /// The first column id that a table never used.
     pub(crate) async fn next_column_id(&self, table: &Table) -> Result<i64> {
-        let row = self.store().row("select max(column_id) from ducklake_column where table_id = $1", &values![table.id]).await?;
+        let row = self
+            .store()
+            .row("select max(column_id) from ducklake_column where table_id = $1", &values![table.id])
+            .await?;
         Ok(row.map_or(Ok(None), |row| row.opt_i64(0))?.unwrap_or(0) + 1)
     }
 

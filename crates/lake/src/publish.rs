@@ -97,7 +97,14 @@ impl Head {
     }
 
     /// Writes the head as a new snapshot. Errors: `Unique` when somebody else has taken the id.
-    pub(crate) async fn write(&self, tx: &mut Tx, now: DateTime<Utc>, changes: &[String], message: Option<&str>, extra: Option<String>) -> Result<()> {
+    pub(crate) async fn write(
+        &self,
+        tx: &mut Tx,
+        now: DateTime<Utc>,
+        changes: &[String],
+        message: Option<&str>,
+        extra: Option<String>,
+    ) -> Result<()> {
         // Clocks step back; the history's times must not.
         let time = now.max(self.time + TimeDelta::microseconds(1));
         tx.execute(
@@ -136,7 +143,9 @@ macro_rules! against_foreign_writers {
                     $tx.release().await?;
                     break Ok(value);
                 }
-                Err($crate::Error::Store(headworks_store::Error::Unique { .. })) if tries < $crate::publish::RETRIES => {
+                Err($crate::Error::Store(headworks_store::Error::Unique { .. }))
+                    if tries < $crate::publish::RETRIES =>
+                {
                     $tx.undo().await?;
                     tries += 1;
                 }
@@ -183,7 +192,12 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
             table: name,
             table_id,
             partition_id,
-            columns: staged.spec.partition_by.iter().filter_map(|k| staged.shape.columns.iter().find(|c| c.name == *k)).collect(),
+            columns: staged
+                .spec
+                .partition_by
+                .iter()
+                .filter_map(|k| staged.shape.columns.iter().find(|c| c.name == *k))
+                .collect(),
         };
         let retired = retire(tx, &target, &staged.replaced, head.snapshot).await?;
         if retired > 0 {
@@ -197,7 +211,8 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
         widen_stats(tx, staged, &files, table_id).await?;
         changes.push(format!("inserted_into_table:{table_id}"));
     }
-    let message = format!("{} {}", info.job, staged.replaced.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+    let message =
+        format!("{} {}", info.job, staged.replaced.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
     let extra = serde_json::json!({
         "job": info.job, "run": info.run_id, "attempt": info.attempt, "job_version": info.job_version,
         "as_of_now": info.as_of_now, "inputs": info.inputs, "table": name,
@@ -225,8 +240,15 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
 }
 
 async fn table_version(tx: &mut Tx, table_id: i64) -> Result<i64> {
-    let row = tx.row("select coalesce(max(schema_version), 0) from ducklake_schema_versions where table_id = $1", &values![table_id]).await?;
-    let dropped = tx.row("select 1 from ducklake_table where table_id = $1 and end_snapshot is not null", &values![table_id]).await?;
+    let row = tx
+        .row(
+            "select coalesce(max(schema_version), 0) from ducklake_schema_versions where table_id = $1",
+            &values![table_id],
+        )
+        .await?;
+    let dropped = tx
+        .row("select 1 from ducklake_table where table_id = $1 and end_snapshot is not null", &values![table_id])
+        .await?;
     if dropped.is_some() {
         return Ok(-1);
     }
@@ -371,11 +393,16 @@ async fn evolve(tx: &mut Tx, staged: &Staged, table: &Table, head: &mut Head, ch
     let shape = &staged.shape;
     let same = |a: &[Column], b: &[Column]| {
         a.len() == b.len()
-            && a.iter().zip(b).all(|(a, b)| a.id == b.id && a.name == b.name && a.ducklake_type == b.ducklake_type && a.children == b.children)
+            && a.iter().zip(b).all(|(a, b)| {
+                a.id == b.id && a.name == b.name && a.ducklake_type == b.ducklake_type && a.children == b.children
+            })
     };
     let mut altered = false;
     if !same(&table.columns, &shape.columns) {
-        let fits = staged.base.as_ref().is_some_and(|base| same(&base.columns, &table.columns) && base.partition == table.partition);
+        let fits = staged
+            .base
+            .as_ref()
+            .is_some_and(|base| same(&base.columns, &table.columns) && base.partition == table.partition);
         if !fits {
             return Err(Error::Reshaped { table: table.name.clone() });
         }
@@ -409,7 +436,8 @@ async fn evolve(tx: &mut Tx, staged: &Staged, table: &Table, head: &mut Head, ch
         tag(tx, table.id, staged.spec.comment.as_deref(), head.snapshot).await?;
         altered = true;
     }
-    for (column, before) in shape.columns.iter().filter_map(|c| Some((c, table.columns.iter().find(|b| b.id == c.id)?))) {
+    for (column, before) in shape.columns.iter().filter_map(|c| Some((c, table.columns.iter().find(|b| b.id == c.id)?)))
+    {
         if column.comment.is_some() && column.comment != before.comment {
             tx.execute(
                 "update ducklake_column_tag set end_snapshot = $1 where table_id = $2 and column_id = $3 and key = 'comment' and end_snapshot is null",
@@ -454,7 +482,11 @@ pub(crate) async fn retire(tx: &mut Tx, cut: &Cut<'_>, keys: &[PartitionKey], sn
         let mut files = cut_files(tx, cut, key).await?;
         files.extend(uncut_files(tx, cut, key).await?);
         for (file, file_rows, file_bytes) in files {
-            tx.execute("update ducklake_data_file set end_snapshot = $1 where data_file_id = $2", &values![snapshot, file]).await?;
+            tx.execute(
+                "update ducklake_data_file set end_snapshot = $1 where data_file_id = $2",
+                &values![snapshot, file],
+            )
+            .await?;
             tx.execute(
                 "update ducklake_delete_file set end_snapshot = $1 where data_file_id = $2 and end_snapshot is null",
                 &values![snapshot, file],
@@ -544,7 +576,10 @@ async fn uncut_files(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey) -> Result<V
 async fn retire_inlined(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey, snapshot: i64) -> Result<i64> {
     let mut rows = 0;
     let tables = tx
-        .rows("select table_name, schema_version from ducklake_inlined_data_tables where table_id = $1", &values![cut.table_id])
+        .rows(
+            "select table_name, schema_version from ducklake_inlined_data_tables where table_id = $1",
+            &values![cut.table_id],
+        )
         .await?;
     for row in tables {
         let (inlined, schema_version) = (row.text(0)?, row.i64(1)?);
@@ -612,7 +647,8 @@ async fn add_files(
         values.run(tx).await?;
         let mut stats = Rows::new("insert into ducklake_file_column_stats values ");
         for s in &file.stats {
-            let (min, max) = (s.min.as_ref().and_then(types::statistic_text), s.max.as_ref().and_then(types::statistic_text));
+            let (min, max) =
+                (s.min.as_ref().and_then(types::statistic_text), s.max.as_ref().and_then(types::statistic_text));
             stats.push(values![
                 id,
                 table_id,
@@ -657,7 +693,12 @@ impl Rows {
 }
 
 /// Widens the table's statistics to cover the new files.
-async fn widen_stats(tx: &mut Tx, staged: &Staged, files: &[(&StagedPartition, &StagedFile)], table_id: i64) -> Result<()> {
+async fn widen_stats(
+    tx: &mut Tx,
+    staged: &Staged,
+    files: &[(&StagedPartition, &StagedFile)],
+    table_id: i64,
+) -> Result<()> {
     let mut known: HashMap<i64, TableStats> = HashMap::new();
     for row in tx
         .rows(

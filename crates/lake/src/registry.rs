@@ -121,7 +121,8 @@ pub(crate) async fn versions<'k>(
         let mut bound = values![table_id].to_vec();
         bound.extend(some.iter().map(Value::from));
         let places = (2..=bound.len()).map(|i| format!("${i}")).collect::<Vec<_>>().join(", ");
-        let sql = format!("select partition, version from hw_partition where table_id = $1 and partition in ({places})");
+        let sql =
+            format!("select partition, version from hw_partition where table_id = $1 and partition in ({places})");
         for row in from.rows(&sql, &bound).await? {
             if let Ok(key) = row.text(0)?.parse() {
                 found.insert(key, row.i64(1)?);
@@ -136,7 +137,8 @@ pub(crate) async fn record(tx: &mut Tx, entry: &Entry<'_>, action: Action, info:
     let key = entry.partition.to_string();
     let now = entry.now.timestamp_micros();
     if action == Action::Drop {
-        tx.execute("delete from hw_partition where table_id = $1 and partition = $2", &values![entry.table_id, &key]).await?;
+        tx.execute("delete from hw_partition where table_id = $1 and partition = $2", &values![entry.table_id, &key])
+            .await?;
     } else {
         tx.execute(
             "insert into hw_partition(table_id, partition, version, row_count, bytes, files, published_at) values ($1, $2, $3, $4, $5, $6, $7)
@@ -187,7 +189,13 @@ pub(crate) async fn describe(tx: &mut Tx, table_id: i64, spec: &TableSpec) -> Re
 }
 
 /// A run that replaces a day whole replaces every event type of it: those that came no more are gone.
-pub(crate) async fn forget_replaced(tx: &mut Tx, table_id: i64, staged: &Staged, version: i64, now: DateTime<Utc>) -> Result<()> {
+pub(crate) async fn forget_replaced(
+    tx: &mut Tx,
+    table_id: i64,
+    staged: &Staged,
+    version: i64,
+    now: DateTime<Utc>,
+) -> Result<()> {
     if !staged.spec.partition_by.iter().any(|c| c == "event_type") {
         return Ok(());
     }
@@ -289,7 +297,14 @@ async fn touched(tx: &mut Tx, table: &Table, seen: i64, newest: i64) -> Result<B
     }
     let deletes = format!("ducklake_inlined_delete_{}", table.id);
     if exists(tx, &deletes).await? {
-        let rows = tx.rows(&format!("select file_id, max(begin_snapshot) from {deletes} where begin_snapshot > $1 group by file_id"), &values![seen]).await?;
+        let rows = tx
+            .rows(
+                &format!(
+                    "select file_id, max(begin_snapshot) from {deletes} where begin_snapshot > $1 group by file_id"
+                ),
+                &values![seen],
+            )
+            .await?;
         for row in rows {
             note(file_key(tx, table, row.i64(0)?).await?, row.i64(1)?);
         }
@@ -344,8 +359,10 @@ fn key_of(columns: &[&str], texts: Vec<Option<String>>) -> Option<PartitionKey> 
 
 /// The tables of a table's inlined rows, each with its partition columns as text.
 async fn inlined(tx: &mut Tx, table: &Table) -> Result<Vec<(String, String)>> {
-    let columns = table.partition_columns().iter().map(|c| format!("cast(\"{c}\" as varchar)")).collect::<Vec<_>>().join(", ");
-    let rows = tx.rows("select table_name from ducklake_inlined_data_tables where table_id = $1", &values![table.id]).await?;
+    let columns =
+        table.partition_columns().iter().map(|c| format!("cast(\"{c}\" as varchar)")).collect::<Vec<_>>().join(", ");
+    let rows =
+        tx.rows("select table_name from ducklake_inlined_data_tables where table_id = $1", &values![table.id]).await?;
     rows.iter().map(|row| Ok((row.text(0)?, columns.clone()))).collect()
 }
 
@@ -395,7 +412,10 @@ async fn size(tx: &mut Tx, table: &Table, key: &PartitionKey) -> Result<(i64, i6
 
 pub(crate) fn partition_info(row: &Row) -> Result<PartitionInfo> {
     Ok(PartitionInfo {
-        key: row.text(0)?.parse().map_err(|_| crate::Error::Corrupt { what: "the registry names no partition".to_owned() })?,
+        key: row
+            .text(0)?
+            .parse()
+            .map_err(|_| crate::Error::Corrupt { what: "the registry names no partition".to_owned() })?,
         version: row.i64(1)?,
         rows: row.opt_i64(2)?.unwrap_or(0),
         bytes: row.opt_i64(3)?.unwrap_or(0),

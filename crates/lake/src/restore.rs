@@ -52,7 +52,8 @@ impl Lake {
             action: Action::Restore,
         };
         let lake = self.clone();
-        let published = self.store().write(move |tx| Box::pin(async move { lake.publish(tx, &staged, &info).await })).await?;
+        let published =
+            self.store().write(move |tx| Box::pin(async move { lake.publish(tx, &staged, &info).await })).await?;
         Ok(published.version)
     }
 }

@@ -1,8 +1,6 @@
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
-    error::DataFusionError,
-    execution::SendableRecordBatchStream,
-    physical_plan::stream::RecordBatchStreamAdapter,
+    error::DataFusionError, execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter,
 };
 use futures::{Stream, TryStreamExt};
 

@@ -73,14 +73,13 @@ pub(crate) fn fit(
         let is_key = partition_by.contains(&existing.name.as_str());
         let mut column = existing.clone();
         let origin = match at {
-            Some(i) if is_key => {
-                castable(result.field(i).data_type(), &existing.data_type)
-                    .then_some(Origin::Result(i))
-                    .ok_or_else(|| wrong(mismatch(&existing.name, result.field(i).data_type(), &existing.data_type)))?
-            }
+            Some(i) if is_key => castable(result.field(i).data_type(), &existing.data_type)
+                .then_some(Origin::Result(i))
+                .ok_or_else(|| wrong(mismatch(&existing.name, result.field(i).data_type(), &existing.data_type)))?,
             Some(i) => {
                 let spec = declared.iter().find(|d| d.name == existing.name);
-                let wanted = wanted(spec, result.field(i).data_type()).map_err(|r| wrong(format!("column `{}` {r}", existing.name)))?;
+                let wanted = wanted(spec, result.field(i).data_type())
+                    .map_err(|r| wrong(format!("column `{}` {r}", existing.name)))?;
                 if let Some(spec) = spec {
                     column.comment.clone_from(&spec.comment);
                 }
@@ -112,7 +111,12 @@ pub(crate) fn fit(
                 return Err(wrong(mismatch(key, result.field(i).data_type(), &data_type)));
             }
             let comment = declared.iter().find(|d| d.name == *key).and_then(|d| d.comment.clone());
-            shape.columns.push(column((*key).to_owned(), &types::tree(&data_type).ok_or_else(|| wrong(String::new()))?, comment, &mut ids));
+            shape.columns.push(column(
+                (*key).to_owned(),
+                &types::tree(&data_type).ok_or_else(|| wrong(String::new()))?,
+                comment,
+                &mut ids,
+            ));
             shape.origins.push(at.map_or(Origin::Key, Origin::Result));
         }
     }
@@ -122,8 +126,9 @@ pub(crate) fn fit(
         }
         let spec = declared.iter().find(|d| d.name.eq_ignore_ascii_case(field.name()));
         let wanted = wanted(spec, field.data_type()).map_err(|r| wrong(format!("column `{}` {r}", field.name())))?;
-        let tree = types::tree(&wanted)
-            .ok_or_else(|| wrong(format!("column `{}` has type {}, which a table cannot store", field.name(), sql_name(&wanted))))?;
+        let tree = types::tree(&wanted).ok_or_else(|| {
+            wrong(format!("column `{}` has type {}, which a table cannot store", field.name(), sql_name(&wanted)))
+        })?;
         let column = column(field.name().clone(), &tree, spec.and_then(|s| s.comment.clone()), &mut ids);
         if table.is_some() {
             shape.added.push(column.id);
@@ -150,7 +155,9 @@ fn wanted(spec: Option<&ColumnSpec>, result: &DataType) -> Result<DataType, Stri
         DataType::Timestamp(_, None) => Ok(DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None)),
         // What count() and row_number() give is a bigint to everybody else.
         DataType::UInt64 => Ok(DataType::Int64),
-        other => types::normal(other).ok_or_else(|| format!("has type {}, which a table cannot store", sql_name(other))),
+        other => {
+            types::normal(other).ok_or_else(|| format!("has type {}, which a table cannot store", sql_name(other)))
+        }
     }
 }
 
@@ -296,7 +303,9 @@ mod tests {
 
     #[test]
     fn a_new_table_begins_with_its_keys() {
-        let shape = fit("t", None, &["ds", "hour"], &[], &result(&[("a", DataType::UInt64), ("ds", DataType::Utf8)]), 1).unwrap();
+        let shape =
+            fit("t", None, &["ds", "hour"], &[], &result(&[("a", DataType::UInt64), ("ds", DataType::Utf8)]), 1)
+                .unwrap();
         let columns: Vec<_> = shape.columns.iter().map(|c| (c.id, c.name.as_str(), c.ducklake_type.as_str())).collect();
         assert_eq!(columns, [(1, "ds", "date"), (2, "hour", "int32"), (3, "a", "int64")]);
         assert_eq!(shape.origins, [Origin::Result(1), Origin::Key, Origin::Result(0)]);
@@ -306,7 +315,8 @@ mod tests {
     fn compatible_changes_evolve() {
         let before = table(&[("a", DataType::Int32), ("gone", DataType::Utf8)]);
         let shape =
-            fit("t", Some(&before), &["ds"], &[], &result(&[("new", DataType::Utf8), ("a", DataType::Int64)]), 4).unwrap();
+            fit("t", Some(&before), &["ds"], &[], &result(&[("new", DataType::Utf8), ("a", DataType::Int64)]), 4)
+                .unwrap();
         assert_eq!(shape.widened, [2]);
         assert_eq!(shape.added, [4]);
         assert_eq!(shape.origins, [Origin::Key, Origin::Result(1), Origin::Nothing, Origin::Result(0)]);
@@ -322,7 +332,10 @@ mod tests {
         check(DataType::Int32, DataType::Utf8);
         check(DataType::Utf8, DataType::Int64);
         check(DataType::Float64, DataType::Boolean);
-        check(DataType::Timestamp(TimeUnit::Microsecond, None), DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())));
+        check(
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        );
     }
 
     #[test]

@@ -48,11 +48,13 @@ pub(crate) fn of_file(metadata: &ParquetMetaData, columns: &[Column], nan: &[i64
             let chunk = group.column(i);
             one.size_bytes += chunk.compressed_size();
             one.value_count += chunk.num_values();
-            one.null_count += chunk.statistics().and_then(|s| s.null_count_opt()).map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
+            one.null_count +=
+                chunk.statistics().and_then(|s| s.null_count_opt()).map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
         }
         if columns.iter().any(|c| c.id == column.id)
             && let Ok(converter) = StatisticsConverter::try_new(&column.name, &arrow, parquet)
-            && let (Ok(mins), Ok(maxes)) = (converter.row_group_mins(metadata.row_groups()), converter.row_group_maxes(metadata.row_groups()))
+            && let (Ok(mins), Ok(maxes)) =
+                (converter.row_group_mins(metadata.row_groups()), converter.row_group_maxes(metadata.row_groups()))
         {
             one.min = extreme(&mins, std::cmp::Ordering::Less);
             one.max = extreme(&maxes, std::cmp::Ordering::Greater);
@@ -95,7 +97,12 @@ pub(crate) fn widen(before: Option<&TableStats>, file: &ColumnStats, column: &Co
     let file_min = file.min.as_ref().and_then(types::statistic_text);
     let file_max = file.max.as_ref().and_then(types::statistic_text);
     let Some(before) = before else {
-        return TableStats { contains_null: Some(file.null_count > 0), contains_nan: file.contains_nan, min: file_min, max: file_max };
+        return TableStats {
+            contains_null: Some(file.null_count > 0),
+            contains_nan: file.contains_nan,
+            min: file_min,
+            max: file_max,
+        };
     };
     let bound = |old: &Option<String>, new: Option<String>, value: &Option<ScalarValue>, wanted| {
         if all_null {
@@ -107,14 +114,25 @@ pub(crate) fn widen(before: Option<&TableStats>, file: &ColumnStats, column: &Co
         Some(if value.partial_cmp(&known)? == wanted { new } else { old_text.clone() })
     };
     // A column that had only nulls so far has no bounds, which is not the same as unknown ones.
-    let was_empty = before.min.is_none() && before.max.is_none() && before.contains_null == Some(true) && before.contains_nan != Some(true);
+    let was_empty = before.min.is_none()
+        && before.max.is_none()
+        && before.contains_null == Some(true)
+        && before.contains_nan != Some(true);
     TableStats {
         contains_null: before.contains_null.map(|b| b || file.null_count > 0),
         contains_nan: match (before.contains_nan, file.contains_nan) {
             (Some(a), Some(b)) => Some(a || b),
             (a, b) => a.or(b),
         },
-        min: if was_empty && !all_null { None } else { bound(&before.min, file_min, &file.min, std::cmp::Ordering::Less) },
-        max: if was_empty && !all_null { None } else { bound(&before.max, file_max, &file.max, std::cmp::Ordering::Greater) },
+        min: if was_empty && !all_null {
+            None
+        } else {
+            bound(&before.min, file_min, &file.min, std::cmp::Ordering::Less)
+        },
+        max: if was_empty && !all_null {
+            None
+        } else {
+            bound(&before.max, file_max, &file.max, std::cmp::Ordering::Greater)
+        },
     }
 }

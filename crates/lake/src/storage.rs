@@ -9,8 +9,8 @@ use bytes::Bytes;
 use datafusion::execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv};
 use headworks_domain::Secret;
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutOptions, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem, path::Path,
-    prefix::PrefixStore,
+    ObjectStore, ObjectStoreExt, PutMode, PutOptions, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    path::Path, prefix::PrefixStore,
 };
 use url::Url;
 
@@ -71,10 +71,10 @@ impl Storage {
                 .map(|fs| Arc::new(fs) as Arc<dyn ObjectStore>)
                 .map_err(|source| Error::Storage { doing: "open", path: at.display().to_string(), source })
         };
-        let data_path = data.to_str().map(|p| format!("{p}/")).ok_or_else(|| Error::Place {
-            url: path.to_owned(),
-            reason: "its name is not Unicode".to_owned(),
-        })?;
+        let data_path = data
+            .to_str()
+            .map(|p| format!("{p}/"))
+            .ok_or_else(|| Error::Place { url: path.to_owned(), reason: "its name is not Unicode".to_owned() })?;
         Ok(Self { data_path, files: open(&data)?, root: open(&root)?, local: Some(data) })
     }
 
@@ -174,13 +174,15 @@ impl NewFile {
                     Ok(open)
                 })
                 .await;
-                *file = Some(written.map_err(|source| Error::Io { doing: "write", path: self.name.clone(), source })?);
+                *file =
+                    Some(written.map_err(|source| Error::Io { doing: "write", path: self.name.clone(), source })?);
                 Ok(())
             }
             To::Remote { store, location, upload } => {
                 if upload.is_none() {
                     let begun = store.put_multipart(location).await;
-                    let begun = begun.map_err(|source| Error::Storage { doing: "write", path: self.name.clone(), source })?;
+                    let begun =
+                        begun.map_err(|source| Error::Storage { doing: "write", path: self.name.clone(), source })?;
                     *upload = Some(WriteMultipart::new_with_chunk_size(begun, PART_BYTES));
                 }
                 if let Some(upload) = upload {

@@ -79,12 +79,20 @@ impl Table {
 
     /// A column by name, in any case as DuckDB looks it up.
     pub fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|c| c.name == name).or_else(|| self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)))
+        self.columns
+            .iter()
+            .find(|c| c.name == name)
+            .or_else(|| self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)))
     }
 
     /// The names of the columns that cut the table as they are, in the order of the keys.
     pub fn partition_columns(&self) -> Vec<&str> {
-        self.partition.iter().flat_map(|p| &p.columns).filter(|c| c.transform == "identity").map(|c| c.name.as_str()).collect()
+        self.partition
+            .iter()
+            .flat_map(|p| &p.columns)
+            .filter(|c| c.transform == "identity")
+            .map(|c| c.name.as_str())
+            .collect()
     }
 
     /// The highest column id in use, parts of nested columns included; ids of dropped columns may be higher.
@@ -161,7 +169,10 @@ pub(crate) async fn load(from: &mut From<'_>, name: &str, snapshot: i64) -> Resu
     let columns = columns(from, &name, id, snapshot).await?;
     let partition = partition(from, id, snapshot, &columns).await?;
     let comment = from
-        .rows(&format!("select value from ducklake_tag where object_id = $2 and key = 'comment' and {LIVE}"), &values![snapshot, id])
+        .rows(
+            &format!("select value from ducklake_tag where object_id = $2 and key = 'comment' and {LIVE}"),
+            &values![snapshot, id],
+        )
         .await?
         .first()
         .map_or(Ok(None), |row| row.opt_text(0))?;
@@ -181,7 +192,9 @@ pub(crate) async fn load(from: &mut From<'_>, name: &str, snapshot: i64) -> Resu
 async fn columns(from: &mut From<'_>, table: &str, id: i64, snapshot: i64) -> Result<Vec<Column>> {
     let tags = from
         .rows(
-            &format!("select column_id, value from ducklake_column_tag where table_id = $2 and key = 'comment' and {LIVE}"),
+            &format!(
+                "select column_id, value from ducklake_column_tag where table_id = $2 and key = 'comment' and {LIVE}"
+            ),
             &values![snapshot, id],
         )
         .await?;
@@ -251,10 +264,11 @@ async fn partition(from: &mut From<'_>, id: i64, snapshot: i64, columns: &[Colum
     for row in &rows {
         let column_id = row.i64(1)?;
         let name = columns.iter().find(|c| c.id == column_id).map(|c| c.name.clone()).unwrap_or_default();
-        partition
-            .get_or_insert(Partition { id: row.i64(0)?, columns: Vec::new() })
-            .columns
-            .push(PartitionColumn { column_id, name, transform: row.text(2)? });
+        partition.get_or_insert(Partition { id: row.i64(0)?, columns: Vec::new() }).columns.push(PartitionColumn {
+            column_id,
+            name,
+            transform: row.text(2)?,
+        });
     }
     Ok(partition)
 }

@@ -26,11 +26,10 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 use crate::table::{Column, FIELD_ID};
 pub(crate) use nested::{Node, array, node};
-pub(crate) use text::scalar;
-pub use text::{partition_text, statistic, statistic_text};
+pub(crate) use text::{partition_text, scalar, statistic, statistic_text};
 
 /// The Arrow type of a catalog type; `children` are the parts of a nested one. `None` when it is unknown or not supported.
-pub fn data_type(ducklake_type: &str, children: &[Column]) -> Option<DataType> {
+pub(crate) fn data_type(ducklake_type: &str, children: &[Column]) -> Option<DataType> {
     let child = |name: &str| children.iter().find(|c| c.name == name).or(children.first());
     Some(match ducklake_type {
         "boolean" => DataType::Boolean,
@@ -79,7 +78,7 @@ fn map(key: DataType, value: Field) -> DataType {
 
 /// A type as the catalog writes it: its text, and the parts of a nested one, each a row of `ducklake_column` of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TypeTree {
+pub(crate) struct TypeTree {
     /// `int64`, `decimal(12,2)`, `list`.
     pub ducklake_type: String,
     /// Name, nullability and type of each part: `element`; `key` and `value`; a struct's fields.
@@ -87,7 +86,7 @@ pub struct TypeTree {
 }
 
 /// The catalog type that stores an Arrow type. `None` when there is none: intervals, unions, decimals of more than 38 digits.
-pub fn tree(data_type: &DataType) -> Option<TypeTree> {
+pub(crate) fn tree(data_type: &DataType) -> Option<TypeTree> {
     let leaf = |text: &str| TypeTree { ducklake_type: text.to_owned(), children: Vec::new() };
     Some(match data_type {
         DataType::Boolean => leaf("boolean"),
@@ -143,7 +142,7 @@ fn part<'a>(text: &str, fields: impl IntoIterator<Item = (String, &'a FieldRef)>
 
 /// The one Arrow type in which the lake keeps an Arrow type: `Utf8View` as `Utf8`, any list as `List` of `element`, times in
 /// microseconds, zones as UTC. `None` as for [`tree`].
-pub fn normal(data_type: &DataType) -> Option<DataType> {
+pub(crate) fn normal(data_type: &DataType) -> Option<DataType> {
     let tree = tree(data_type)?;
     Some(tree.data_type())
 }
@@ -166,7 +165,7 @@ impl TypeTree {
 }
 
 /// A column as a field of the Parquet files to write: with field ids on it and on all its parts.
-pub fn file_field(column: &Column) -> Field {
+pub(crate) fn file_field(column: &Column) -> Field {
     let id = [(FIELD_ID.to_owned(), column.id.to_string())].into();
     let part = |c: &Column| Arc::new(file_field(c).with_nullable(true));
     let data_type = match (&column.data_type, column.children.as_slice()) {

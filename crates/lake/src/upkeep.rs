@@ -67,7 +67,10 @@ impl Lake {
             removals.push(Removal { what: "partition", name: format!("{table} {key}"), why, bytes });
         }
         let horizon = self.horizon(keep).await?;
-        let row = self.store().row("select count(*) from ducklake_snapshot where snapshot_id < $1", &values![horizon]).await?;
+        let row = self
+            .store()
+            .row("select count(*) from ducklake_snapshot where snapshot_id < $1", &values![horizon])
+            .await?;
         let versions = row.map_or(Ok(0), |row| row.i64(0))?;
         if versions > 0 {
             let row = self
@@ -124,7 +127,10 @@ impl Lake {
             .write(move |tx| {
                 Box::pin(async move {
                     for some in gone.chunks(200) {
-                        let sql = format!("delete from ducklake_files_scheduled_for_deletion where path in ({})", places(1, some));
+                        let sql = format!(
+                            "delete from ducklake_files_scheduled_for_deletion where path in ({})",
+                            places(1, some)
+                        );
                         tx.execute(&sql, some).await?;
                     }
                     Ok::<_, Error>(())
@@ -207,11 +213,11 @@ impl Lake {
         // Listed first: a file that is published between the two looks is then known.
         let before = self.now() - keep.orphans;
         let files = self.storage().files();
-        let listed: Vec<_> = files
-            .list(None)
-            .try_collect()
-            .await
-            .map_err(|source| Error::Storage { doing: "list", path: String::new(), source })?;
+        let listed: Vec<_> = files.list(None).try_collect().await.map_err(|source| Error::Storage {
+            doing: "list",
+            path: String::new(),
+            source,
+        })?;
         let rows = self
             .store()
             .rows(
@@ -281,7 +287,8 @@ impl Lake {
             Err(other) => Err(other),
         }
         .map_err(|source| Error::Storage { doing: "read", path: MARKER.to_owned(), source })?;
-        let marker: Marker = serde_json::from_slice(&marker).map_err(|e| Error::Corrupt { what: format!("{MARKER}: {e}") })?;
+        let marker: Marker =
+            serde_json::from_slice(&marker).map_err(|e| Error::Corrupt { what: format!("{MARKER}: {e}") })?;
         if marker.lake != self.id() {
             return Err(Error::Elsewhere { catalog: self.id().to_owned(), configured: marker.lake });
         }
@@ -290,14 +297,14 @@ impl Lake {
     }
 
     async fn write_marker(&self) -> Result<()> {
-        let marker = Marker { format: MARKER_FORMAT, lake: self.id().to_owned(), version: self.version(At::Now).await? };
+        let marker =
+            Marker { format: MARKER_FORMAT, lake: self.id().to_owned(), version: self.version(At::Now).await? };
         let text = serde_json::to_vec_pretty(&marker).map_err(|e| Error::Corrupt { what: e.to_string() })?;
-        self.storage()
-            .root()
-            .put(&Path::from(MARKER), text.into())
-            .await
-            .map(drop)
-            .map_err(|source| Error::Storage { doing: "write", path: MARKER.to_owned(), source })
+        self.storage().root().put(&Path::from(MARKER), text.into()).await.map(drop).map_err(|source| Error::Storage {
+            doing: "write",
+            path: MARKER.to_owned(),
+            source,
+        })
     }
 }
 
@@ -318,8 +325,15 @@ async fn drop_once(tx: &mut Tx, name: &str, keys: &[PartitionKey], now: DateTime
     let changes = [format!("deleted_from_table:{}", table.id)];
     head.write(tx, now, &changes, Some(&format!("retention of {name}")), None).await?;
     for key in keys {
-        let entry =
-            registry::Entry { table_id: table.id, partition: key, version: head.snapshot, rows: 0, bytes: 0, files: 0, now };
+        let entry = registry::Entry {
+            table_id: table.id,
+            partition: key,
+            version: head.snapshot,
+            rows: 0,
+            bytes: 0,
+            files: 0,
+            now,
+        };
         registry::record(tx, &entry, Action::Drop, None).await?;
     }
     Ok(head.snapshot)

@@ -20,13 +20,25 @@ impl Lake {
     }
 }
 
-async fn once(tx: &mut Tx, name: &str, sql: &str, comment: Option<&str>, now: chrono::DateTime<chrono::Utc>) -> Result<i64> {
+async fn once(
+    tx: &mut Tx,
+    name: &str,
+    sql: &str,
+    comment: Option<&str>,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<i64> {
     let mut head = Head::read(tx).await?;
-    let table = tx.row("select 1 from ducklake_table where table_name = $1 and end_snapshot is null", &values![name]).await?;
+    let table =
+        tx.row("select 1 from ducklake_table where table_name = $1 and end_snapshot is null", &values![name]).await?;
     if table.is_some() {
-        return Err(Error::Schema { table: name.to_owned(), reason: "a table has that name, the job makes a view".to_owned() });
+        return Err(Error::Schema {
+            table: name.to_owned(),
+            reason: "a table has that name, the job makes a view".to_owned(),
+        });
     }
-    let before = tx.row("select view_id, sql from ducklake_view where view_name = $1 and end_snapshot is null", &values![name]).await?;
+    let before = tx
+        .row("select view_id, sql from ducklake_view where view_name = $1 and end_snapshot is null", &values![name])
+        .await?;
     let mut changes = Vec::new();
     if let Some(before) = before {
         if before.text(1)? == sql {

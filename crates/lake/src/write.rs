@@ -145,7 +145,8 @@ pub(crate) async fn stage(lake: &Lake, request: StageRequest, mut rows: Rows) ->
     if let Some(table) = &base
         && table.partition_columns() != partition_by
     {
-        let reason = format!("it is cut by {}, the job by {}", table.partition_columns().join(", "), partition_by.join(", "));
+        let reason =
+            format!("it is cut by {}, the job by {}", table.partition_columns().join(", "), partition_by.join(", "));
         return Err(Error::Schema { table: name.to_owned(), reason });
     }
     let shape = shape::fit(name, base.as_deref(), &partition_by, &spec.columns, &rows.schema(), next_id)?;
@@ -171,10 +172,8 @@ pub(crate) async fn stage(lake: &Lake, request: StageRequest, mut rows: Rows) ->
         sorter.push(&batch?).await?;
     }
     let mut done = sorter.finish().await?;
-    let mut partitions: Vec<StagedPartition> = done
-        .drain()
-        .map(|(key, files)| StagedPartition { seen: seen.get(&key).copied(), key, files })
-        .collect();
+    let mut partitions: Vec<StagedPartition> =
+        done.drain().map(|(key, files)| StagedPartition { seen: seen.get(&key).copied(), key, files }).collect();
     partitions.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(Staged { spec, path, base, shape, replaced: keys, partitions })
 }
@@ -236,10 +235,8 @@ impl Sorter<'_> {
                 }),
             };
         }
-        let arrays: Vec<(&Column, ArrayRef)> = from_result
-            .iter()
-            .map(|(i, c)| Ok((*c, self.cast(batch.column(*i), c)?)))
-            .collect::<Result<_>>()?;
+        let arrays: Vec<(&Column, ArrayRef)> =
+            from_result.iter().map(|(i, c)| Ok((*c, self.cast(batch.column(*i), c)?))).collect::<Result<_>>()?;
         let mut rows_of: HashMap<PartitionKey, Vec<u32>> = HashMap::new();
         let first = self.keys.first();
         let mut last: Option<(Vec<ScalarKey>, PartitionKey)> = None;
@@ -260,7 +257,8 @@ impl Sorter<'_> {
 
     /// The partition that key values name. Errors: `OutsidePartition`.
     fn key_of(&self, values: &[ScalarKey], first: Option<&PartitionKey>) -> Result<PartitionKey> {
-        let outside = |found: String| Error::OutsidePartition { table: self.table.to_owned(), expected: self.expected(), found };
+        let outside =
+            |found: String| Error::OutsidePartition { table: self.table.to_owned(), expected: self.expected(), found };
         let mut key = first.cloned().unwrap_or_else(|| PartitionKey::day(Ds::default()));
         for value in values {
             match value {
@@ -271,7 +269,8 @@ impl Sorter<'_> {
             }
         }
         // Event types are not known before; days and hours are the run's own.
-        let covered = self.keys.iter().any(|k| k.ds == key.ds && k.hour == key.hour && (k.event_type.is_none() || *k == key));
+        let covered =
+            self.keys.iter().any(|k| k.ds == key.ds && k.hour == key.hour && (k.event_type.is_none() || *k == key));
         if covered { Ok(key) } else { Err(outside(key.to_string())) }
     }
 
@@ -313,7 +312,9 @@ impl Sorter<'_> {
                 if array.data_type() == field.data_type() {
                     Ok(array)
                 } else {
-                    Ok(arrow::array::make_array(array.to_data().into_builder().data_type(field.data_type().clone()).build()?))
+                    Ok(arrow::array::make_array(
+                        array.to_data().into_builder().data_type(field.data_type().clone()).build()?,
+                    ))
                 }
             })
             .collect::<Result<Vec<_>>>()?;
@@ -369,7 +370,12 @@ impl ScalarKey {
     fn at(column: &Column, array: &ArrayRef, row: usize) -> Self {
         let there = array.is_valid(row);
         match column.name.as_str() {
-            "ds" => Self::Ds(there.then(|| Date32Type::to_naive_date_opt(array.as_primitive::<Date32Type>().value(row))).flatten().map(Ds::from)),
+            "ds" => Self::Ds(
+                there
+                    .then(|| Date32Type::to_naive_date_opt(array.as_primitive::<Date32Type>().value(row)))
+                    .flatten()
+                    .map(Ds::from),
+            ),
             "hour" => Self::Hour(there.then(|| array.as_primitive::<Int32Type>().value(row))),
             _ => Self::EventType(there.then(|| array.as_string::<i32>().value(row).to_owned())),
         }
@@ -422,10 +428,18 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn create(lake: &Lake, table: &str, path: &str, name: String, schema: &SchemaRef, first: &RecordBatch) -> Result<Self> {
+    fn create(
+        lake: &Lake,
+        table: &str,
+        path: &str,
+        name: String,
+        schema: &SchemaRef,
+        first: &RecordBatch,
+    ) -> Result<Self> {
         let file = lake.storage().create(&format!("{path}{name}"))?;
         // The catalog names types; Arrow's own note of them would only speak to readers that know Arrow.
-        let options = ArrowWriterOptions::new().with_properties(properties(schema, first)).with_skip_arrow_metadata(true);
+        let options =
+            ArrowWriterOptions::new().with_properties(properties(schema, first)).with_skip_arrow_metadata(true);
         let failed = |source| Error::Parquet { doing: "write", table: table.to_owned(), source };
         ArrowSchemaConverter::new().convert(schema).map_err(failed)?;
         let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options).map_err(failed)?;
@@ -460,7 +474,11 @@ impl OpenFile {
         let metadata = self.writer.finish().map_err(|source| self.failed(source))?;
         let rest = std::mem::take(self.writer.inner_mut());
         // The file ends with the footer's length and `PAR1`.
-        let tail = rest.len().checked_sub(8).and_then(|at| rest.get(at..at + 4)?.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let tail = rest
+            .len()
+            .checked_sub(8)
+            .and_then(|at| rest.get(at..at + 4)?.try_into().ok())
+            .map_or(0, u32::from_le_bytes);
         let stats = stats::of_file(&metadata, columns, &self.nan)?;
         let bytes = self.file.finish(rest).await?;
         Ok(StagedFile {
@@ -516,14 +534,20 @@ fn encoded(properties: WriterPropertiesBuilder, path: ColumnPath, array: &ArrayR
         DataType::Utf8 | DataType::Binary => Encoding::DELTA_LENGTH_BYTE_ARRAY,
         _ => return properties,
     };
-    if recurs(array) { properties } else { properties.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, encoding) }
+    if recurs(array) {
+        properties
+    } else {
+        properties.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, encoding)
+    }
 }
 
 /// True when at most half of the first values are distinct.
 fn recurs(array: &ArrayRef) -> bool {
     let sample = array.slice(0, array.len().min(SAMPLE_ROWS));
     let state = std::hash::BuildHasherDefault::<std::collections::hash_map::DefaultHasher>::default();
-    let Ok(rows) = arrow::compute::cast(&sample, &DataType::Binary).or_else(|_| arrow::compute::cast(&sample, &DataType::Utf8)) else {
+    let Ok(rows) =
+        arrow::compute::cast(&sample, &DataType::Binary).or_else(|_| arrow::compute::cast(&sample, &DataType::Utf8))
+    else {
         return true;
     };
     let mut distinct: std::collections::HashSet<&[u8], _> = std::collections::HashSet::with_hasher(state);

@@ -7,8 +7,8 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, PgTypeInfo},
     query::Query,
     sqlite::{
-        SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-        SqliteSynchronous,
+        SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+        SqliteRow, SqliteSynchronous,
     },
 };
 use uuid::Uuid;
@@ -142,15 +142,14 @@ fn sqlite_options(options: &StoreOptions) -> SqliteConnectOptions {
 }
 
 fn postgres_options(options: &StoreOptions) -> Result<PgConnectOptions> {
-    let parsed = PgConnectOptions::from_str(&options.url).map_err(|source| Error::Open { url: options.shown(), source })?;
-    Ok(parsed
-        .application_name("headworks")
-        .options([
-            ("search_path", format!("{},{},public", options.schema, options.lake_schema())),
-            ("lock_timeout", format!("{}ms", options.lock_timeout.as_millis())),
-            ("idle_in_transaction_session_timeout", "60000".to_owned()),
-            ("timezone", "UTC".to_owned()),
-        ]))
+    let parsed =
+        PgConnectOptions::from_str(&options.url).map_err(|source| Error::Open { url: options.shown(), source })?;
+    Ok(parsed.application_name("headworks").options([
+        ("search_path", format!("{},{},public", options.schema, options.lake_schema())),
+        ("lock_timeout", format!("{}ms", options.lock_timeout.as_millis())),
+        ("idle_in_transaction_session_timeout", "60000".to_owned()),
+        ("timezone", "UTC".to_owned()),
+    ]))
 }
 
 type SqliteQuery<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
@@ -200,7 +199,11 @@ impl sqlx::Encode<'_, sqlx::Postgres> for Untyped {
     }
 }
 
-async fn rows_sqlite<'e>(on: impl Executor<'e, Database = sqlx::Sqlite>, sql: &str, values: &[Value]) -> sqlx::Result<Vec<Row>> {
+async fn rows_sqlite<'e>(
+    on: impl Executor<'e, Database = sqlx::Sqlite>,
+    sql: &str,
+    values: &[Value],
+) -> sqlx::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut stream = bound_sqlite(sql, values).fetch(on);
     while let Some(row) = stream.try_next().await? {

@@ -59,7 +59,9 @@ pub enum Error {
         message: String,
     },
     /// A later version of Headworks has migrated the database.
-    #[error("the metadata database was written by a newer Headworks: {component} is at version {found}, this program knows {known}")]
+    #[error(
+        "the metadata database was written by a newer Headworks: {component} is at version {found}, this program knows {known}"
+    )]
     Newer {
         /// The component whose tables these are.
         component: String,
@@ -97,7 +99,8 @@ impl Error {
                 let message = db.message().to_owned();
                 let code = db.code().unwrap_or_default().into_owned();
                 // SQLite's extended codes keep the primary code in the low byte.
-                let sqlite = code.parse::<i64>().ok().filter(|_| !code.starts_with("57") && code.len() < 5).map(|c| c & 0xff);
+                let sqlite =
+                    code.parse::<i64>().ok().filter(|_| !code.starts_with("57") && code.len() < 5).map(|c| c & 0xff);
                 if db.is_unique_violation() {
                     Self::Unique { message }
                 } else if matches!(sqlite, Some(5 | 6)) || matches!(code.as_str(), "55P03" | "40P01" | "40001") {
@@ -161,9 +164,13 @@ impl Fault for Error {
         Some(match self {
             Self::Url { .. } => "write metadata.url as sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned(),
             Self::Open { .. } => "see metadata.url in headworks.toml, and try headworks doctor".to_owned(),
-            Self::Locked { .. } => "see which other program holds the database open, or raise metadata.lock_timeout".to_owned(),
+            Self::Locked { .. } => {
+                "see which other program holds the database open, or raise metadata.lock_timeout".to_owned()
+            }
             Self::Full { .. } => "free space on that disk; headworks gc shows what can go".to_owned(),
-            Self::Lost { .. } => "see that the database server runs and can be reached, then run the command again".to_owned(),
+            Self::Lost { .. } => {
+                "see that the database server runs and can be reached, then run the command again".to_owned()
+            }
             Self::Newer { .. } => "use that newer version of headworks".to_owned(),
             _ => return None,
         })

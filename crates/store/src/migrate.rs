@@ -63,11 +63,13 @@ pub(crate) async fn migrate(
                             let home = if home == Home::Lake { &schemas[1] } else { &schemas[0] };
                             tx.script(&format!("set local search_path = \"{home}\"")).await?;
                             tx.script(sql).await?;
-                            let both = format!("set local search_path = \"{}\", \"{}\", public", schemas[0], schemas[1]);
+                            let both =
+                                format!("set local search_path = \"{}\", \"{}\", public", schemas[0], schemas[1]);
                             tx.script(&both).await?;
                         }
                     }
-                    tx.execute("insert into hw_migration values ($1, $2)", &values![component, migration.version]).await?;
+                    tx.execute("insert into hw_migration values ($1, $2)", &values![component, migration.version])
+                        .await?;
                 }
                 Ok::<_, Error>(())
             })

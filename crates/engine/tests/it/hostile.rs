@@ -53,6 +53,8 @@ async fn large_texts_end_in_an_answer_or_an_error() {
     let bench = bench();
     for (name, sql) in texts() {
         let options = QueryOptions { timeout: Some(Duration::from_secs(20)), ..QueryOptions::default() };
+        // Shown when the process ends instead of answering.
+        eprintln!("{name}");
         match bench.engine.rows(&sql, options).await {
             Ok(_) => {}
             Err(error) => assert!(
@@ -73,6 +75,7 @@ async fn raised_limits_do_not_end_the_process_either() {
             limits: SqlLimits::jobs(),
             ..QueryOptions::default()
         };
+        eprintln!("{name}");
         if let Err(error) = bench.engine.rows(&sql, options).await {
             assert!(matches!(error.kind(), ErrorKind::Exhausted | ErrorKind::Invalid), "{name}: {error}");
         }

@@ -59,15 +59,16 @@ async fn json_is_an_array_or_lines() {
 async fn tables_are_aligned() {
     assert_eq!(
         text("select carrier, sum(delay) as delay, count(*) as n from flights group by 1 order by 1", "table").await,
-        "\
- carrier │ delay │ n
-─────────┼───────┼───
- AA      │  NULL │ 1
- DL      │ 12.25 │ 1
- UA      │  -1.5 │ 2
- NULL    │   0.0 │ 1
-(4 rows)
-"
+        [
+            " carrier │ delay │ n",
+            "─────────┼───────┼───",
+            " AA      │  NULL │ 1",
+            " DL      │ 12.25 │ 1",
+            " UA      │  -1.5 │ 2",
+            " NULL    │   0.0 │ 1",
+            "(4 rows)\n",
+        ]
+        .join("\n")
     );
     assert_eq!(text("select 1 as a where false", "table").await, " a\n───\n(0 rows)\n");
     let odd = text("select 'line\n\u{1b}[1m' as \"two words\"", "table").await;

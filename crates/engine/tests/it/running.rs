@@ -75,8 +75,8 @@ async fn slow_readers_hold_queries_back() {
 #[tokio::test]
 async fn sorts_spill_and_joins_try_again() {
     let bench = bench_with(lake(), |o| o.memory_bytes = 48 << 20);
-    let sorted = "select count(*) from (select value, repeat('x', 40) as t from generate_series(1, 1500000) order by value % 1000, t limit 1400000)";
-    assert_eq!(bench.value(sorted).await, "1400000");
+    let sorted = "select count(*) from (select row_number() over (order by value % 1000, t) as n from (select value, repeat('x', 40) as t from generate_series(1, 1500000))) where n > 0";
+    assert_eq!(bench.value(sorted).await, "1500000");
     // The build side of a hash join cannot spill: 2 million rows of some 60 bytes do not fit.
     let joined = "with a as (select value as k, repeat('y', 40) as t from generate_series(1, 2000000)), \
                   b as (select value as k, repeat('z', 40) as t from generate_series(1, 2000000)) \
@@ -88,8 +88,7 @@ async fn sorts_spill_and_joins_try_again() {
 #[tokio::test]
 async fn too_little_memory_is_an_error() {
     let bench = bench_with(lake(), |o| o.memory_bytes = 4 << 20);
-    let error =
-        bench.fails("select value, count(*) from generate_series(1, 3000000) group by value order by value").await;
+    let error = bench.fails("select count(distinct value) from generate_series(1, 3000000)").await;
     assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
     assert!(error.hint().unwrap().contains("engine.memory"), "{error}");
     assert_eq!(bench.value("select 1").await, "1");

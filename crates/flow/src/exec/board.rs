@@ -404,7 +404,7 @@ impl Board {
         self.blocked.remove(&run);
         self.release(run, now);
         if state != State::Success {
-            self.withdraw(run);
+            self.withdraw(run, now);
         }
         self.keep(run, Some(now));
     }
@@ -423,7 +423,7 @@ impl Board {
         self.dirty.remove(&run);
         self.stop_waiting(run);
         self.release(run, now);
-        self.withdraw(run);
+        self.withdraw(run, now);
         self.recount(run, state);
         self.tell(run, state);
     }

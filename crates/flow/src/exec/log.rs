@@ -41,7 +41,7 @@ impl AttemptLog {
     /// The path below the folder of logs: `<job>/<month>/<start>-<run>-<attempt>.log`, as
     /// `flights/2013-01/20130101T050000Z-m1-7-1.log`.
     ///
-    /// A folder per interval would cost more than all else of a run: making 4,100 of them took 2.4 s on ext4.
+    /// Not a folder per interval: each would be one more inode to make, as dear as the log itself.
     pub fn path_of(job: &JobName, interval: &Interval, run_id: &RunId, attempt: u32) -> String {
         format!("{job}/{}-{run_id}-{attempt}.log", interval.start().format("%Y-%m/%Y%m%dT%H%M%SZ"))
     }

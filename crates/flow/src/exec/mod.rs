@@ -8,7 +8,9 @@
 //! own transaction ([`Segment::finished`]). What happens in between is written once a second, for other processes' eyes. A
 //! process that dies before its publish has published nothing; who comes next takes its runs over under higher fences.
 //!
-//! The decisions are pure: `board` orders runs, [`crate::machine`] knows one run. The loop in `executor` carries them out.
+//! The decisions are pure: `board` orders runs, [`crate::machine`] knows one run. The loop in `executor` carries them out. A
+//! run's way: `executor/session` plans and claims it, `board` finds its waits met and starts it, `executor/attempts` hands its
+//! segment to the runner, `board` takes the end and wakes who waits. `executor/others` watches what other processes own.
 
 mod board;
 mod error;

@@ -5,6 +5,7 @@ use std::{
 };
 
 use headworks_domain::{ErrorKind, TableName};
+use headworks_engine::sql_type_name;
 use headworks_lake::{Action, At, Lake, PublishInfo, Published, StageRequest, TableSpec};
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::{
     adopted::{self, Found, Options},
     app::App,
     fail::{DONE, Failure},
-    output::{Align, Table, bytes, count},
+    output::{Align, Table, bytes, count, counted},
 };
 
 /// Take in Parquet, ORC or CSV files that others left
@@ -129,8 +130,8 @@ async fn take(lake: &Lake, table: &TableName, found: &Found) -> anyhow::Result<P
 
 fn show(app: &App, table: &TableName, found: &Found, replaced: usize) -> anyhow::Result<()> {
     let out = app.out;
-    let files = count(found.files.len() as u64);
-    out.line(format_args!("{files} files, {}, {} rows for table {table}", bytes(found.bytes()), count(found.rows())))?;
+    let files = counted(found.files.len() as u64, "file");
+    out.line(format_args!("{files}, {}, {} for table {table}", bytes(found.bytes()), counted(found.rows(), "row")))?;
     for file in found.files.iter().take(PARTITIONS_SHOWN) {
         out.line(format_args!("  {} ({}, {})", file.shown, file.format, bytes(file.bytes)))?;
     }
@@ -140,7 +141,7 @@ fn show(app: &App, table: &TableName, found: &Found, replaced: usize) -> anyhow:
     out.line("")?;
     let mut columns = Table::new([("column", Align::Left), ("type", Align::Left)]);
     for field in found.schema.fields() {
-        columns.row([field.name().clone(), field.data_type().to_string()]);
+        columns.row([field.name().clone(), sql_type_name(field.data_type())]);
     }
     out.table(&columns)?;
     out.line("")?;
@@ -165,8 +166,12 @@ fn show(app: &App, table: &TableName, found: &Found, replaced: usize) -> anyhow:
 fn document(table: &TableName, found: &Found, replaced: usize, published: Option<&Published>) -> Value {
     let files: Vec<Value> =
         found.files.iter().map(|f| json!({"file": f.shown, "format": f.format, "bytes": f.bytes})).collect();
-    let columns: Vec<Value> =
-        found.schema.fields().iter().map(|f| json!({"column": f.name(), "type": f.data_type().to_string()})).collect();
+    let columns: Vec<Value> = found
+        .schema
+        .fields()
+        .iter()
+        .map(|f| json!({"column": f.name(), "type": sql_type_name(f.data_type())}))
+        .collect();
     let partitions: Vec<Value> =
         found.partitions.iter().map(|(key, rows)| json!({"partition": key, "rows": rows})).collect();
     json!({

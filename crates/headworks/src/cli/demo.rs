@@ -11,8 +11,12 @@ use headworks_connect::{
     files::{self, FileInput, FileOptions},
     fill::{Existing, FillRequest, fill},
 };
-use headworks_domain::{Ds, ErrorKind, Secret};
-use headworks_flow::{exec::Reprocess, url_without_password};
+use headworks_domain::{Ds, ErrorKind, Grain, JobName, Secret};
+use headworks_flow::{
+    Job, Project,
+    exec::{Reprocess, Request},
+    url_without_password,
+};
 use serde_json::json;
 
 use super::backfill;
@@ -123,7 +127,8 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let filled = app.clock.now();
 
     let project = demo.project()?.clone();
-    let requests = backfill::requests(project.jobs.values(), args.from, args.to);
+    let mut requests = backfill::requests(project.jobs.values(), args.from, args.to);
+    leave_out_unready(&project, &mut requests);
     let wanted = Wanted {
         requests,
         reprocess: Reprocess::Failed,
@@ -139,6 +144,18 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     }
     tell(&demo, &args.dir, started).await?;
     Ok(ExitCode::from(DONE))
+}
+
+/// Leaves out the days that end with hours after the last one asked for: a day in New York ends five hours into UTC's next.
+fn leave_out_unready(project: &Project, requests: &mut Vec<Request>) {
+    let is_hourly = |job: &Job| job.grain == Grain::Hour;
+    let hours_of = |name: &JobName| project.jobs.get(name).is_some_and(|job| is_hourly(job));
+    let Some(last) = requests.iter().filter(|r| hours_of(&r.job)).map(|r| r.interval.end()).max() else { return };
+    requests.retain(|r| {
+        let Some(job) = project.jobs.get(&r.job) else { return true };
+        let reads_hours = project.upstream(job).iter().any(hours_of);
+        !reads_hours || r.interval.end() <= last
+    });
 }
 
 /// Writes the example's files where they are not there yet. What somebody has changed stays.

@@ -13,7 +13,7 @@ use super::gc;
 use crate::{
     app::App,
     fail::{self, DONE, FAILED, Failure},
-    output::{Style, bytes, count, styled},
+    output::{Style, bytes, count, counted, styled},
 };
 
 /// Check that everything the project needs is in order
@@ -110,7 +110,7 @@ fn project(app: &App) -> Finding {
         Err(error) => Finding::of("project", &error),
         Ok((project, problems)) => {
             let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
-            let what = format!("{}, {} jobs", project.root.display(), project.jobs.len());
+            let what = format!("{}, {}", project.root.display(), counted(project.jobs.len() as u64, "job"));
             if errors > 0 {
                 Finding::fail(
                     "project",
@@ -214,7 +214,11 @@ async fn lake(app: &App) -> Finding {
         check_storage(lake.storage()).await?;
         let tables = lake.notes().await?.len();
         let version = lake.version(headworks_lake::At::Now).await?;
-        anyhow::Ok(format!("{} tables at {}, version {version}, writable", tables, lake.storage().data_path()))
+        anyhow::Ok(format!(
+            "{} at {}, version {version}, writable",
+            counted(tables as u64, "table"),
+            lake.storage().data_path()
+        ))
     };
     match look.await {
         Ok(message) => Finding::ok("lake", message),

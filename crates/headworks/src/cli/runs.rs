@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     fail::{Carried, DONE, Failure},
-    output::{Align, Style, Table, ago, bytes, count, duration, shown, styled},
+    output::{Align, Style, Table, ago, bytes, count, counted, duration, shown, styled},
 };
 
 /// List and show runs and their logs
@@ -160,7 +160,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
         lines.push(("took", took(Some(started), run.finished_at, now)));
     }
     if run.state == State::Success {
-        lines.push(("published", format!("{} rows, {}", count(run.rows), bytes(run.bytes))));
+        lines.push(("published", format!("{}, {}", counted(run.rows, "row"), bytes(run.bytes))));
     }
     lines.push(("process", run.owner.clone()));
     for (name, value) in lines {

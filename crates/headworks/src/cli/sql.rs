@@ -126,7 +126,11 @@ fn query_text(app: &App, args: &Args) -> anyhow::Result<String> {
             match fs::read_to_string(&path) {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(Failure::not_found(format!("there is no file `{}`", file.display()), "see -f").into());
+                    return Err(Failure::not_found(
+                        format!("there is no file `{}`", file.display()),
+                        "name a file that holds a query",
+                    )
+                    .into());
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", file.display())),
             }
@@ -155,7 +159,9 @@ struct Part {
 impl Part {
     fn beside(path: &Path) -> anyhow::Result<Self> {
         let Some(name) = path.file_name() else {
-            return Err(Failure::usage(format!("`{}` is not a file's name", path.display()), "see -o").into());
+            return Err(
+                Failure::usage(format!("`{}` is not a file's name", path.display()), "name a file with -o").into()
+            );
         };
         let name = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
         Ok(Self { path: path.with_file_name(name) })

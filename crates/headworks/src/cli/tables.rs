@@ -9,7 +9,7 @@ use super::adopt;
 use crate::{
     app::App,
     fail::{DONE, Failure},
-    output::{Align, Style, Table, bytes, count, shown, styled},
+    output::{Align, Style, Table, bytes, count, counted, shown, styled},
 };
 
 /// List, show, restore and adopt tables
@@ -197,12 +197,12 @@ fn show_text(
     line("files", &format!("{}{}", lake.storage().data_path(), table.path))?;
     let sums = Sums::of(all);
     let size = format!(
-        "{} partitions by {}, {} rows, {} in {} files",
-        count(all.len() as u64),
+        "{} by {}, {}, {} in {}",
+        counted(all.len() as u64, "partition"),
         table.partition_columns().join(", "),
-        count(sums.rows),
+        counted(u64::try_from(sums.rows).unwrap_or(0), "row"),
         bytes(sums.bytes),
-        count(sums.files)
+        counted(u64::try_from(sums.files).unwrap_or(0), "file")
     );
     line("size", &size)?;
     out.line("")?;

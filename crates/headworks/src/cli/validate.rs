@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     app::App,
     fail::{DONE, FAILED, shown_problem},
-    output::{Style, json_problem, styled},
+    output::{Style, counted, json_problem, styled},
 };
 
 /// Check every file of the project
@@ -53,8 +53,12 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
             Format::Github => app.out.line(github(problem))?,
         }
     }
-    let summary =
-        format!("{} checked: {}, {}", counted(jobs, "job"), counted(errors, "error"), counted(warnings, "warning"),);
+    let summary = format!(
+        "{} checked: {}, {}",
+        counted(jobs as u64, "job"),
+        counted(errors as u64, "error"),
+        counted(warnings as u64, "warning"),
+    );
     let style = if errors > 0 {
         Style::Red
     } else if warnings > 0 {
@@ -64,10 +68,6 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     };
     app.out.note(styled(app.out.stderr_color, style, &summary));
     Ok(code)
-}
-
-fn counted(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// A workflow command of GitHub Actions: line ends and its own signs are percent-encoded.

@@ -19,6 +19,11 @@ pub(crate) fn count(n: impl Into<i128>) -> String {
     text
 }
 
+/// A count with its noun: `1 row`, `336,776 rows`.
+pub(crate) fn counted(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
 /// Bytes with a binary unit: `1.5 MiB`.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

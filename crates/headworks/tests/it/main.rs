@@ -4,5 +4,6 @@
 
 mod bad_input;
 mod daily_use;
+mod demo;
 mod project;
 mod words;

@@ -127,6 +127,13 @@ impl Project {
             text.replace(&path, "[DIR]").replace(&name, "[NAME]").replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
         text.split_inclusive('\n').map(filtered_line).collect()
     }
+
+    /// The same, with the room between columns gone: widths differ with what differs.
+    pub(crate) fn seen_loosely(&self, args: &[&str]) -> String {
+        let seen = self.seen(args);
+        let words = |line: &str| line.split(' ').filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ") + "\n";
+        seen.lines().map(words).collect()
+    }
 }
 
 pub(crate) fn outcome(child: Child) -> Outcome {
@@ -162,7 +169,12 @@ fn filtered_line(line: &str) -> String {
             kept.push("[INSTANT]".to_owned());
             changed = true;
         } else if is_clock(word) {
-            kept.push("[CLOCK]".to_owned());
+            // The day stands before it.
+            kept.pop();
+            kept.push("[INSTANT]".to_owned());
+            changed = true;
+        } else if is_run_id(word) {
+            kept.push("[RUN]".to_owned());
             changed = true;
         } else {
             kept.push(word.to_owned());
@@ -178,6 +190,13 @@ fn filtered_line(line: &str) -> String {
 
 fn is_instant(word: &str) -> bool {
     word.len() >= 20 && word.as_bytes()[10] == b'T' && word.ends_with('Z') && word.starts_with("20")
+}
+
+/// As `hoduycsugc-1`: a process in base 36, and a number.
+fn is_run_id(word: &str) -> bool {
+    let (process, number) = word.split_once('-').unwrap_or_default();
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    process.len() == 10 && digits(number) && process.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
 }
 
 fn is_clock(word: &str) -> bool {

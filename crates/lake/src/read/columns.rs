@@ -67,7 +67,7 @@ impl ByFieldId {
         };
         let Some(at) = at else { return Ok(Target::Literal(default(column, field.data_type())?)) };
         let stored = file.field(at);
-        if self.nan.contains(&(column.id + 1000)) {
+        if self.nan.contains(&column.id) {
             return Ok(Target::Reshape(at, Reshape::Cast(field.data_type().clone())));
         }
         if stored.data_type() == field.data_type() {

@@ -8,7 +8,7 @@ use datafusion::common::ScalarValue;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// Reads a minimum or maximum from the catalog. `None` when it says nothing usable: another type's text, `nan`.
-pub fn statistic(text: &str, data_type: &DataType) -> Option<ScalarValue> {
+pub(crate) fn statistic(text: &str, data_type: &DataType) -> Option<ScalarValue> {
     match data_type {
         DataType::Binary => Some(ScalarValue::Binary(Some(unhex(text)?))),
         DataType::BinaryView => Some(ScalarValue::BinaryView(Some(unhex(text)?))),
@@ -22,7 +22,7 @@ pub fn statistic(text: &str, data_type: &DataType) -> Option<ScalarValue> {
 /// Writes a minimum or maximum as DuckDB does: `1`, `33.0`, `1e+300`, `2013-01-01 00:00:00.5+00`, blobs in hexadecimal.
 ///
 /// `None` for null, for NaN (which goes to `contains_nan`), and for types without statistics.
-pub fn statistic_text(value: &ScalarValue) -> Option<String> {
+pub(crate) fn statistic_text(value: &ScalarValue) -> Option<String> {
     match value {
         ScalarValue::Boolean(Some(v)) => Some(if *v { "1" } else { "0" }.to_owned()),
         ScalarValue::Binary(Some(v)) | ScalarValue::BinaryView(Some(v)) | ScalarValue::LargeBinary(Some(v)) => {
@@ -36,7 +36,7 @@ pub fn statistic_text(value: &ScalarValue) -> Option<String> {
 
 /// Writes a value as DuckDB casts it to text, which is how the catalog keeps partition values. `None` for null and for
 /// nested values.
-pub fn partition_text(value: &ScalarValue) -> Option<String> {
+pub(crate) fn partition_text(value: &ScalarValue) -> Option<String> {
     Some(match value {
         ScalarValue::Boolean(v) => (*v)?.to_string(),
         ScalarValue::Int8(v) => (*v)?.to_string(),

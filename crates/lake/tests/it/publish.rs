@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arrow::{
     array::{
-        ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
-        StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+        ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
+        ListArray, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
     },
     datatypes::{DataType, Field, Int32Type, Schema},
 };
@@ -14,7 +14,8 @@ use chrono::TimeDelta;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use headworks_domain::{Ds, ErrorKind, Fault, PartitionKey, Secret, SystemClock};
 use headworks_lake::{
-    Action, At, ColumnSpec, Error, Keep, Lake, PublishInfo, Published, StageRequest, Staged, Storage, StorageOptions, TableSpec, rows,
+    Action, At, ColumnSpec, Error, Keep, Lake, PublishInfo, Published, StageRequest, Staged, Storage, StorageOptions,
+    TableSpec, rows,
 };
 use headworks_store::{Store, StoreOptions};
 use headworks_testkit::{Attach, DuckDb, Moto, TempPostgres, TempProject};
@@ -141,7 +142,10 @@ fn everything() -> RecordBatch {
         ("day", Arc::new(Date32Array::from(vec![Some(15_706), None]))),
         ("clock", Arc::new(Time64MicrosecondArray::from(vec![Some(36_000_000_001), None]))),
         ("local", Arc::new(TimestampMicrosecondArray::from(vec![Some(1_357_000_000_123_456), None]))),
-        ("instant", Arc::new(TimestampMicrosecondArray::from(vec![Some(1_357_000_000_000_000), None]).with_timezone("UTC"))),
+        (
+            "instant",
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(1_357_000_000_000_000), None]).with_timezone("UTC")),
+        ),
         ("list", Arc::new(list)),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
@@ -158,9 +162,20 @@ async fn duckdb_reads_every_type_as_we_published_it() {
         assert_eq!(
             found[0],
             [
-                some("2013-01-01"), some("true"), some("-5"), some("9223372036854775807"), some("1.5"), some("123.45"),
-                some("it's \"ü\""), some(""), some("\\x00\\xFF"), some("2013-01-01"), some("10:00:00.000001"),
-                some("2013-01-01 00:26:40.123456"), some("2013-01-01 00:26:40+00"), some("[1, NULL, 3]"),
+                some("2013-01-01"),
+                some("true"),
+                some("-5"),
+                some("9223372036854775807"),
+                some("1.5"),
+                some("123.45"),
+                some("it's \"ü\""),
+                some(""),
+                some("\\x00\\xFF"),
+                some("2013-01-01"),
+                some("10:00:00.000001"),
+                some("2013-01-01 00:26:40.123456"),
+                some("2013-01-01 00:26:40+00"),
+                some("[1, NULL, 3]"),
             ],
             "{catalog:?}"
         );
@@ -182,7 +197,8 @@ async fn a_publish_replaces_its_partition_and_nothing_else() {
         world.put("t", "2013-01-01", &numbers([1_000_000])).await;
         let mut duck = world.duck();
         let all = "select ds, count(*), sum(n) from lake.t group by ds order by ds";
-        let expect = |rows: &[[&str; 3]]| rows.iter().map(|r| r.map(|v| Some(v.to_owned())).to_vec()).collect::<Vec<_>>();
+        let expect =
+            |rows: &[[&str; 3]]| rows.iter().map(|r| r.map(|v| Some(v.to_owned())).to_vec()).collect::<Vec<_>>();
         assert_eq!(duck.texts(all).unwrap(), expect(&[["2013-01-01", "1", "1000000"], ["2013-01-02", "5", "510"]]));
         // Statistics were widened, or DuckDB would prune the new rows away silently.
         assert_eq!(duck.texts("select count(*) from lake.t where n > 500000").unwrap(), [[Some("1".to_owned())]]);
@@ -250,7 +266,10 @@ async fn compatible_changes_evolve_and_others_stop() {
     let wrong = RecordBatch::try_from_iter([("a", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)]).unwrap();
     let error = world.stage(&spec("t"), "2013-01-04", &wrong).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert_eq!(error.to_string(), "the result does not fit table `t`: column `a` is bigint in the table and varchar in the result");
+    assert_eq!(
+        error.to_string(),
+        "the result does not fit table `t`: column `a` is bigint in the table and varchar in the result"
+    );
     let strict = TableSpec {
         columns: vec![ColumnSpec { name: "a".to_owned(), data_type: Some(DataType::Int16), comment: None }],
         ..spec("u")
@@ -262,7 +281,9 @@ async fn compatible_changes_evolve_and_others_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_outside_the_runs_partitions_are_refused() {
     let world = World::new(Catalog::Sqlite).await;
-    let stray = RecordBatch::try_from_iter([("ds", Arc::new(StringArray::from(vec!["2013-01-01", "2013-01-02"])) as ArrayRef)]).unwrap();
+    let stray =
+        RecordBatch::try_from_iter([("ds", Arc::new(StringArray::from(vec!["2013-01-01", "2013-01-02"])) as ArrayRef)])
+            .unwrap();
     let error = world.stage(&spec("t"), "2013-01-01", &stray).await.unwrap_err();
     assert_eq!(error.to_string(), "the result for table `t` has rows outside ds=2013-01-01: ds=2013-01-02");
     // A run of two days sorts its rows by itself.
@@ -285,7 +306,11 @@ async fn what_others_did_to_a_partition_goes_with_it() {
         duck.run("insert into lake.t select '2013-01-01'::date, 1000 + range from range(50)").unwrap();
         duck.run("delete from lake.t where ds = '2013-01-01' and n = 5").unwrap();
         duck.run("insert into lake.t values ('2013-01-02', 888)").unwrap();
-        assert_eq!(world.ours("select count(*) from t where ds = '2013-01-01'", "t", At::Now).await, ["150"], "{catalog:?}");
+        assert_eq!(
+            world.ours("select count(*) from t where ds = '2013-01-01'", "t", At::Now).await,
+            ["150"],
+            "{catalog:?}"
+        );
         // Staged before the registry knew of the foreign commits: somebody else was first.
         let late = world.stage(&spec("t"), "2013-01-01", &numbers([9])).await.unwrap();
         let error = world.publish(late).await.unwrap_err();
@@ -295,7 +320,11 @@ async fn what_others_did_to_a_partition_goes_with_it() {
         let mut fresh = world.duck();
         let all = fresh.texts("select ds, count(*), sum(n) from lake.t group by ds order by ds").unwrap();
         let text = |t: &str| Some(t.to_owned());
-        assert_eq!(all, [[text("2013-01-01"), text("2"), text("3")], [text("2013-01-02"), text("11"), text("933")]], "{catalog:?}");
+        assert_eq!(
+            all,
+            [[text("2013-01-01"), text("2"), text("3")], [text("2013-01-02"), text("11"), text("933")]],
+            "{catalog:?}"
+        );
         assert_eq!(world.ours("select count(*) from t", "t", At::Now).await, ["13"]);
         let table = world.lake.expect_table("t", At::Now).await.unwrap();
         let partitions = world.lake.partitions(table.id).await.unwrap();
@@ -372,8 +401,16 @@ async fn crowd(catalog: Catalog, for_each: usize) {
     let days = format!("select count(*), count(distinct ds) from t where ds between '2013-01-01' and '2014-12-31'");
     let ours = world.ours(&days, "t", At::Now).await;
     let expected = 4 * for_each;
-    assert_eq!(ours[0].split('|').map(|v| v.trim().parse::<usize>().unwrap()).collect::<Vec<_>>(), [expected, expected], "{catalog:?}");
-    assert_eq!(world.ours("select count(*) from t where ds = '2015-01-01'", "t", At::Now).await, [foreign.to_string()], "{catalog:?}");
+    assert_eq!(
+        ours[0].split('|').map(|v| v.trim().parse::<usize>().unwrap()).collect::<Vec<_>>(),
+        [expected, expected],
+        "{catalog:?}"
+    );
+    assert_eq!(
+        world.ours("select count(*) from t where ds = '2015-01-01'", "t", At::Now).await,
+        [foreign.to_string()],
+        "{catalog:?}"
+    );
     let mut duck = world.duck();
     let theirs = duck.texts("select count(*) from lake.t where ds between '2013-01-01' and '2014-12-31'").unwrap();
     assert_eq!(theirs, [[Some(expected.to_string())]], "{catalog:?}");
@@ -467,7 +504,12 @@ async fn clean_up_removes_what_may_go_and_nothing_else() {
         world.lake.remove(&keep(0)).await.unwrap();
         // What the first pass has forgotten goes in the second, when its versions do.
         world.lake.remove(&keep(0)).await.unwrap();
-        assert_eq!(world.project.files("lake/data").unwrap().len(), 1, "{catalog:?} {:?}", world.project.files("lake/data"));
+        assert_eq!(
+            world.project.files("lake/data").unwrap().len(),
+            1,
+            "{catalog:?} {:?}",
+            world.project.files("lake/data")
+        );
         assert_eq!(world.ours("select n from t", "t", At::Now).await, ["1"]);
         assert_eq!(world.duck().texts("select n from lake.t").unwrap(), [[Some("1".to_owned())]]);
         assert_eq!(world.duck().texts("select count(*) from lake.short").unwrap(), [[Some("0".to_owned())]]);
@@ -486,7 +528,9 @@ async fn a_restored_catalog_removes_nothing() {
     world.put("t", "2013-01-02", &numbers([2])).await;
     world.lake.remove(&keep(0)).await.unwrap();
     let store = Store::open(&StoreOptions::new(format!("sqlite:{}", backup.display()))).await.unwrap();
-    let storage = Storage::open(&StorageOptions { path: world.project.join("lake").display().to_string(), ..Default::default() }).unwrap();
+    let storage =
+        Storage::open(&StorageOptions { path: world.project.join("lake").display().to_string(), ..Default::default() })
+            .unwrap();
     let old = Lake::open(store, storage, Arc::new(SystemClock)).await.unwrap();
     let error = old.remove(&keep(0)).await.unwrap_err();
     assert!(matches!(error, Error::Behind { .. }), "{error}");

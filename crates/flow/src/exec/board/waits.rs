@@ -59,16 +59,16 @@ impl Board {
             for (run, task) in known.waiting.clone() {
                 let waits = self.runs[run].phase == Phase::Mine && self.runs[run].missing.contains_key(&task);
                 if waits && self.blocked.insert(run, now).is_none() {
-                    self.withdraw(run);
+                    self.withdraw(run, now);
                 }
             }
         }
     }
 
     /// Another process's run, which was found to publish these, is over or abandoned.
-    pub(crate) fn producer_gone(&mut self, partitions: &[Partition]) {
+    pub(crate) fn producer_gone(&mut self, partitions: &[Partition], now: DateTime<Utc>) {
         for partition in partitions {
-            self.producer_less(partition.clone());
+            self.producer_less(partition.clone(), now);
         }
     }
 
@@ -116,7 +116,8 @@ impl Board {
         let mut missing = 0;
         for partition in wanted {
             let known = self.partitions.entry(partition.clone()).or_default();
-            if known.published {
+            // One that a run is about to replace is waited for, or a repeated backfill would read what it replaces.
+            if known.published && known.producers == 0 {
                 continue;
             }
             missing += 1;
@@ -137,7 +138,7 @@ impl Board {
     fn on_the_way(&self, shape: &RunShape, table: &TableName, upto: Ds) -> Vec<Partition> {
         table_range(&self.partitions, table)
             .take_while(|(p, _)| p.key.ds <= upto)
-            .filter(|(_, known)| !known.published && known.producers > 0)
+            .filter(|(_, known)| known.producers > 0)
             .filter(|(p, _)| p.table != shape.table || !shape.partitions.contains(&p.key))
             .map(|(p, _)| p.clone())
             .collect()
@@ -183,18 +184,24 @@ impl Board {
     }
 
     /// Counts the run as a producer no more.
-    pub(super) fn withdraw(&mut self, run: usize) {
+    pub(super) fn withdraw(&mut self, run: usize, now: DateTime<Utc>) {
         if std::mem::take(&mut self.runs[run].promised) {
             for partition in self.runs[run].own_partitions() {
-                self.producer_less(partition);
+                self.producer_less(partition, now);
             }
         }
     }
 
-    fn producer_less(&mut self, partition: Partition) {
+    /// Who waits for it gets the older version when there is one; else another producer is looked for.
+    fn producer_less(&mut self, partition: Partition, now: DateTime<Utc>) {
         let known = self.partitions.entry(partition.clone()).or_default();
         known.producers = known.producers.saturating_sub(1);
-        if known.producers == 0 && !known.published && !known.waiting.is_empty() {
+        if known.producers > 0 || known.waiting.is_empty() {
+            return;
+        }
+        if known.published {
+            self.published([partition], now);
+        } else {
             self.doubtful.insert(partition);
         }
     }

@@ -395,7 +395,7 @@ impl<'a> Session<'a> {
                 self.board.published(published, now);
                 for run_id in gone {
                     if let Some(partitions) = self.producers.remove(&run_id) {
-                        self.board.producer_gone(&partitions);
+                        self.board.producer_gone(&partitions, now);
                     }
                 }
             }

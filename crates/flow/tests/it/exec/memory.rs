@@ -97,6 +97,11 @@ impl Database {
         self.lock().runs.iter().map(|r| (r.request.run_id.clone(), r.state, r.over)).collect()
     }
 
+    /// When a partition was published last, in the order of publishes.
+    pub(super) fn position(&self, partition: &Partition) -> i64 {
+        self.lock().published[partition]
+    }
+
     pub(super) fn publish_foreign(&self, partition: Partition) {
         let mut inner = self.lock();
         inner.position += 1;

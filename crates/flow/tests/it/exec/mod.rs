@@ -88,6 +88,10 @@ fn shape(name: &str, n: i64, waits: &[(&str, Vec<i64>)]) -> RunShape {
     }
 }
 
+fn day_number(shape: &RunShape) -> i64 {
+    (shape.interval.start() - day(0).start()).num_days()
+}
+
 fn request(shape: &RunShape) -> Request {
     Request { job: shape.job.clone(), interval: shape.interval }
 }
@@ -270,6 +274,15 @@ async fn a_failed_run_blocks_what_waits_for_it_and_nothing_else() {
     assert_eq!((repaired.counts.done_before, repaired.counts.success), (16, 4));
     setup.options.reprocess = Reprocess::All;
     assert_eq!(setup.run(4).await.counts.success, 20, "all once more");
+    for shape in &setup.shapes {
+        let own = setup.database.position(&partition(shape.table.as_str(), day_number(shape)));
+        for wait in &shape.waits {
+            for key in &wait.partitions {
+                let input = setup.database.position(&Partition::new(wait.table.clone(), key.clone()));
+                assert!(input < own, "{} {} was computed from an old `{}`", shape.job, shape.ds, wait.table);
+            }
+        }
+    }
     assert_eq!(setup.database.publishes(), 40);
     assert_eq!(setup.database.violations(), [] as [String; 0]);
 }
