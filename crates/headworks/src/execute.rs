@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use headworks_domain::JobName;
 use headworks_flow::{
     Job, Project,
     exec::{Counts, Executor, ExecutorOptions, FailedRun, Progress, Reprocess, Request, Summary},
@@ -54,6 +55,14 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     options.tasks_max = wanted.tasks_max.unwrap_or(app.config()?.execution.tasks_max as usize);
     options.reprocess = wanted.reprocess;
     options.wait = wanted.wait.unwrap_or(Duration::ZERO);
+    // Runs name the version they were planned with; its text is kept, so that an old number can be explained.
+    let planned: std::collections::BTreeSet<&JobName> = wanted.requests.iter().map(|r| &r.job).collect();
+    let mut versions = Vec::new();
+    for job in planned.into_iter().filter_map(|name| project.jobs.get(name)) {
+        let text = std::fs::read_to_string(app.root()?.join(&job.file)).unwrap_or_default();
+        versions.push((job.name.clone(), job.version.clone(), text));
+    }
+    app.run_store().await?.note_versions(versions).await?;
     let executor = Executor {
         store: app.run_store().await?.clone(),
         partitions: app.partitions().await?,

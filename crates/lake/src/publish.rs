@@ -590,7 +590,7 @@ async fn retire_inlined(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey, snapshot
             let then = tx
                 .row(
                     "select column_name from ducklake_column c where table_id = $1 and column_id = $2 and begin_snapshot <= coalesce(
-                         (select min(begin_snapshot) from ducklake_schema_versions where table_id = $1 and schema_version = $3), 0)
+                         (select max(begin_snapshot) from ducklake_schema_versions where table_id = $1 and schema_version <= $3), 0)
                      order by begin_snapshot desc limit 1",
                     &values![cut.table_id, column.id, schema_version],
                 )

@@ -1,13 +1,15 @@
 //! Statistics of a written file, as the catalog keeps them.
 
-use arrow::{array::Array as _, datatypes::Schema};
+use std::collections::HashMap;
+
+use arrow::datatypes::Schema;
 use datafusion::common::ScalarValue;
 use parquet::{
     arrow::{arrow_reader::statistics::StatisticsConverter, parquet_to_arrow_schema},
     file::metadata::ParquetMetaData,
 };
 
-use crate::{Result, table::Column, types};
+use crate::{Result, table::Column, types, write::Floats};
 
 /// What the catalog keeps of one column of one file.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +26,12 @@ pub(crate) struct ColumnStats {
 
 /// Reads the statistics of a file's columns out of its metadata; the parts of nested columns get sizes and counts only.
 ///
-/// `nan` lists the ids of columns in which NaN was seen.
-pub(crate) fn of_file(metadata: &ParquetMetaData, columns: &[Column], nan: &[i64]) -> Result<Vec<ColumnStats>> {
+/// `floats` has what was seen of floating point columns, for which files have no statistics.
+pub(crate) fn of_file(
+    metadata: &ParquetMetaData,
+    columns: &[Column],
+    floats: &HashMap<i64, Floats>,
+) -> Result<Vec<ColumnStats>> {
     let parquet = metadata.file_metadata().schema_descr();
     let arrow: Schema = parquet_to_arrow_schema(parquet, None).map_err(|source| crate::Error::Parquet {
         doing: "read statistics of",
@@ -42,7 +48,7 @@ pub(crate) fn of_file(metadata: &ParquetMetaData, columns: &[Column], nan: &[i64
             null_count: 0,
             min: None,
             max: None,
-            contains_nan: column.data_type.is_floating().then(|| nan.contains(&column.id)),
+            contains_nan: floats.get(&column.id).map(|seen| seen.nan),
         };
         for group in metadata.row_groups() {
             let chunk = group.column(i);
@@ -58,6 +64,11 @@ pub(crate) fn of_file(metadata: &ParquetMetaData, columns: &[Column], nan: &[i64
         {
             one.min = extreme(&mins, std::cmp::Ordering::Less);
             one.max = extreme(&maxes, std::cmp::Ordering::Greater);
+        }
+        if let Some(seen) = floats.get(&column.id) {
+            one.null_count = seen.nulls;
+            one.min.clone_from(&seen.min);
+            one.max.clone_from(&seen.max);
         }
         stats.push(one);
     }

@@ -112,7 +112,7 @@ impl Column {
 }
 
 /// The schema that table names stand in.
-pub const SCHEMA: &str = "main";
+const SCHEMA: &str = "main";
 
 const LIVE: &str = "begin_snapshot <= $1 and (end_snapshot is null or end_snapshot > $1)";
 

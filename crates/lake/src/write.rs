@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
     compute::{CastOptions, cast_with_options, take},
-    datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int32Type, Schema, SchemaRef},
+    datatypes::{DataType, Date32Type, Float64Type, Int32Type, Schema, SchemaRef},
     util::display::FormatOptions,
 };
 use chrono::Datelike;
@@ -423,8 +423,8 @@ struct OpenFile {
     file: crate::storage::NewFile,
     written: u64,
     rows: i64,
-    /// Ids of floating point columns in which NaN was seen.
-    nan: Vec<i64>,
+    /// Of each floating point column, by its id.
+    floats: HashMap<i64, Floats>,
 }
 
 impl OpenFile {
@@ -443,7 +443,7 @@ impl OpenFile {
         let failed = |source| Error::Parquet { doing: "write", table: table.to_owned(), source };
         ArrowSchemaConverter::new().convert(schema).map_err(failed)?;
         let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options).map_err(failed)?;
-        Ok(Self { table: table.to_owned(), name, writer, file, written: 0, rows: 0, nan: Vec::new() })
+        Ok(Self { table: table.to_owned(), name, writer, file, written: 0, rows: 0, floats: HashMap::new() })
     }
 
     fn bytes(&self) -> u64 {
@@ -452,8 +452,8 @@ impl OpenFile {
 
     async fn push(&mut self, batch: &RecordBatch, columns: &[Column]) -> Result<()> {
         for (array, column) in batch.columns().iter().zip(columns) {
-            if column.data_type.is_floating() && !self.nan.contains(&column.id) && has_nan(array) {
-                self.nan.push(column.id);
+            if column.data_type.is_floating() {
+                self.floats.entry(column.id).or_default().see(array)?;
             }
         }
         self.rows += i64::try_from(batch.num_rows()).unwrap_or(0);
@@ -479,7 +479,7 @@ impl OpenFile {
             .checked_sub(8)
             .and_then(|at| rest.get(at..at + 4)?.try_into().ok())
             .map_or(0, u32::from_le_bytes);
-        let stats = stats::of_file(&metadata, columns, &self.nan)?;
+        let stats = stats::of_file(&metadata, columns, &self.floats)?;
         let bytes = self.file.finish(rest).await?;
         Ok(StagedFile {
             path: self.name,
@@ -495,11 +495,41 @@ impl OpenFile {
     }
 }
 
-fn has_nan(array: &ArrayRef) -> bool {
-    match array.data_type() {
-        DataType::Float32 => array.as_primitive::<Float32Type>().iter().flatten().any(f32::is_nan),
-        DataType::Float64 => array.as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan),
-        _ => false,
+/// What is known of a floating point column. Parquet's own statistics leave NaN out, and readers to which NaN is the greatest
+/// number (DuckDB, and SQL with it) would skip rows by them: so the files have none for such columns, and the catalog has ours,
+/// which say whether there is NaN.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Floats {
+    pub nan: bool,
+    pub nulls: i64,
+    pub min: Option<ScalarValue>,
+    pub max: Option<ScalarValue>,
+}
+
+impl Floats {
+    fn see(&mut self, array: &ArrayRef) -> Result<()> {
+        self.nulls += i64::try_from(array.null_count()).unwrap_or(0);
+        let wide = arrow::compute::cast(array, &DataType::Float64)?;
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        let mut some = false;
+        for value in wide.as_primitive::<Float64Type>().iter().flatten() {
+            if value.is_nan() {
+                self.nan = true;
+            } else {
+                (low, high, some) = (low.min(value), high.max(value), true);
+            }
+        }
+        if some {
+            let bound = |value: f64| ScalarValue::Float64(Some(value)).cast_to(array.data_type());
+            let (low, high) = (bound(low)?, bound(high)?);
+            if self.min.as_ref().is_none_or(|min| low < *min) {
+                self.min = Some(low);
+            }
+            if self.max.as_ref().is_none_or(|max| high > *max) {
+                self.max = Some(high);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -519,6 +549,9 @@ fn properties(schema: &Schema, first: &RecordBatch) -> WriterProperties {
 }
 
 fn encoded(properties: WriterPropertiesBuilder, path: ColumnPath, array: &ArrayRef) -> WriterPropertiesBuilder {
+    if array.data_type().is_floating() {
+        return properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+    }
     let encoding = match array.data_type() {
         DataType::Int8
         | DataType::Int16

@@ -130,7 +130,7 @@ async fn checks_that_cannot_run_are_named() {
     )
     .await;
     fails(
-        CheckKind::Sql("select true, true".to_owned()),
+        CheckKind::Sql("select true as a, true as b".to_owned()),
         "check `c` cannot run: it gives 2 columns where one boolean is needed",
     )
     .await;

@@ -87,11 +87,13 @@ async fn names(store: &Store, table: &Table, from: &Inlined) -> Result<HashMap<i
     };
     let row = store
         .row(
-            "select begin_snapshot from ducklake_schema_versions where schema_version = $2 and (table_id = $1 or table_id is null)",
+            // Making the table of inlined rows raises the catalog's schema version without a row of its own: the shape is that of
+            // the table's newest version up to it.
+            "select max(begin_snapshot) from ducklake_schema_versions where schema_version <= $2 and (table_id = $1 or table_id is null)",
             &values![table.id, from.schema_version],
         )
         .await?;
-    let since = row.ok_or_else(gone)?.i64(0)?;
+    let since = row.map_or(Ok(None), |row| row.opt_i64(0))?.ok_or_else(gone)?;
     let rows = store
         .rows(
             "select column_id, column_name from ducklake_column where table_id = $1 and parent_column is null

@@ -522,9 +522,12 @@ async fn clean_up_removes_what_may_go_and_nothing_else() {
 async fn a_restored_catalog_removes_nothing() {
     let world = World::new(Catalog::Sqlite).await;
     world.put("t", "2013-01-01", &numbers([1])).await;
-    world.lake.store().rows("pragma wal_checkpoint(truncate)", &[]).await.ok();
     let backup = world.project.join("backup.db");
-    world.lake.store().rows(&format!("vacuum into '{}'", backup.display()), &[]).await.unwrap();
+    // Nobody writes: the file and its log are a whole backup.
+    for ending in ["", "-wal"] {
+        std::fs::copy(world.project.join(format!("metadata.db{ending}")), format!("{}{ending}", backup.display()))
+            .unwrap();
+    }
     world.put("t", "2013-01-02", &numbers([2])).await;
     world.lake.remove(&keep(0)).await.unwrap();
     let store = Store::open(&StoreOptions::new(format!("sqlite:{}", backup.display()))).await.unwrap();
