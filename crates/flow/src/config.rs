@@ -27,6 +27,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How runs are carried out.
     pub execution: ExecutionConfig,
+    /// The process that keeps the project running.
+    pub server: ServerConfig,
     /// How long things are kept.
     pub retention: RetentionConfig,
     /// Texts for `{{ var.x }}` in jobs.
@@ -152,6 +154,20 @@ pub struct ExecutionConfig {
 impl Default for ExecutionConfig {
     fn default() -> Self {
         Self { tasks_max: 8 }
+    }
+}
+
+/// The process that keeps the project running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where health checks and metrics are answered, as `127.0.0.1:8470`.
+    pub listen: String,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8470".to_owned() }
     }
 }
 

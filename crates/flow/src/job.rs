@@ -136,6 +136,11 @@ impl Job {
         self.spec.kind == Kind::View
     }
 
+    /// True for imports that take what a table holds at the time, whatever the interval.
+    pub fn knows_no_past(&self) -> bool {
+        self.import().is_some_and(|import| import.by.is_none() && !import.as_of_now)
+    }
+
     /// The connection it reads from, for imports.
     pub fn import(&self) -> Option<&ImportSpec> {
         match &self.body {

@@ -48,13 +48,14 @@ mod source;
 mod spec;
 mod sql;
 mod template;
+pub mod ticker;
 mod units;
 mod waits;
 
 pub use column::{ColumnType, ColumnTypeError};
 pub use config::{
     CONFIG_FILE, Config, ConnectionConfig, EngineConfig, ExecutionConfig, MetadataConfig, ProjectConfig,
-    RetentionConfig, StorageConfig, config_schema,
+    RetentionConfig, ServerConfig, StorageConfig, config_schema,
 };
 pub use connection::Connection;
 pub use error::Error;

@@ -168,6 +168,38 @@ impl Project {
         order
     }
 
+    /// Keeps jobs of an earlier state whose files have errors now, so that a slip of the pen stops no schedule. Says which.
+    pub fn keep_last_good(&mut self, before: &Self, problems: &[Problem]) -> Vec<JobName> {
+        let broken: BTreeSet<&str> =
+            problems.iter().filter(|p| p.severity == Severity::Error).map(|p| p.place.file.as_str()).collect();
+        let mut kept = Vec::new();
+        for job in before.jobs.values() {
+            let is_free = !self.jobs.contains_key(&job.name) && self.maker(job.table.as_str()).is_none();
+            if is_free && broken.contains(job.file.as_str()) {
+                self.makers.insert(job.table.as_str().to_lowercase(), job.name.clone());
+                self.jobs.insert(job.name.clone(), Arc::clone(job));
+                kept.push(job.name.clone());
+            }
+        }
+        kept
+    }
+
+    /// Takes up an earlier text of a file that has errors now. False when that has errors too, or its name is taken.
+    pub fn revive(&mut self, file: &str, text: String) -> bool {
+        let zone = self.config.project.timezone.parse().unwrap_or(Tz::UTC);
+        let read = jobfile::read(file.to_owned(), text, path_name(file), zone);
+        if read
+            .job
+            .as_ref()
+            .is_none_or(|job| self.jobs.contains_key(&job.name) || self.maker(job.table.as_str()).is_some())
+        {
+            return false;
+        }
+        let jobs = self.jobs.len();
+        check::assemble(self, vec![read], &mut Vec::new());
+        self.jobs.len() > jobs
+    }
+
     /// Adds a job, which then makes its table.
     pub(crate) fn add(&mut self, job: Job) {
         self.makers.insert(job.table.as_str().to_lowercase(), job.name.clone());
@@ -210,14 +242,19 @@ fn read_jobs(root: &Path, zone: Tz, problems: &mut Vec<Problem>) -> Vec<JobFile>
         }
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let below = file.strip_prefix("jobs/").unwrap_or(&file);
-                let name = below.rsplit_once('.').map_or(below, |(name, _)| name).to_owned();
+                let name = path_name(&file).to_owned();
                 files.push(jobfile::read(file, text, &name, zone));
             }
             Err(error) => problems.push(unreadable(&file, &error)),
         }
     }
     files
+}
+
+/// A file's path below `jobs/` without its ending: the job's name unless its header has one.
+fn path_name(file: &str) -> &str {
+    let below = file.strip_prefix("jobs/").unwrap_or(file);
+    below.rsplit_once('.').map_or(below, |(name, _)| name)
 }
 
 fn collect(root: &Path, folder: &str, depth: usize, paths: &mut Vec<String>, problems: &mut Vec<Problem>) {

@@ -135,9 +135,9 @@ enum GrainSchema {
 #[serde(rename_all = "snake_case")]
 pub enum Catchup {
     /// None: only ticks from now on.
-    #[default]
     None,
     /// The latest one.
+    #[default]
     Latest,
     /// Every one since `start`.
     All,

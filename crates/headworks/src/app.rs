@@ -17,7 +17,9 @@ use headworks_meta::{Runs, SystemProcesses};
 use headworks_store::{Store, StoreOptions};
 use tokio::sync::OnceCell;
 
-use crate::{fail::Failure, output::Out, registry::Registry, settings::Environment};
+use crate::{
+    connections::Connections, fail::Failure, output::Out, registry::Registry, serve::Reloading, settings::Environment,
+};
 
 /// One command's view of its project.
 pub(crate) struct App {
@@ -160,6 +162,16 @@ impl App {
                 Err(unknown.into())
             }
         }
+    }
+
+    /// The connections of the project, none of them open yet.
+    pub(crate) fn connections(&self) -> anyhow::Result<Connections> {
+        Ok(Connections::new(self.root()?.to_path_buf(), self.environment.clone()))
+    }
+
+    /// How the project's files are read again.
+    pub(crate) fn reloading(&self) -> anyhow::Result<Reloading> {
+        Ok(Reloading { root: self.root()?.to_path_buf(), overrides: self.overrides()? })
     }
 
     /// Where attempts write their logs.

@@ -24,6 +24,7 @@ pub(crate) mod runs;
 mod schema;
 mod sql;
 mod tables;
+mod up;
 mod validate;
 mod when;
 
@@ -76,6 +77,7 @@ struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Up(up::Args),
     Init(init::Args),
     Validate(validate::Args),
     Render(render::Args),
@@ -126,6 +128,7 @@ pub(crate) fn main() -> ExitCode {
 async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(app, args).await,
+        Command::Up(args) => up::run(app, args).await,
         Command::Init(args) => init::run(app, args),
         Command::Validate(args) => validate::run(app, args),
         Command::Render(args) => render::run(app, args),

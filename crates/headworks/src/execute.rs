@@ -15,6 +15,7 @@ use crate::{
     app::App,
     cli::runs::failure_json,
     fail::{Carried, DONE, FAILED, Failure},
+    live::LiveProject,
     output::{Style, bytes, count, counted, duration, styled},
     planner::ProjectPlanner,
     progress::{LOOK_EVERY, View},
@@ -63,11 +64,12 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
         versions.push((job.name.clone(), job.version.clone(), text));
     }
     app.run_store().await?.note_versions(versions).await?;
+    let live = LiveProject::new(project);
     let executor = Executor {
         store: app.run_store().await?.clone(),
         partitions: app.partitions().await?,
-        planner: Arc::new(ProjectPlanner { project: project.clone(), env: app.env_name(), params: wanted.params }),
-        runner: runners::open(app, wanted.as_of_now).await?,
+        planner: Arc::new(ProjectPlanner { project: live.clone(), env: app.env_name(), params: wanted.params }),
+        runner: runners::open(app, live, wanted.as_of_now).await?,
         clock: app.clock.clone(),
         options,
     };
@@ -107,7 +109,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
 }
 
 /// The wishes to stop: Ctrl-C, or the system's polite signal.
-struct Signals {
+pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -116,17 +118,17 @@ struct Signals {
 
 impl Signals {
     #[cfg(unix)]
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     #[cfg(not(unix))]
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {})
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         #[cfg(unix)]
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -144,7 +146,7 @@ fn check_whole_imports(project: &Project, requests: &[Request], now: DateTime<Ut
     let mut refused: Vec<&Job> = Vec::new();
     for request in requests {
         let Some(job) = project.jobs.get(&request.job) else { continue };
-        if knows_no_past(job) && request.interval.end() < job.last_complete(now).end() {
+        if job.knows_no_past() && request.interval.end() < job.last_complete(now).end() {
             if refused.last().is_none_or(|last| last.name != job.name) && refused.iter().all(|r| r.name != job.name) {
                 refused.push(job);
             }
@@ -162,11 +164,6 @@ fn check_whole_imports(project: &Project, requests: &[Request], now: DateTime<Ut
             "add --as-of-now to fill them with what they hold now, or name the columns of time with import.by",
         )),
     }
-}
-
-/// True for imports that take what a table holds at the time, whatever the interval.
-pub(crate) fn knows_no_past(job: &Job) -> bool {
-    job.import().is_some_and(|import| import.by.is_none() && !import.as_of_now)
 }
 
 /// The tables that a job reads, waiting or not.

@@ -127,14 +127,6 @@ pub(crate) fn fault(error: &anyhow::Error) -> Option<&dyn Fault> {
     })
 }
 
-/// The error as the orchestrator keeps it.
-pub(crate) fn as_failure(error: &anyhow::Error) -> headworks_flow::Failure {
-    match fault(error) {
-        Some(fault) => headworks_flow::Failure::of(fault),
-        None => headworks_flow::Failure::new(ErrorKind::Internal, "INTERNAL", format!("{error:#}")),
-    }
-}
-
 /// Writes the error to stderr, as text or JSON, and gives the exit code.
 pub(crate) fn report(out: Out, error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_closed_stdout) {

@@ -3,13 +3,16 @@
 mod adopted;
 mod app;
 mod cli;
+mod connections;
 mod execute;
 mod fail;
+mod live;
 mod output;
 mod planner;
 mod progress;
 mod registry;
 mod runners;
+mod serve;
 mod settings;
 
 use std::process::ExitCode;

@@ -2,26 +2,29 @@
 
 use std::sync::Arc;
 
-use headworks_domain::{ErrorKind, JobName, Problem, RunId};
+use headworks_domain::{ErrorKind, JobName, Problem, RunId, TaskName};
 use headworks_flow::{
-    Failure, Job, Project, RetryPolicy, RunContext,
+    Failure, Job, RetryPolicy, RunContext, TaskKind, TaskPlan,
     exec::{Planner, Request, RunLimits, RunShape},
 };
 use serde_json::{Map, Value};
 
+use crate::live::LiveProject;
+
 /// Plans runs of one project with the parameters of one command.
 pub(crate) struct ProjectPlanner {
-    pub(crate) project: Arc<Project>,
+    pub(crate) project: LiveProject,
     pub(crate) env: String,
     pub(crate) params: Map<String, Value>,
 }
 
 impl Planner for ProjectPlanner {
     fn plan(&self, request: &Request, run_id: &RunId) -> Result<RunShape, Failure> {
-        let job = self.project.jobs.get(&request.job).ok_or_else(|| unknown(&request.job))?;
+        let project = self.project.current();
+        let job = project.jobs.get(&request.job).ok_or_else(|| unknown(&request.job))?;
         let context = RunContext { run_id: run_id.clone(), env: self.env.clone(), params: self.params.clone() };
         let plan = job
-            .plan_run(&self.project, request.interval, &context)
+            .plan_run(&project, request.interval, &context)
             .map_err(|problems: Vec<Problem>| failure(&problems, &format!("job `{}` cannot be planned", job.name)))?;
         Ok(RunShape {
             job: job.name.clone(),
@@ -33,8 +36,33 @@ impl Planner for ProjectPlanner {
             waits: plan.waits.clone(),
             tasks: plan.tasks.clone(),
             limits: limits(job),
+            unplanned: None,
             plan: Some(Arc::new(plan)),
         })
+    }
+
+    fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
+        let project = self.project.current();
+        let job = project.jobs.get(&request.job);
+        // A job whose file is gone has no table that we know; its run only says so.
+        let last = || request.job.as_str().rsplit('/').next().and_then(|part| part.parse().ok());
+        let stage: TaskName = "stage".parse().expect("a plain word is a name");
+        RunShape {
+            job: request.job.clone(),
+            job_version: job.map(|job| job.version.clone()).unwrap_or_default(),
+            table: job
+                .map(|job| job.table.clone())
+                .or_else(last)
+                .unwrap_or_else(|| "unknown".parse().expect("a plain word is a name")),
+            interval: request.interval,
+            ds: job.map_or_else(|| request.interval.start().date_naive().into(), |job| job.ds(&request.interval)),
+            partitions: Vec::new(),
+            waits: Vec::new(),
+            tasks: vec![TaskPlan { name: stage, kind: TaskKind::Stage, after: Vec::new() }],
+            limits: job.map(|job| limits(job)).unwrap_or_default(),
+            unplanned: Some(failure),
+            plan: None,
+        }
     }
 }
 
@@ -49,6 +77,7 @@ fn limits(job: &Job) -> RunLimits {
         },
         timeout: job.spec.timeout.map(|t| t.duration()),
         active_runs_max: job.spec.max_active_runs.map(|n| n as usize),
+        wait_timeout: job.spec.wait_timeout.map(|t| t.duration()),
         priority: job.spec.priority,
     }
 }

@@ -14,47 +14,35 @@ use std::{
 };
 
 use async_trait::async_trait;
-use headworks_connect::Source;
-use headworks_domain::{ConnectionName, ErrorKind, Fault, PartitionKey};
+use headworks_domain::{ErrorKind, Fault, PartitionKey};
 use headworks_engine::Engine;
 use headworks_flow::{
-    Failure, Job, JobBody, Kind, Project, RunPlan, TaskKind,
+    Failure, Job, JobBody, Kind, RunPlan, TaskKind,
     exec::{Done, Segment, Stop, TaskRunner},
 };
 use headworks_lake::{Action, ColumnSpec, Input, Lake, PublishInfo, StageRequest, Staged, TableSpec};
 
-use crate::app::App;
+use crate::{app::App, connections::Connections, live::LiveProject};
 
 /// The runner of all tasks of a command. `as_of_now`: the command fills past days with the present of whole tables.
-pub(crate) async fn open(app: &App, as_of_now: bool) -> anyhow::Result<Arc<dyn TaskRunner>> {
-    let project = app.project_as_it_is()?.clone();
-    let mut connections = HashMap::new();
-    for job in project.jobs.values() {
-        let Some(import) = job.import() else { continue };
-        if connections.contains_key(&import.connection) {
-            continue;
-        }
-        // A connection that cannot be opened fails the jobs that use it, and no others.
-        let opened = import::open(app, &project, &import.connection).map_err(|error| crate::fail::as_failure(&error));
-        connections.insert(import.connection.clone(), opened);
-    }
+pub(crate) async fn open(app: &App, project: LiveProject, as_of_now: bool) -> anyhow::Result<Arc<dyn TaskRunner>> {
     Ok(Arc::new(Runner {
         project,
+        connections: app.connections()?,
         lake: app.lake().await?.clone(),
         engine: app.engine().await?.clone(),
         env: app.env_name(),
-        connections,
         as_of_now,
         described: Mutex::default(),
     }))
 }
 
 struct Runner {
-    project: Arc<Project>,
+    project: LiveProject,
     lake: Lake,
     engine: Engine,
     env: String,
-    connections: HashMap<ConnectionName, Result<Arc<dyn Source>, Failure>>,
+    connections: Connections,
     as_of_now: bool,
     /// The specs of tables by job version: parsed once, used by every run.
     described: Mutex<HashMap<String, TableSpec>>,
@@ -125,7 +113,7 @@ impl Runner {
             attempt: segment.fence(),
             job_version: plan.job.version.clone(),
             inputs: std::mem::take(&mut work.inputs),
-            as_of_now: self.as_of_now && crate::execute::knows_no_past(&plan.job),
+            as_of_now: self.as_of_now && plan.job.knows_no_past(),
             action: Action::Publish,
         };
         let keys: Vec<PartitionKey> = staged.keys().cloned().collect();

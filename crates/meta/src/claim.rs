@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use chrono::{DateTime, Utc};
 use headworks_flow::exec::{Claim, ClaimRequest};
 use headworks_store::{Tx, Value, values};
 
 use crate::{
     Result, Runs,
+    jobs::move_cursors,
     runs::{places, rows_of_places, texts},
 };
 
@@ -41,8 +43,26 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
     if !taken.is_empty() {
         let sql = format!("delete from hw_task where run_id in ({})", places(1, taken.len()));
         tx.execute(&sql, &texts(taken.iter().map(|w| &w.run_id))).await?;
+        // Whoever ran them is gone or fenced off: their attempts have no end of their own.
+        let sql = format!(
+            "update hw_attempt set state = 'cancelled', finished_at = ${0}, error_kind = 'cancelled', error_code = 'FLOW_LOST',
+                 error = 'the process that ran it is gone' where finished_at is null and run_id in ({1})",
+            taken.len() + 1,
+            places(1, taken.len())
+        );
+        let mut bound = texts(taken.iter().map(|w| &w.run_id));
+        bound.push(now.into());
+        tx.execute(&sql, &bound).await?;
     }
     insert_tasks(tx, wanted.iter().zip(&claims).filter(|(_, c)| c.is_some()).map(|(w, _)| w)).await?;
+    let mut ticks: HashMap<&str, DateTime<Utc>> = HashMap::new();
+    for (request, _) in wanted.iter().zip(&claims).filter(|(_, claim)| claim.is_some()) {
+        if let Some(tick) = request.tick {
+            let newest = ticks.entry(request.job.as_str()).or_insert(tick);
+            *newest = tick.max(*newest);
+        }
+    }
+    move_cursors(tx, ticks).await?;
     // When the reply to an earlier try was lost its claims stand already.
     let lost: Vec<&ClaimRequest> = wanted.iter().zip(&claims).filter(|(_, c)| c.is_none()).map(|(w, _)| w).collect();
     if !lost.is_empty() {
@@ -68,7 +88,7 @@ async fn next_fence(tx: &mut Tx) -> Result<i64> {
 
 /// Inserts the new ones and returns the ids of those that had no live run yet.
 async fn insert_new(tx: &mut Tx, process: &str, now: i64, fence: i64, wanted: &[ClaimRequest]) -> Result<Vec<String>> {
-    const COLUMNS: usize = 18;
+    const COLUMNS: usize = 19;
     let newest = newest_runs(tx, wanted).await?;
     let is_new = |w: &&ClaimRequest| {
         let newest =
@@ -99,11 +119,12 @@ async fn insert_new(tx: &mut Tx, process: &str, now: i64, fence: i64, wanted: &[
                 0,
                 0,
                 Value::Null,
+                request.trigger.as_str(),
             ]);
         }
         let sql = format!(
             "insert into hw_run (id, job, job_version, table_name, interval_start, interval_end, ds, first_partition,
-                 last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at)
+                 last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at, cause)
              values {} on conflict do nothing returning id",
             rows_of_places(some.len(), COLUMNS)
         );
@@ -139,7 +160,7 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
         .row(
             "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8,
                  state = 'waiting', attempt = attempt + 1, finished_at = null, row_count = 0, bytes = 0,
-                 error_kind = null, error_code = null, error = null, hint = null
+                 error_kind = null, error_code = null, error = null, hint = null, wish = null
              where id = $1 and fence = $2 and (finished_at is null or state <> 'success')
                  and not exists (select 1 from hw_run other where other.job = hw_run.job and other.id <> hw_run.id
                      and other.interval_start = hw_run.interval_start and other.interval_end = hw_run.interval_end

@@ -20,6 +20,14 @@ pub enum Error {
         /// Its run.
         run_id: RunId,
     },
+    /// Another process looks after this project's schedules.
+    #[error("process {pid} on `{host}` keeps this project running already, and SQLite has room for one")]
+    SecondScheduler {
+        /// Its machine.
+        host: String,
+        /// Its number.
+        pid: u32,
+    },
     /// A row holds what this program never writes.
     #[error("table `{table}` of the metadata database has a row that makes no sense: {reason}")]
     Row {
@@ -39,7 +47,7 @@ impl Fault for Error {
             Self::Store(error) => error.kind(),
             // Trying the same again cannot help: whoever has the run now does it.
             Self::Fenced { .. } => ErrorKind::Cancelled,
-            Self::Busy { .. } => ErrorKind::Denied,
+            Self::Busy { .. } | Self::SecondScheduler { .. } => ErrorKind::Denied,
             Self::Row { .. } => ErrorKind::Corrupt,
         }
     }
@@ -49,6 +57,7 @@ impl Fault for Error {
             Self::Store(error) => error.code(),
             Self::Fenced { .. } => "META_FENCED",
             Self::Busy { .. } => "META_BUSY",
+            Self::SecondScheduler { .. } => "META_SECOND_SCHEDULER",
             Self::Row { .. } => "META_ROW",
         }
     }
@@ -58,6 +67,10 @@ impl Fault for Error {
             Self::Store(error) => error.hint(),
             Self::Fenced { run_id } => Some(format!("see who has it with `headworks runs show {run_id}`")),
             Self::Busy { .. } => Some("stop it with Ctrl-C where it runs, or wait for its end".to_owned()),
+            Self::SecondScheduler { .. } => Some(
+                "stop that one first; to keep a project running with several processes set metadata.url to a PostgreSQL"
+                    .to_owned(),
+            ),
             Self::Row { .. } => {
                 Some("try `headworks doctor`, or bring back a backup of the metadata database".to_owned())
             }

@@ -20,6 +20,7 @@
 
 mod claim;
 mod error;
+mod jobs;
 mod process;
 mod read;
 mod record;
@@ -28,6 +29,7 @@ mod runs;
 mod schema;
 
 pub use error::{Error, Result};
+pub use jobs::{Definition, JobRow, Role};
 pub use process::{ProcessInfo, Processes, SystemProcesses};
 pub use record::finish_in;
 pub use runs::{LEASE, Runs};

@@ -22,7 +22,7 @@ const LIST_DEFAULT: usize = 100;
 impl Runs {
     /// True while a process's lease runs and nothing says that it is gone.
     fn lives(&self, process: &ProcessInfo, lease_until: i64, now: i64) -> bool {
-        lease_until > now && self.processes.may_live(process)
+        (lease_until > now || self.doubts_leases()) && self.processes.may_live(process)
     }
 
     /// Remembers the answer about each process: thousands of runs have one owner, and each look reads `/proc`.
@@ -137,6 +137,17 @@ pub(crate) async fn list(runs: &Runs, filter: &RunFilter) -> Result<Vec<RunRow>>
         bound.len()
     );
     run_rows(runs, &runs.store.rows(&sql, &bound).await?).await
+}
+
+/// Live runs of other processes that are gone.
+pub(crate) async fn abandoned(runs: &Runs, limit: usize) -> Result<Vec<RunRow>> {
+    let this = runs.process().await?;
+    let sql = format!(
+        "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.owner <> $1 order by r.interval_end, r.id"
+    );
+    let rows = runs.store.rows(&sql, &values![this]).await?;
+    let rows = run_rows(runs, &rows).await?;
+    Ok(rows.into_iter().filter(|row| !row.is_held()).take(limit).collect())
 }
 
 pub(crate) async fn show(runs: &Runs, id: &RunId) -> Result<Option<RunDetail>> {

@@ -13,7 +13,7 @@ use crate::{Error, ProcessInfo, Result};
 /// The columns of a run with its owner, in the order of [`run_row`].
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.job, r.job_version, r.table_name, r.interval_start, r.interval_end, r.ds, r.state,
     r.attempt, r.fence, r.owner, r.created_at, r.started_at, r.finished_at, r.row_count, r.bytes, r.error_kind, r.error_code,
-    r.error, r.hint, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until";
+    r.error, r.hint, r.cause, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until";
 
 /// Where the columns of [`RUN_COLUMNS`] come from.
 pub(crate) const RUN_FROM: &str = "hw_run r left join hw_process p on p.id = r.owner";
@@ -21,7 +21,7 @@ pub(crate) const RUN_FROM: &str = "hw_run r left join hw_process p on p.id = r.o
 /// Reads a run. `lives` says whether an owner with this lease does.
 pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> Result<RunRow> {
     let finished_at = opt_time(row, 13)?;
-    let owner = owner(row, 20)?;
+    let owner = owner(row, 21)?;
     Ok(RunRow {
         id: parsed(row, 0)?,
         job: parsed(row, 1)?,
@@ -30,6 +30,7 @@ pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> R
         interval: Interval::new(time(row.i64(4)?)?, time(row.i64(5)?)?)
             .map_err(|e| Error::Row { table: "hw_run", reason: e.to_string() })?,
         ds: parsed(row, 6)?,
+        trigger: parsed(row, 20)?,
         state: parsed(row, 7)?,
         attempt: u32::try_from(row.i64(8)?).unwrap_or(0),
         fence: row.i64(9)?,

@@ -1,9 +1,9 @@
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -33,13 +33,29 @@ pub struct Runs {
     pub(crate) processes: Arc<dyn Processes>,
     process: OnceCell<String>,
     run_number: AtomicU64,
+    leases: Mutex<Leases>,
+}
+
+/// What this process knows about leases besides their rows.
+#[derive(Default)]
+pub(crate) struct Leases {
+    renewed_at: Option<Instant>,
+    /// The database was out of reach: until then others could not renew theirs either, and nobody is taken for gone by lease.
+    pub(crate) doubted_until: Option<Instant>,
 }
 
 impl Runs {
     /// Opens the records, making or migrating their tables.
     pub async fn open(store: Store, clock: Arc<dyn Clock>, processes: Arc<dyn Processes>) -> Result<Self> {
         store.migrate(COMPONENT, Home::Platform, MIGRATIONS).await?;
-        Ok(Self { store, clock, processes, process: OnceCell::new(), run_number: AtomicU64::new(1) })
+        Ok(Self {
+            store,
+            clock,
+            processes,
+            process: OnceCell::new(),
+            run_number: AtomicU64::new(1),
+            leases: Mutex::default(),
+        })
     }
 
     /// Keeps the text of job versions that were not seen before.
@@ -128,7 +144,19 @@ impl Runs {
 
     async fn renew(&self) -> Result<()> {
         let process = self.process().await?.to_owned();
-        self.set_lease(process, self.now().await? + micros(LEASE)).await
+        self.set_lease(process, self.now().await? + micros(LEASE)).await?;
+        let now = Instant::now();
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if leases.renewed_at.replace(now).is_some_and(|before| now - before > LEASE) {
+            leases.doubted_until = Some(now + LEASE);
+        }
+        Ok(())
+    }
+
+    /// True while leases that ran out say nothing.
+    pub(crate) fn doubts_leases(&self) -> bool {
+        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.doubted_until.is_some_and(|until| Instant::now() < until)
     }
 
     async fn set_lease(&self, process: String, until: i64) -> Result<()> {
@@ -237,6 +265,10 @@ impl RunStore for Runs {
             Some(process) => self.set_lease(process.clone(), 0).await.map_err(boxed),
             None => Ok(()),
         }
+    }
+
+    async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault> {
+        read::abandoned(self, limit).await.map_err(boxed)
     }
 
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {

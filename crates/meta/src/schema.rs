@@ -5,7 +5,31 @@ use headworks_store::Migration;
 pub(crate) const COMPONENT: &str = "meta";
 
 /// All steps; only ever add to the end.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: V1, postgres: None }];
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: V1, postgres: None }, Migration { version: 2, sql: V2, postgres: None }];
+
+const V2: &str = "
+-- What the run was made for: manual, schedule, backfill.
+alter table hw_run add column cause TEXT NOT NULL DEFAULT 'manual';
+-- What somebody wants of a live run: cancel.
+alter table hw_run add column wish TEXT;
+create index hw_run_open on hw_run (owner) where finished_at is null;
+create index hw_run_wished on hw_run (owner) where wish is not null and finished_at is null;
+
+-- What the scheduler remembers of a job. cursor is the last tick that it has seen to.
+create table hw_job (
+    name TEXT NOT NULL PRIMARY KEY,
+    first_seen BIGINT NOT NULL,
+    cursor BIGINT,
+    paused_at BIGINT,
+    version TEXT,
+    source TEXT,
+    problem TEXT
+);
+
+-- Processes that keep a project running; one row on SQLite.
+alter table hw_process add column role TEXT NOT NULL DEFAULT 'command';
+";
 
 const V1: &str = "
 -- The counter that fences come from; one row.

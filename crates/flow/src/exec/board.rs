@@ -4,6 +4,7 @@
 //! fact, never per blocked task: a wait counts what it misses, a partition knows who waits for it, a job knows who is held
 //! back by its limit.
 
+mod entries;
 mod entry;
 mod report;
 mod waits;
@@ -14,13 +15,14 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use entries::Entries;
 use entry::{Entry, Phase};
 use headworks_domain::{JobName, RunId};
 
 use super::{
     progress::{Counts, Progress},
-    record::{AttemptRecord, Claim, Kept, Partition, RunRecord},
+    record::{AttemptRecord, Claim, Kept, Partition, RunRecord, Trigger},
     segment::{Done, Moved, Stop},
     shape::{Request, RunShape},
 };
@@ -37,15 +39,31 @@ pub(crate) enum Command {
     Drop { run: usize },
     /// Find other processes' runs that will publish these. The answer goes to [`Board::sought`].
     Seek(Vec<Partition>),
+    /// Ask the registry which of these are published. The answer goes to [`Board::looked`].
+    Look(Vec<Partition>),
     /// Tell whoever watches.
     Tell(Progress),
 }
 
-/// All runs of one command.
+/// All runs of one command, or all live ones of a process that serves.
+///
+/// A command knows all its runs and all that is published from the start, and fails runs whose inputs nobody will publish. A
+/// board that serves gets runs as they come, asks the registry once a run waits, forgets runs when they are over, and lets them
+/// wait as long as their job says.
 #[derive(Default)]
 pub(crate) struct Board {
     tasks_max: usize,
-    runs: Vec<Entry>,
+    serves: bool,
+    runs: Entries,
+    /// The live runs by what they cover; kept when serving.
+    live: HashMap<Request, usize>,
+    /// Runs that are over, to be removed.
+    gone: Vec<usize>,
+    /// Partitions that somebody waits for and the registry was not asked about yet.
+    unasked: BTreeSet<Partition>,
+    looking: bool,
+    /// When waiting runs give up.
+    wait_ends: BTreeSet<(DateTime<Utc>, usize)>,
     partitions: BTreeMap<Partition, Publication>,
     jobs: HashMap<JobName, JobQueue>,
     queue: BTreeSet<Place>,
@@ -81,6 +99,7 @@ struct Publication {
     waiting: Vec<(usize, usize)>,
 }
 
+#[derive(Default)]
 struct JobQueue {
     active: usize,
     active_max: Option<usize>,
@@ -88,8 +107,8 @@ struct JobQueue {
 }
 
 impl Board {
-    pub(crate) fn new(tasks_max: usize) -> Self {
-        Self { tasks_max: tasks_max.max(1), ..Self::default() }
+    pub(crate) fn new(tasks_max: usize, serves: bool) -> Self {
+        Self { tasks_max: tasks_max.max(1), serves, ..Self::default() }
     }
 
     /// Adds a run that was done before the command began.
@@ -111,20 +130,55 @@ impl Board {
     }
 
     /// Adds a run that is to be claimed.
-    pub(crate) fn add(&mut self, request: Request, run_id: RunId, shape: RunShape) -> usize {
-        let run = self.runs.len();
-        self.jobs.entry(shape.job.clone()).or_insert_with(|| JobQueue {
-            active: 0,
-            active_max: shape.limits.active_runs_max,
-            held: BTreeSet::new(),
-        });
-        self.runs.push(Entry::new(request, Some(run_id), Some(Arc::new(shape))));
+    pub(crate) fn add(
+        &mut self,
+        request: Request,
+        trigger: Trigger,
+        tick: Option<DateTime<Utc>>,
+        run_id: RunId,
+        shape: RunShape,
+    ) -> usize {
+        let run = self.runs.next();
+        let job = self.jobs.entry(shape.job.clone()).or_default();
+        // The newest definition counts.
+        job.active_max = shape.limits.active_runs_max;
+        if self.serves {
+            self.live.insert(request.clone(), run);
+        }
+        let mut entry = Entry::new(request, Some(run_id), Some(Arc::new(shape)));
+        (entry.trigger, entry.tick) = (trigger, tick);
+        self.runs.push(entry);
         self.counts.total += 1;
         self.counts.waiting += 1;
         self.open += 1;
         self.unclaimed += 1;
         self.promise(run);
         run
+    }
+
+    /// The live run of a job and interval, if this board has it.
+    pub(crate) fn live(&self, request: &Request) -> Option<usize> {
+        self.live.get(request).copied()
+    }
+
+    /// The live runs of a job, oldest interval first.
+    pub(crate) fn live_of(&self, job: &JobName) -> Vec<usize> {
+        let mut live: Vec<_> = self.live.iter().filter(|(request, _)| request.job == *job).collect();
+        live.sort_by_key(|(request, _)| request.interval.end());
+        live.into_iter().map(|(_, run)| *run).collect()
+    }
+
+    /// The run with this id, if it is on the board.
+    pub(crate) fn find(&self, run_id: &RunId) -> Option<usize> {
+        self.runs.numbers().into_iter().find(|run| self.runs[*run].run_id.as_ref() == Some(run_id))
+    }
+
+    pub(crate) fn trigger(&self, run: usize) -> Trigger {
+        self.runs[run].trigger
+    }
+
+    pub(crate) fn tick_of(&self, run: usize) -> Option<DateTime<Utc>> {
+        self.runs[run].tick
     }
 
     pub(crate) fn run_id(&self, run: usize) -> Option<&RunId> {
@@ -139,8 +193,11 @@ impl Board {
         self.runs[run].shape.as_ref()
     }
 
-    /// Takes the commands that have come together.
+    /// Takes the commands that have come together, and removes runs that are over.
     pub(crate) fn take_commands(&mut self) -> Vec<Command> {
+        for run in std::mem::take(&mut self.gone) {
+            self.remove(run);
+        }
         std::mem::take(&mut self.commands)
     }
 
@@ -149,33 +206,56 @@ impl Board {
         self.open == 0
     }
 
-    /// When the next retry is due.
+    /// When the next retry is due, or the next wait at its end.
     pub(crate) fn next_due(&self) -> Option<DateTime<Utc>> {
-        self.due.first().map(|(at, ..)| *at)
+        let retry = self.due.first().map(|(at, ..)| *at);
+        retry.into_iter().chain(self.wait_ends.first().map(|(at, _)| *at)).min()
     }
 
     /// The run was claimed by this process.
     pub(crate) fn claimed(&mut self, run: usize, claim: Claim, now: DateTime<Utc>) {
+        if !self.runs.has(run) {
+            return;
+        }
         let entry = &mut self.runs[run];
         if entry.phase != Phase::Unclaimed {
             return;
         }
         (entry.phase, entry.claim, entry.next_attempt) = (Phase::Mine, claim, claim.attempt);
         self.unclaimed -= 1;
+        if let Some(timeout) = entry.shape.as_ref().filter(|_| self.serves).and_then(|s| s.limits.wait_timeout) {
+            let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
+            self.wait_ends.extend(now.checked_add_signed(timeout).map(|at| (at, run)));
+        }
         self.apply(run, &Event::Begun, now);
     }
 
     /// Another process owns the run.
-    pub(crate) fn theirs(&mut self, run: usize) {
-        if self.runs[run].phase == Phase::Unclaimed {
-            self.unclaimed -= 1;
-            self.runs[run].phase = Phase::Theirs;
+    pub(crate) fn theirs(&mut self, run: usize, now: DateTime<Utc>) {
+        if self.runs[run].phase != Phase::Unclaimed {
+            return;
         }
+        self.unclaimed -= 1;
+        self.runs[run].phase = Phase::Theirs;
+        if self.serves {
+            self.left(run, now);
+        }
+    }
+
+    /// Another process sees to the run: a board that serves has nothing to do with it any more.
+    fn left(&mut self, run: usize, now: DateTime<Utc>) {
+        self.runs[run].phase = Phase::Over;
+        self.open -= 1;
+        self.stop_waiting(run);
+        self.release(run, now);
+        self.withdraw(run, now);
+        self.uncount(run);
+        self.gone.push(run);
     }
 
     /// True while another process owns the run.
     pub(crate) fn is_theirs(&self, run: usize) -> bool {
-        self.runs[run].phase == Phase::Theirs
+        self.runs.has(run) && self.runs[run].phase == Phase::Theirs
     }
 
     /// The run's owner is gone: it is to be claimed, under the id that it has.
@@ -184,6 +264,7 @@ impl Board {
         if entry.phase == Phase::Theirs {
             let mut fresh = Entry::new(entry.request.clone(), Some(run_id), Some(Arc::new(shape)));
             (fresh.promised, fresh.counted) = (entry.promised, entry.counted);
+            fresh.trigger = entry.trigger;
             *entry = fresh;
             self.unclaimed += 1;
         }
@@ -216,6 +297,9 @@ impl Board {
 
     /// A task of a running segment began or ended.
     pub(crate) fn moved(&mut self, moved: &Moved) {
+        if !self.runs.has(moved.run) {
+            return;
+        }
         let entry = &mut self.runs[moved.run];
         if entry.phase != Phase::Mine || entry.claim.fence != moved.fence {
             return;
@@ -242,6 +326,9 @@ impl Board {
         now: DateTime<Utc>,
     ) {
         self.running = self.running.saturating_sub(1);
+        if !self.runs.has(run) {
+            return;
+        }
         let entry = &mut self.runs[run];
         if entry.phase != Phase::Mine || entry.claim.fence != fence {
             return;
@@ -281,6 +368,9 @@ impl Board {
 
     /// A record made under `fence` was kept, or not.
     pub(crate) fn kept(&mut self, run: usize, fence: i64, kept: Kept, now: DateTime<Utc>) {
+        if !self.runs.has(run) {
+            return;
+        }
         let entry = &mut self.runs[run];
         if entry.claim.fence != fence {
             return;
@@ -318,6 +408,12 @@ impl Board {
             }
             self.apply(run, &Event::RetryDue { head }, now);
         }
+        while let Some(&(at, run)) = self.wait_ends.first().filter(|(at, _)| *at <= now) {
+            self.wait_ends.remove(&(at, run));
+            if !self.runs[run].missing.is_empty() {
+                self.give_up(run, now);
+            }
+        }
         self.dispatch(now);
     }
 
@@ -331,19 +427,40 @@ impl Board {
         for job in self.jobs.values_mut() {
             job.held.clear();
         }
-        for run in 0..self.runs.len() {
-            match self.runs[run].phase {
-                Phase::Mine => {
-                    if let Some(attempt) = self.runs[run].current.take() {
-                        let ended = AttemptRecord { state: State::Cancelled, finished_at: Some(now), ..attempt };
-                        self.runs[run].attempts.push(ended);
-                    }
-                    self.apply(run, &Event::Cancelled, now);
-                }
-                Phase::Unclaimed | Phase::Theirs => self.over(run, State::Cancelled, now),
-                Phase::Closing | Phase::Over => {}
-            }
+        for run in self.runs.numbers() {
+            self.cancel_one(run, now);
         }
+    }
+
+    /// Stops one run: nothing of it starts any more, and it ends as cancelled. Its running segments must be dropped before.
+    pub(crate) fn cancel_one(&mut self, run: usize, now: DateTime<Utc>) {
+        match self.runs[run].phase {
+            Phase::Mine => {
+                self.forget_queued(run);
+                if let Some(attempt) = self.runs[run].current.take() {
+                    let ended = AttemptRecord { state: State::Cancelled, finished_at: Some(now), ..attempt };
+                    self.runs[run].attempts.push(ended);
+                }
+                self.apply(run, &Event::Cancelled, now);
+            }
+            Phase::Unclaimed | Phase::Theirs => self.over(run, State::Cancelled, now),
+            Phase::Closing | Phase::Over => {}
+        }
+    }
+
+    /// Stops a board that serves: nothing starts any more. Runs that have not ended stay live, for whoever comes next.
+    pub(crate) fn stop(&mut self) {
+        self.queue.clear();
+        self.due.clear();
+        self.wait_ends.clear();
+        for job in self.jobs.values_mut() {
+            job.held.clear();
+        }
+    }
+
+    /// True while the end of some run is on its way to the store.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.runs.iter().any(|entry| entry.phase == Phase::Closing)
     }
 
     fn apply(&mut self, run: usize, event: &Event, now: DateTime<Utc>) {
@@ -426,6 +543,34 @@ impl Board {
         self.withdraw(run, now);
         self.recount(run, state);
         self.tell(run, state);
+        if self.serves {
+            self.gone.push(run);
+        }
+    }
+
+    /// Forgets a run that is over.
+    fn remove(&mut self, run: usize) {
+        if !self.runs.has(run) {
+            return;
+        }
+        self.forget_queued(run);
+        self.wait_ends.retain(|(_, waiting)| *waiting != run);
+        let request = self.runs[run].request.clone();
+        if self.live.get(&request) == Some(&run) {
+            self.live.remove(&request);
+        }
+        for partition in self.runs[run].own_partitions() {
+            if let Some(known) = self.partitions.get_mut(&partition).filter(|known| known.by == Some(run)) {
+                known.by = None;
+            }
+            self.forget_partition(&partition);
+        }
+        if let Some(shape) = self.runs[run].shape.clone() {
+            for partition in shape.waits.iter().flat_map(RunShape::partitions_of) {
+                self.forget_partition(&partition);
+            }
+        }
+        self.runs.remove(run);
     }
 
     /// Another process has taken the run over: this one forgets what it did and watches.
@@ -443,8 +588,12 @@ impl Board {
         let entry = &mut self.runs[run];
         let mut fresh = Entry::new(entry.request.clone(), entry.run_id.clone(), entry.shape.clone());
         (fresh.phase, fresh.promised, fresh.counted) = (Phase::Theirs, entry.promised, entry.counted);
+        fresh.trigger = entry.trigger;
         *entry = fresh;
         self.recount(run, State::Waiting);
+        if self.serves {
+            self.left(run, now);
+        }
     }
 
     /// A dropped segment's slot is free again.

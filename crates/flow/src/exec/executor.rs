@@ -2,6 +2,7 @@
 
 mod attempts;
 mod others;
+mod serve;
 mod session;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -45,9 +46,6 @@ pub struct Executor {
 /// The longest that a run may wait for what nobody will publish.
 const WAIT_MAX: TimeDelta = TimeDelta::days(36_500);
 
-/// How often a store that is out of reach is asked again before the command gives up: about two minutes.
-const STORE_TRIES: u32 = 70;
-
 impl Executor {
     /// Carries out all requests and says how they ended. Failed runs are no error: the summary has them.
     ///
@@ -62,7 +60,7 @@ impl Executor {
     ) -> Result<Summary, BoxFault> {
         let mut background = JoinSet::new();
         background.spawn(heartbeats(Arc::clone(&self.store), self.options.heartbeat));
-        let mut session = Session::new(self, progress);
+        let mut session = Session::new(self, progress, None);
         let result = match session.plan(requests).await {
             Ok(()) => session.drive(cancel).await,
             Err(error) => Err(error),
@@ -94,14 +92,14 @@ async fn heartbeats(store: Arc<dyn RunStore>, every: Duration) {
 }
 
 /// Asks again while the store is out of reach.
-async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, BoxFault>
+async fn patiently<T, F>(tries_max: u32, mut ask: impl FnMut() -> F) -> Result<T, BoxFault>
 where
     F: Future<Output = Result<T, BoxFault>>,
 {
     let mut tries = 0;
     loop {
         match ask().await {
-            Err(error) if error.is_retryable() && tries < STORE_TRIES => {
+            Err(error) if error.is_retryable() && tries < tries_max => {
                 tries += 1;
                 tracing::warn!(%error, tries, "the store did not answer");
                 sleep(Duration::from_millis(10 << tries.min(8)).min(Duration::from_secs(2))).await;

@@ -20,6 +20,7 @@ mod options;
 mod progress;
 mod record;
 mod segment;
+mod serve;
 mod shape;
 
 pub use error::Error;
@@ -29,7 +30,8 @@ pub use options::{ExecutorOptions, Reprocess};
 pub use progress::{Counts, FailedRun, Progress, RunProgress, Summary};
 pub use record::{
     AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
-    RunRecord, RunRow, RunStore, Seen, Standing,
+    RunRecord, RunRow, RunStore, Seen, Standing, Trigger,
 };
 pub use segment::{Done, Segment, Stop, TaskRunner};
+pub use serve::{Ask, Demand};
 pub use shape::{Planner, Request, RunLimits, RunShape};

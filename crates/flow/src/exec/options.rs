@@ -33,6 +33,12 @@ pub struct ExecutorOptions {
     pub listen: Duration,
     /// The most runs claimed in one commit.
     pub claims_max: usize,
+    /// How often a store that is out of reach is asked again before the executor gives up; 70 tries are about two minutes.
+    pub store_tries: u32,
+    /// When serving: the pause between two looks for runs whose process is gone.
+    pub adopt: Duration,
+    /// When serving: how long running attempts may go on after the wish to stop.
+    pub drain: Duration,
 }
 
 impl ExecutorOptions {
@@ -48,6 +54,9 @@ impl ExecutorOptions {
             poll: Duration::from_millis(200),
             listen: Duration::from_millis(50),
             claims_max: 200,
+            store_tries: 70,
+            adopt: Duration::from_secs(5),
+            drain: Duration::from_secs(30),
         }
     }
 }

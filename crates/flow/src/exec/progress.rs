@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use headworks_domain::{Ds, Interval, JobName, RunId, TaskName};
 
+use super::record::Trigger;
 use crate::machine::{Failure, State};
 
 /// How many runs stand where. A run is counted once.
@@ -56,6 +57,8 @@ pub enum Progress {
 pub struct RunProgress {
     /// The run.
     pub run_id: RunId,
+    /// What it was made for.
+    pub trigger: Trigger,
     /// Its job.
     pub job: JobName,
     /// What it covers.

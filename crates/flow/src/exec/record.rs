@@ -1,5 +1,7 @@
 //! What is kept of runs, and the trait of the store that keeps it.
 
+use std::{fmt, str::FromStr};
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use headworks_domain::{Ds, Fault, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
@@ -26,6 +28,45 @@ impl Partition {
     }
 }
 
+/// What a run was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Trigger {
+    /// A person's or a program's command.
+    #[default]
+    Manual,
+    /// A tick of the job's schedule.
+    Schedule,
+    /// A stored backfill.
+    Backfill,
+}
+
+impl Trigger {
+    const ALL: [Self; 3] = [Self::Manual, Self::Schedule, Self::Backfill];
+
+    /// Its word, as `schedule`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Schedule => "schedule",
+            Self::Backfill => "backfill",
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Trigger {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|t| t.as_str() == s).ok_or_else(|| format!("`{s}` is no trigger of a run"))
+    }
+}
+
 /// A run as the store keeps it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunRow {
@@ -41,6 +82,8 @@ pub struct RunRow {
     pub interval: Interval,
     /// The day of its last partition.
     pub ds: Ds,
+    /// What it was made for.
+    pub trigger: Trigger,
     /// Its state.
     pub state: State,
     /// The number of its last attempt, from 1; of the next one before the first and between two.
@@ -137,6 +180,10 @@ pub struct ClaimRequest {
     pub partitions: Option<(PartitionKey, PartitionKey)>,
     /// Its tasks, in order.
     pub tasks: Vec<TaskName>,
+    /// What it is made for; a run that is taken over keeps its own.
+    pub trigger: Trigger,
+    /// The tick that asked for it: the job's cursor, kept with the claim.
+    pub tick: Option<DateTime<Utc>>,
     /// The newest run of the job and interval when it was looked at. It is taken over when it is this run, else a new run is
     /// made beside it; either way only while nobody else has changed it or made another.
     pub seen: Option<Seen>,
@@ -255,6 +302,9 @@ pub trait RunStore: Send + Sync + 'static {
 
     /// Ends this process's lease, when it has no live run any more.
     async fn leave(&self) -> Result<(), BoxFault>;
+
+    /// Lists live runs that nobody is at work on: their process is gone. Oldest interval first, at most so many.
+    async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault>;
 
     /// Says how runs stand, in the order asked.
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault>;

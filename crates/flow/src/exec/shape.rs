@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use headworks_domain::{Ds, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
 
+use super::record::Partition;
 use crate::{
     machine::{Failure, RetryPolicy, Run, TaskShape},
     plan::{RunPlan, TaskKind, TaskPlan, WaitOn},
@@ -22,6 +23,9 @@ pub struct Request {
 pub trait Planner: Send + Sync + 'static {
     /// Plans a run under this id. Errors: what stands in the job file's way, for a person.
     fn plan(&self, request: &Request, run_id: &RunId) -> Result<RunShape, Failure>;
+
+    /// The shape of a run that could not be planned, so that it can be kept as failed.
+    fn unplanned(&self, request: &Request, failure: Failure) -> RunShape;
 }
 
 /// A planned run, as far as the executor looks into it.
@@ -45,6 +49,8 @@ pub struct RunShape {
     pub tasks: Vec<TaskPlan>,
     /// What bounds it.
     pub limits: RunLimits,
+    /// Why it could not be planned: then its first task fails with this.
+    pub unplanned: Option<Failure>,
     /// Everything else, for the runner; tests of the executor have none.
     pub plan: Option<Arc<RunPlan>>,
 }
@@ -58,11 +64,18 @@ pub struct RunLimits {
     pub timeout: Option<Duration>,
     /// How many runs of the job may be at work at once.
     pub active_runs_max: Option<usize>,
+    /// How long a run of the schedule waits for its inputs; for ever unless given.
+    pub wait_timeout: Option<Duration>,
     /// Higher goes first.
     pub priority: i32,
 }
 
 impl RunShape {
+    /// The partitions that a wait names.
+    pub(crate) fn partitions_of(wait: &WaitOn) -> impl Iterator<Item = Partition> + '_ {
+        wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone()))
+    }
+
     /// The run's tasks and waits for the state machine. `seed` decides the jitter of its retries.
     pub(crate) fn machine(&self, seed: u64) -> Run {
         let place = |name: &TaskName| self.tasks.iter().position(|t| t.name == *name);

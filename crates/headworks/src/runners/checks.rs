@@ -73,7 +73,7 @@ impl Runner {
         }
         let context =
             RunContext { run_id: segment.run_id().clone(), env: self.env.clone(), params: job.spec.params.clone() };
-        let tables = job.render_checks(&self.project, plan.interval, &context).map_err(|problems| {
+        let tables = job.render_checks(&self.project.current(), plan.interval, &context).map_err(|problems| {
             Stop::Failed(crate::planner::failure(
                 &problems,
                 &format!("the checks of job `{}` cannot be used", job.name),

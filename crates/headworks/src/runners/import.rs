@@ -1,28 +1,14 @@
 //! Import tasks: a slice of a source's table becomes a staged result.
 
-use std::sync::Arc;
-
 use futures::TryStreamExt;
-use headworks_connect::{By, ConnectionSpec, Names, ReadRequest, Source};
-use headworks_domain::ConnectionName;
+use headworks_connect::{By, Names, ReadRequest};
 use headworks_flow::{
-    ColumnNames, Connection, ImportSpec, Project, RunPlan,
+    ColumnNames, ImportSpec, RunPlan,
     exec::{Segment, Stop},
 };
 use headworks_lake::{StageRequest, Staged};
 
-use super::{Runner, internal, source_error};
-use crate::app::App;
-
-/// Opens a connection of the project.
-pub(super) fn open(app: &App, project: &Project, name: &ConnectionName) -> anyhow::Result<Arc<dyn Source>> {
-    let resolved = project.config.connection(name)?.resolve(name, app.root()?, &|variable| app.variable(variable))?;
-    let spec = match resolved {
-        Connection::Sqlite { path } => ConnectionSpec::Sqlite { path },
-        Connection::Postgres { url } => ConnectionSpec::Postgres { url },
-    };
-    Ok(headworks_connect::open(name.as_str(), &spec)?)
-}
+use super::{Runner, source_error};
 
 impl Runner {
     pub(super) async fn stage_import(
@@ -32,9 +18,7 @@ impl Runner {
         import: &ImportSpec,
         mut request: StageRequest,
     ) -> Result<Staged, Stop> {
-        let source =
-            self.connections.get(&import.connection).ok_or_else(|| internal("the connection was not opened"))?;
-        let source = source.as_ref().map_err(|failure| Stop::Failed(failure.clone()))?;
+        let source = self.connections.source(&self.project.current(), &import.connection)?;
         let by = import.by.as_ref().map(|column| By {
             column: column.clone(),
             interval: plan.interval,

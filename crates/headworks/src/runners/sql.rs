@@ -46,7 +46,7 @@ impl Runner {
             let spec = if wait.table == plan.job.table {
                 Some(request.spec.clone())
             } else {
-                self.project.maker(name).map(|job| self.table_spec(job)).transpose().map_err(Stop::Failed)?
+                self.project.current().maker(name).map(|job| self.table_spec(job)).transpose().map_err(Stop::Failed)?
             };
             if let Some(spec) = spec {
                 query = table_option(query, name, self.lake.unmade(&spec).map_err(|e| Stop::from(&e))?);

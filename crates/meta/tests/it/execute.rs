@@ -129,6 +129,10 @@ impl Planner for Shapes {
     fn plan(&self, request: &Request, _: &RunId) -> Result<RunShape, Failure> {
         Ok(self.0[request].clone())
     }
+
+    fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
+        RunShape { unplanned: Some(failure), ..self.0[request].clone() }
+    }
 }
 
 /// Daily jobs in a row, each waiting for the one before and for its own last day.
@@ -171,6 +175,7 @@ fn chain(jobs: usize, days: i64) -> HashMap<Request, RunShape> {
                 waits,
                 tasks,
                 limits: RunLimits::default(),
+                unplanned: None,
                 plan: None,
             };
             shapes.insert(Request { job: shape.job.clone(), interval: shape.interval }, shape);

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Clock, Ds, Interval, PartitionKey, RunId};
 use headworks_flow::{
-    exec::{AttemptRecord, Claim, ClaimRequest, RunRecord, RunStore},
+    exec::{AttemptRecord, Claim, ClaimRequest, RunRecord, RunStore, Trigger},
     machine::{State, TaskRecord},
 };
 use headworks_meta::{ProcessInfo, Processes, Runs};
@@ -99,6 +99,8 @@ pub(crate) fn ds(n: i64) -> Ds {
 
 pub(crate) fn wanted(run_id: &RunId, job: &str, n: i64) -> ClaimRequest {
     ClaimRequest {
+        trigger: Trigger::Manual,
+        tick: None,
         run_id: run_id.clone(),
         job: job.parse().unwrap(),
         job_version: "v1".to_owned(),

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use headworks_domain::RunId;
 
 use super::super::{
-    record::{AttemptRecord, Claim, Partition},
+    record::{AttemptRecord, Claim, Partition, Trigger},
     shape::{Request, RunShape},
 };
 use crate::machine::{Failure, RetryPolicy, Run, State};
@@ -27,6 +27,8 @@ pub(super) enum Phase {
 
 pub(super) struct Entry {
     pub(super) request: Request,
+    pub(super) trigger: Trigger,
+    pub(super) tick: Option<DateTime<Utc>>,
     pub(super) run_id: Option<RunId>,
     pub(super) shape: Option<Arc<RunShape>>,
     pub(super) machine: Run,
@@ -62,6 +64,8 @@ impl Entry {
     pub(super) fn new(request: Request, run_id: Option<RunId>, shape: Option<Arc<RunShape>>) -> Self {
         let mut entry = Self {
             request,
+            trigger: Trigger::default(),
+            tick: None,
             run_id,
             shape,
             machine: Run::new(Vec::new(), RetryPolicy::default(), 0),

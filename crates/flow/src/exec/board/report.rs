@@ -49,7 +49,7 @@ impl Board {
         log_of: impl Fn(&RunShape, &RunId, u32) -> std::path::PathBuf,
     ) -> Summary {
         let mut summary = Summary { counts: self.counts, cancelled, ..Summary::default() };
-        for entry in &self.runs {
+        for entry in self.runs.iter() {
             let failed = entry.counted == Some(State::Failed);
             let Some(failure) = entry.failure.clone().filter(|_| failed) else { continue };
             let log = match (&entry.shape, &entry.run_id) {
@@ -104,17 +104,28 @@ impl Board {
         let entry = &mut self.runs[run];
         let before = std::mem::replace(&mut entry.counted, Some(state)).unwrap_or(State::Waiting);
         let done_before = entry.done_before;
-        for (state, more) in [(before, false), (state, true)] {
-            let count = match state {
-                State::Running => &mut self.counts.running,
-                State::Retry => &mut self.counts.retry,
-                State::Success if done_before => &mut self.counts.done_before,
-                State::Success => &mut self.counts.success,
-                State::Failed | State::UpstreamFailed => &mut self.counts.failed,
-                State::Cancelled | State::Skipped => &mut self.counts.cancelled,
-                State::Waiting | State::Ready | State::Queued => &mut self.counts.waiting,
-            };
-            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        let count = self.count_of(before, done_before);
+        *count = count.saturating_sub(1);
+        *self.count_of(state, done_before) += 1;
+    }
+
+    /// Counts the run no more: it is another process's.
+    pub(super) fn uncount(&mut self, run: usize) {
+        let entry = &self.runs[run];
+        let count = self.count_of(entry.counted.unwrap_or(State::Waiting), entry.done_before);
+        *count = count.saturating_sub(1);
+        self.counts.total = self.counts.total.saturating_sub(1);
+    }
+
+    fn count_of(&mut self, state: State, done_before: bool) -> &mut usize {
+        match state {
+            State::Running => &mut self.counts.running,
+            State::Retry => &mut self.counts.retry,
+            State::Success if done_before => &mut self.counts.done_before,
+            State::Success => &mut self.counts.success,
+            State::Failed | State::UpstreamFailed => &mut self.counts.failed,
+            State::Cancelled | State::Skipped => &mut self.counts.cancelled,
+            State::Waiting | State::Ready | State::Queued => &mut self.counts.waiting,
         }
     }
 
@@ -123,6 +134,7 @@ impl Board {
         let (Some(run_id), Some(shape)) = (entry.run_id.clone(), &entry.shape) else { return };
         let progress = RunProgress {
             run_id,
+            trigger: entry.trigger,
             job: shape.job.clone(),
             interval: shape.interval,
             ds: shape.ds,

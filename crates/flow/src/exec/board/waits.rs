@@ -17,9 +17,7 @@ impl Board {
     pub(crate) fn awaited(&self) -> Vec<Partition> {
         let mut awaited = BTreeSet::new();
         for shape in self.runs.iter().filter_map(|r| r.shape.as_ref()) {
-            for wait in &shape.waits {
-                awaited.extend(wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone())));
-            }
+            awaited.extend(shape.waits.iter().flat_map(RunShape::partitions_of));
         }
         awaited.into_iter().collect()
     }
@@ -37,11 +35,43 @@ impl Board {
     /// These partitions are published.
     pub(crate) fn published(&mut self, partitions: impl IntoIterator<Item = Partition>, now: DateTime<Utc>) {
         for partition in partitions {
+            // One that nobody waits for or makes is not worth remembering for ever.
+            if self.serves && !self.partitions.contains_key(&partition) {
+                continue;
+            }
             let known = self.partitions.entry(partition).or_default();
             known.published = true;
             for (run, task) in std::mem::take(&mut known.waiting) {
                 self.found(run, task, now);
             }
+        }
+    }
+
+    /// The registry was asked; these are published. One that a run of ours is about to replace is waited for all the same.
+    pub(crate) fn looked(&mut self, published: Vec<Partition>, now: DateTime<Utc>) {
+        self.looking = false;
+        for partition in published {
+            let Some(known) = self.partitions.get_mut(&partition) else { continue };
+            known.published = true;
+            if known.producers == 0 {
+                self.published([partition], now);
+            }
+        }
+    }
+
+    /// Has the registry asked about what came to be waited for since the last time.
+    pub(crate) fn look(&mut self) {
+        if !self.looking && !self.unasked.is_empty() {
+            self.looking = true;
+            self.commands.push(Command::Look(std::mem::take(&mut self.unasked).into_iter().collect()));
+        }
+    }
+
+    /// Forgets what is known of a partition that nobody waits for and nobody makes.
+    pub(super) fn forget_partition(&mut self, partition: &Partition) {
+        if self.partitions.get(partition).is_some_and(|known| known.producers == 0 && known.waiting.is_empty()) {
+            self.partitions.remove(partition);
+            self.unasked.remove(partition);
         }
     }
 
@@ -92,14 +122,19 @@ impl Board {
     pub(crate) fn close_blocked(&mut self, by: DateTime<Utc>, now: DateTime<Utc>) {
         let blocked: Vec<usize> = self.blocked.iter().filter(|(_, since)| **since <= by).map(|(run, _)| *run).collect();
         for run in blocked {
-            let failure = self.blocked_failure(run);
-            let tasks: Vec<usize> = self.runs[run].missing.keys().copied().collect();
-            self.stop_waiting(run);
-            let entry = &mut self.runs[run];
-            (entry.was_blocked, entry.failure) = (true, Some(failure));
-            for task in tasks {
-                self.apply(run, &Event::WaitFailed { task }, now);
-            }
+            self.give_up(run, now);
+        }
+    }
+
+    /// Fails a run that has waited long enough, saying what it misses.
+    pub(super) fn give_up(&mut self, run: usize, now: DateTime<Utc>) {
+        let failure = self.blocked_failure(run);
+        let tasks: Vec<usize> = self.runs[run].missing.keys().copied().collect();
+        self.stop_waiting(run);
+        let entry = &mut self.runs[run];
+        (entry.was_blocked, entry.failure) = (true, Some(failure));
+        for task in tasks {
+            self.apply(run, &Event::WaitFailed { task }, now);
         }
     }
 
@@ -108,7 +143,7 @@ impl Board {
         let Some(shape) = self.runs[run].shape.clone() else { return };
         let mut wanted: BTreeSet<Partition> = BTreeSet::new();
         if let Some(wait) = shape.wait_of(task) {
-            wanted.extend(wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone())));
+            wanted.extend(RunShape::partitions_of(wait));
             if let Some(upto) = wait.upto {
                 wanted.extend(self.on_the_way(&shape, &wait.table, upto));
             }
@@ -122,7 +157,9 @@ impl Board {
             }
             missing += 1;
             known.waiting.push((run, task));
-            if known.producers == 0 {
+            if self.serves {
+                self.unasked.insert(partition);
+            } else if known.producers == 0 {
                 self.doubtful.insert(partition);
             }
         }
@@ -201,7 +238,7 @@ impl Board {
         }
         if known.published {
             self.published([partition], now);
-        } else {
+        } else if !self.serves {
             self.doubtful.insert(partition);
         }
     }

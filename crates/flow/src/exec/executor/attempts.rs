@@ -52,9 +52,10 @@ impl Session<'_> {
         self.board.began(run, AttemptRecord { finished_at: None, ..begun.clone() });
         let runner = Arc::clone(&executor.runner);
         let work = async move {
-            let result = match timeout_after {
-                None => runner.run(&mut segment).await,
-                Some(after) => match timeout(after, runner.run(&mut segment)).await {
+            let result = match (segment.shape.unplanned.clone(), timeout_after) {
+                (Some(failure), _) => Err(Stop::Failed(failure)),
+                (None, None) => runner.run(&mut segment).await,
+                (None, Some(after)) => match timeout(after, runner.run(&mut segment)).await {
                     Ok(result) => result,
                     Err(_) => Err(Stop::Failed(timed_out(&segment.shape, after))),
                 },

@@ -19,11 +19,12 @@ impl Session<'_> {
         let entries: Vec<(usize, RunId)> =
             self.theirs.iter().filter_map(|run| Some((*run, self.board.run_id(*run)?.clone()))).collect();
         let producers: Vec<RunId> = self.producers.keys().cloned().collect();
+        let tries = self.executor.options.store_tries;
         self.polling = true;
         self.replies.spawn(async move {
             let started = Instant::now();
             let ids: Vec<RunId> = entries.iter().map(|(_, id)| id.clone()).chain(producers.iter().cloned()).collect();
-            let mut standing = patiently(|| store.standing(&ids)).await?;
+            let mut standing = patiently(tries, || store.standing(&ids)).await?;
             let of_producers = standing.split_off(entries.len());
             Ok(Reply::Standing {
                 entries: entries.into_iter().map(|(run, _)| run).zip(standing).collect(),
@@ -54,18 +55,19 @@ impl Session<'_> {
             self.theirs.retain(|run| !ended.contains(run));
             let wanted: Vec<_> =
                 ended.iter().map(|run| self.board.request(*run)).map(|r| (r.job.clone(), r.interval)).collect();
-            let store = Arc::clone(&self.executor.store);
+            let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
             self.replies.spawn(async move {
-                let rows = patiently(|| store.find(&wanted)).await?;
+                let rows = patiently(tries, || store.find(&wanted)).await?;
                 Ok(Reply::Found(ended.into_iter().zip(rows).collect()))
             });
         }
         let gone: Vec<RunId> = producers.into_iter().filter(|(_, s)| *s != Standing::Held).map(|(id, _)| id).collect();
         if !gone.is_empty() {
             let (registry, position) = (Arc::clone(&self.executor.partitions), self.position);
+            let tries = self.executor.options.store_tries;
             self.replies.spawn(async move {
                 // What they published counts before their end does.
-                let (published, position) = patiently(|| registry.published_since(position)).await?;
+                let (published, position) = patiently(tries, || registry.published_since(position)).await?;
                 Ok(Reply::ProducersGone { published, position, gone })
             });
         }
@@ -104,21 +106,21 @@ impl Session<'_> {
     }
 
     pub(super) fn seek(&mut self, asked: Vec<Partition>) {
-        let store = Arc::clone(&self.executor.store);
+        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
         self.replies.spawn(async move {
-            let found = patiently(|| store.producers(&asked)).await?;
+            let found = patiently(tries, || store.producers(&asked)).await?;
             Ok(Reply::Sought { asked, found })
         });
     }
 
     pub(super) fn read_feed(&mut self, pause: Duration) {
         let (registry, position) = (Arc::clone(&self.executor.partitions), self.position);
-        let clock = Arc::clone(&self.executor.clock);
+        let (clock, tries) = (Arc::clone(&self.executor.clock), self.executor.options.store_tries);
         self.feeding = true;
         self.replies.spawn(async move {
             sleep(pause).await;
             let read_at = clock.now();
-            let (published, position) = patiently(|| registry.published_since(position)).await?;
+            let (published, position) = patiently(tries, || registry.published_since(position)).await?;
             Ok(Reply::Feed { published, position, read_at })
         });
     }

@@ -23,11 +23,14 @@ use super::{
         progress::Progress,
         record::{
             AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen, Standing,
+            Trigger,
         },
         segment::{Done, Moved, Stop},
+        serve::{Ask, Demand},
         shape::Request,
     },
     Executor, WAIT_MAX, patiently,
+    serve::Serving,
 };
 use crate::machine::{Failure, State};
 
@@ -57,6 +60,12 @@ pub(super) enum Reply {
         took: Duration,
     },
     Found(Vec<(usize, Option<RunRow>)>),
+    /// These of what was asked are published.
+    Looked(Vec<Partition>),
+    /// What was asked for, each with the newest run of its interval and an id for a new one.
+    Taken(Vec<(Demand, Option<RunRow>, RunId)>),
+    /// Runs whose process is gone.
+    Abandoned(Vec<RunRow>),
     ProducersGone {
         published: Vec<Partition>,
         position: i64,
@@ -80,8 +89,8 @@ pub(super) struct Live {
     pub(super) abort: AbortHandle,
 }
 
-/// How a run stood when the command began.
-enum Before {
+/// How a run stood when it was asked for.
+pub(super) enum Before {
     /// Another process is at work on it.
     Held,
     /// Nobody is; the newest run of its interval, if there was one.
@@ -113,12 +122,19 @@ pub(super) struct Session<'a> {
     pub(super) read_at: DateTime<Utc>,
     pub(super) cancelled: bool,
     pub(super) cancel_told: bool,
+    /// What a session has that goes on for ever.
+    pub(super) serving: Option<Serving>,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(executor: &'a Executor, progress: mpsc::UnboundedSender<Progress>) -> Self {
+    pub(super) fn new(
+        executor: &'a Executor,
+        progress: mpsc::UnboundedSender<Progress>,
+        serving: Option<Serving>,
+    ) -> Self {
         Self {
-            board: Board::new(executor.options.tasks_max),
+            board: Board::new(executor.options.tasks_max, serving.is_some()),
+            serving,
             executor,
             progress,
             segments: JoinSet::new(),
@@ -153,10 +169,10 @@ impl<'a> Session<'a> {
     /// Looks what there is of each run, plans those that are to be carried out, and reads what is published.
     pub(super) async fn plan(&mut self, requests: Vec<Request>) -> Result<(), BoxFault> {
         let executor = self.executor;
-        let store = &executor.store;
+        let (store, tries) = (&executor.store, executor.options.store_tries);
         let wanted: Vec<_> = requests.iter().map(|r| (r.job.clone(), r.interval)).collect();
-        let rows = patiently(|| store.find(&wanted)).await?;
-        let mut ids = patiently(|| store.new_run_ids(requests.len())).await?.into_iter();
+        let rows = patiently(tries, || store.find(&wanted)).await?;
+        let mut ids = patiently(tries, || store.new_run_ids(requests.len())).await?.into_iter();
         for (n, (request, row)) in requests.into_iter().zip(rows).enumerate() {
             if n % PLANS_AT_ONCE == 0 {
                 yield_now().await;
@@ -185,7 +201,7 @@ impl<'a> Session<'a> {
         self.to_claim.make_contiguous().sort_by_key(|(run, _)| board.request(*run).interval.end());
         let awaited = self.board.awaited();
         let registry = &executor.partitions;
-        let (published, position) = patiently(|| registry.published(&awaited)).await?;
+        let (published, position) = patiently(tries, || registry.published(&awaited)).await?;
         self.position = position;
         let now = self.now();
         self.board.published(published, now);
@@ -197,11 +213,11 @@ impl<'a> Session<'a> {
         match self.executor.planner.plan(&request, &run_id) {
             Err(failure) => self.board.add_failed(request, None, failure),
             Ok(shape) => {
-                let run = self.board.add(request, run_id, shape);
+                let run = self.board.add(request, Trigger::Manual, None, run_id, shape);
                 match before {
                     Before::Free(seen) => self.to_claim.push_back((run, seen)),
                     Before::Held => {
-                        self.board.theirs(run);
+                        self.board.theirs(run, self.now());
                         self.theirs.push(run);
                     }
                 }
@@ -216,11 +232,17 @@ impl<'a> Session<'a> {
         tokio::pin!(stop);
         let mut changes = self.executor.partitions.changes();
         let mut changes_end = false;
+        let mut adopt = interval(options.adopt);
+        adopt.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut flush = interval(options.flush);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.step();
-            if self.board.is_over() && !self.claiming && !self.keeping {
+            let is_over = match &self.serving {
+                None => self.board.is_over() && !self.claiming && !self.keeping,
+                Some(_) => self.is_drained(),
+            };
+            if is_over {
                 return Ok(self.cancelled);
             }
             let now = self.now();
@@ -233,8 +255,12 @@ impl<'a> Session<'a> {
             let due = due.map(|at| Instant::now() + (at - now).to_std().unwrap_or_default());
             let listens = self.board.awaits_partitions() && !self.feeding && !changes_end && !self.cancelled;
             let watches = !self.polling && !self.cancelled && (!self.theirs.is_empty() || !self.producers.is_empty());
+            let drained_by = self.serving.as_ref().and_then(|s| s.drained_by);
             tokio::select! {
                 () = &mut stop, if !self.cancelled => self.cancel(),
+                Some(ask) = next_ask(&mut self.serving), if !self.cancelled => self.asked(ask),
+                _ = adopt.tick(), if self.serving.is_some() && !self.cancelled => self.adopt(),
+                () = sleep_until(drained_by.unwrap_or_else(Instant::now)), if drained_by.is_some() => self.end_drain(),
                 Some(ended) = self.segments.join_next_with_id(), if !self.segments.is_empty() => self.segment_ended(ended),
                 Some(reply) = self.replies.join_next(), if !self.replies.is_empty() => self.reply(joined(reply)?)?,
                 Some(moved) = self.moves.1.recv() => {
@@ -257,14 +283,18 @@ impl<'a> Session<'a> {
     /// Does what can be done without waiting for anything.
     fn step(&mut self) {
         let now = self.now();
-        if self.cancelled {
+        if self.cancelled && self.serving.is_some() {
+            self.board.stop();
+        } else if self.cancelled {
             if !self.cancel_told && self.segments.is_empty() && !self.claiming {
                 self.cancel_told = true;
                 self.board.cancel(now);
             }
         } else {
             self.board.tick(now);
+            self.take_in();
             self.claim();
+            self.board.look();
             self.board.seek();
             self.close_blocked(now);
         }
@@ -277,6 +307,7 @@ impl<'a> Session<'a> {
                     self.live.values().filter(|l| l.run == run).for_each(|l| l.abort.abort());
                 }
                 Command::Seek(asked) => self.seek(asked),
+                Command::Look(asked) => self.look(asked),
                 Command::Tell(progress) => self.tell(progress),
             }
         }
@@ -300,9 +331,9 @@ impl<'a> Session<'a> {
         let (runs, wanted): (Vec<usize>, Vec<ClaimRequest>) =
             batch.into_iter().filter_map(|(run, seen)| Some((run, self.claim_request(run, seen)?))).unzip();
         self.claiming = true;
-        let store = Arc::clone(&self.executor.store);
+        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
         self.replies.spawn(async move {
-            let claims = patiently(|| store.claim(wanted.clone())).await?;
+            let claims = patiently(tries, || store.claim(wanted.clone())).await?;
             Ok(Reply::Claimed(runs.into_iter().zip(claims).collect()))
         });
     }
@@ -318,6 +349,8 @@ impl<'a> Session<'a> {
             ds: shape.ds,
             partitions: shape.partitions.first().cloned().zip(shape.partitions.last().cloned()),
             tasks: shape.tasks.iter().map(|t| t.name.clone()).collect(),
+            trigger: self.board.trigger(run),
+            tick: self.board.tick_of(run),
             seen,
         })
     }
@@ -330,9 +363,9 @@ impl<'a> Session<'a> {
         let (runs, records): (Vec<usize>, Vec<RunRecord>) =
             self.to_keep.drain(..self.to_keep.len().min(RECORDS_MAX)).unzip();
         self.keeping = true;
-        let store = Arc::clone(&self.executor.store);
+        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
         self.replies.spawn(async move {
-            let kept = patiently(|| store.record(records.clone())).await?;
+            let kept = patiently(tries, || store.record(records.clone())).await?;
             let fences = records.iter().map(|r| r.fence);
             Ok(Reply::Kept(
                 runs.into_iter().zip(fences).zip(kept).map(|((run, fence), kept)| (run, fence, kept)).collect(),
@@ -356,7 +389,7 @@ impl<'a> Session<'a> {
                     match claim {
                         Some(claim) => self.board.claimed(run, claim, now),
                         None => {
-                            self.board.theirs(run);
+                            self.board.theirs(run, now);
                             self.watch(run);
                         }
                     }
@@ -390,6 +423,9 @@ impl<'a> Session<'a> {
                     self.look_again(run, row, now);
                 }
             }
+            Reply::Looked(published) => self.board.looked(published, now),
+            Reply::Taken(taken) => self.taken(taken),
+            Reply::Abandoned(rows) => self.abandoned(rows),
             Reply::ProducersGone { published, position, gone } => {
                 self.position = self.position.max(position);
                 self.board.published(published, now);
@@ -406,7 +442,18 @@ impl<'a> Session<'a> {
     fn cancel(&mut self) {
         self.cancelled = true;
         self.to_claim.clear();
-        self.segments.abort_all();
+        match &mut self.serving {
+            None => self.segments.abort_all(),
+            Some(serving) => serving.drained_by = Some(Instant::now() + self.executor.options.drain),
+        }
+    }
+}
+
+/// The next wish; never, when this session does not serve or nobody can ask any more.
+async fn next_ask(serving: &mut Option<Serving>) -> Option<Ask> {
+    match serving {
+        Some(serving) => serving.next_ask().await,
+        None => std::future::pending().await,
     }
 }
 

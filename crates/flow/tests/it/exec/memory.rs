@@ -179,6 +179,7 @@ impl Inner {
             table: row.request.table.clone(),
             interval: row.request.interval,
             ds: row.request.ds,
+            trigger: row.request.trigger,
             state: row.state,
             attempt: row.attempt,
             fence: row.fence,
@@ -287,6 +288,12 @@ impl RunStore for Handle {
         Ok(())
     }
 
+    async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault> {
+        let inner = self.call().await?;
+        let gone = |r: &&Row| !r.over && r.owner != self.process && inner.dead.contains(&r.owner);
+        Ok(inner.runs.iter().filter(gone).take(limit).map(|r| inner.row_of(r)).collect())
+    }
+
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {
         let inner = self.call().await?;
         let standing = |id: &RunId| match inner.runs.iter().find(|r| r.request.run_id == *id) {
@@ -351,6 +358,10 @@ impl Planner for Shapes {
         self.0.get(request).cloned().ok_or_else(|| {
             Failure::new(ErrorKind::Invalid, "TEST_PLAN", format!("job `{}` cannot be planned", request.job))
         })
+    }
+
+    fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
+        RunShape { unplanned: Some(failure), ..super::shape(request.job.as_str(), 0, &[]) }
     }
 }
 

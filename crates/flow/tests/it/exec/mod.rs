@@ -84,6 +84,7 @@ fn shape(name: &str, n: i64, waits: &[(&str, Vec<i64>)]) -> RunShape {
             },
             ..RunLimits::default()
         },
+        unplanned: None,
         plan: None,
     }
 }

@@ -1,0 +1,240 @@
+//! Serving: runs come through an inbox and from processes that are gone, for as long as this one lives.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use headworks_domain::RunId;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use super::{
+    super::{
+        options::Reprocess,
+        progress::Progress,
+        record::{BoxFault, Partition, RunRow, Seen, Trigger},
+        serve::{Ask, Demand},
+        shape::Request,
+    },
+    Executor, heartbeats, patiently,
+    session::{Reply, Session},
+};
+use crate::{machine::State, spec::Overlap};
+
+/// Wishes that are taken in before others wait in the inbox.
+const INTAKE_MAX: usize = 10_000;
+
+/// The most runs of dead processes that one look takes over.
+const ADOPT_MAX: usize = 1_000;
+
+/// What a session has that goes on for ever.
+pub(super) struct Serving {
+    inbox: mpsc::Receiver<Ask>,
+    /// True once nobody can ask any more.
+    inbox_closed: bool,
+    intake: VecDeque<Demand>,
+    taking: bool,
+    adopting: bool,
+    /// When running attempts are dropped, once the process is to stop.
+    pub(super) drained_by: Option<Instant>,
+}
+
+impl Serving {
+    pub(super) async fn next_ask(&mut self) -> Option<Ask> {
+        if self.inbox_closed || self.intake.len() >= INTAKE_MAX {
+            std::future::pending::<()>().await;
+        }
+        let ask = self.inbox.recv().await;
+        self.inbox_closed = ask.is_none();
+        ask
+    }
+}
+
+impl Executor {
+    /// Carries out what comes through the inbox, and the runs of processes that are gone, until `cancel` turns true.
+    ///
+    /// Then nothing starts any more; running attempts may go on for [`super::ExecutorOptions::drain`]. Runs that have not ended
+    /// stay live, for whoever comes next. A store out of reach is waited for. Errors: the store refuses.
+    pub async fn serve(
+        &self,
+        inbox: mpsc::Receiver<Ask>,
+        cancel: watch::Receiver<bool>,
+        progress: mpsc::UnboundedSender<Progress>,
+    ) -> Result<(), BoxFault> {
+        let mut background = JoinSet::new();
+        background.spawn(heartbeats(Arc::clone(&self.store), self.options.heartbeat));
+        let serving = Serving {
+            inbox,
+            inbox_closed: false,
+            intake: VecDeque::new(),
+            taking: false,
+            adopting: false,
+            drained_by: None,
+        };
+        let mut session = Session::new(self, progress, Some(serving));
+        let result = match session.begin().await {
+            Ok(()) => session.drive(cancel).await,
+            Err(error) => Err(error),
+        };
+        session.segments.shutdown().await;
+        background.shutdown().await;
+        let left = self.store.leave().await;
+        result?;
+        left
+    }
+}
+
+impl Session<'_> {
+    /// Learns from which publish on it must listen.
+    async fn begin(&mut self) -> Result<(), BoxFault> {
+        let (_, position) =
+            patiently(self.executor.options.store_tries, || self.executor.partitions.published(&[])).await?;
+        self.position = position;
+        Ok(())
+    }
+
+    pub(super) fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::Runs(demands) => {
+                if let Some(serving) = &mut self.serving {
+                    serving.intake.extend(demands);
+                }
+            }
+            Ask::Cancel(ids) => {
+                for id in ids {
+                    if let Some(run) = self.board.find(&id) {
+                        self.cancel_run(run);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops one run of ours.
+    fn cancel_run(&mut self, run: usize) {
+        self.to_claim.retain(|(waiting, _)| *waiting != run);
+        for live in self.live.values().filter(|l| l.run == run) {
+            live.log.line("cancelled");
+            live.abort.abort();
+        }
+        let now = self.now();
+        self.board.cancel_one(run, now);
+    }
+
+    /// Looks what there is of the runs that are wanted.
+    pub(super) fn take_in(&mut self) {
+        let max = self.executor.options.claims_max;
+        let board = &self.board;
+        let Some(serving) = self.serving.as_mut().filter(|s| !s.taking && !s.intake.is_empty()) else { return };
+        let demands: Vec<Demand> = serving.intake.drain(..serving.intake.len().min(max)).collect();
+        let demands: Vec<Demand> = demands.into_iter().filter(|d| board.live(&d.request).is_none()).collect();
+        if demands.is_empty() {
+            return;
+        }
+        serving.taking = true;
+        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        self.replies.spawn(async move {
+            let wanted: Vec<_> = demands.iter().map(|d| (d.request.job.clone(), d.request.interval)).collect();
+            let rows = patiently(tries, || store.find(&wanted)).await?;
+            let ids = patiently(tries, || store.new_run_ids(demands.len())).await?;
+            Ok(Reply::Taken(demands.into_iter().zip(rows).zip(ids).map(|((d, row), id)| (d, row, id)).collect()))
+        });
+    }
+
+    pub(super) fn taken(&mut self, taken: Vec<(Demand, Option<RunRow>, RunId)>) {
+        if let Some(serving) = &mut self.serving {
+            serving.taking = false;
+        }
+        for (demand, row, fresh) in taken {
+            if self.board.live(&demand.request).is_some() {
+                continue;
+            }
+            let Some((run_id, seen)) = wanted_run(&demand, row.as_ref(), fresh) else { continue };
+            let others = self.board.live_of(&demand.request.job);
+            match demand.overlap {
+                Overlap::Skip if !others.is_empty() => {
+                    tracing::info!(job = %demand.request.job, %run_id, "skipped: an earlier run of the job is live");
+                    continue;
+                }
+                Overlap::CancelOld => {
+                    for run in others {
+                        self.cancel_run(run);
+                    }
+                }
+                Overlap::Queue | Overlap::Skip => {}
+            }
+            let planner = &self.executor.planner;
+            let shape = planner
+                .plan(&demand.request, &run_id)
+                .unwrap_or_else(|failure| planner.unplanned(&demand.request, failure));
+            let run = self.board.add(demand.request, demand.trigger, demand.tick, run_id, shape);
+            self.to_claim.push_back((run, seen));
+        }
+    }
+
+    /// Looks for runs whose process is gone.
+    pub(super) fn adopt(&mut self) {
+        let Some(serving) = self.serving.as_mut().filter(|s| !s.adopting) else { return };
+        serving.adopting = true;
+        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        self.replies.spawn(async move { Ok(Reply::Abandoned(patiently(tries, || store.abandoned(ADOPT_MAX)).await?)) });
+    }
+
+    pub(super) fn abandoned(&mut self, rows: Vec<RunRow>) {
+        let Some(serving) = &mut self.serving else { return };
+        serving.adopting = false;
+        serving.intake.extend(rows.into_iter().map(|row| Demand {
+            request: Request { job: row.job, interval: row.interval },
+            trigger: row.trigger,
+            tick: None,
+            reprocess: Reprocess::None,
+            overlap: Overlap::Queue,
+        }));
+    }
+
+    /// Asks the registry which of these are published.
+    pub(super) fn look(&mut self, asked: Vec<Partition>) {
+        let (registry, tries) = (Arc::clone(&self.executor.partitions), self.executor.options.store_tries);
+        self.replies.spawn(async move {
+            let (published, _) = patiently(tries, || registry.published(&asked)).await?;
+            Ok(Reply::Looked(published))
+        });
+    }
+
+    /// True when the process is to stop and nothing of it is at work.
+    pub(super) fn is_drained(&self) -> bool {
+        self.cancelled
+            && self.segments.is_empty()
+            && !self.claiming
+            && !self.keeping
+            && self.to_keep.is_empty()
+            && !self.board.is_closing()
+    }
+
+    /// Drops what still runs: its time is over.
+    pub(super) fn end_drain(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            serving.drained_by = None;
+        }
+        self.segments.abort_all();
+    }
+}
+
+/// Under which id a run is to be carried out, given the newest one of its interval; `None` when there is nothing to do.
+fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(RunId, Option<Seen>)> {
+    let Some(row) = row else { return Some((fresh, None)) };
+    let seen = Some(Seen::from(row));
+    let Some(_) = row.finished_at else { return (!row.owner_alive).then(|| (row.id.clone(), seen)) };
+    match (demand.trigger, demand.reprocess) {
+        // One that began before its interval was over has not seen all of it: the tick's own run comes after it.
+        (Trigger::Schedule, _) => {
+            let early = row.trigger != Trigger::Schedule && row.created_at < demand.request.interval.end();
+            early.then_some((fresh, seen))
+        }
+        (_, Reprocess::None) => None,
+        (_, Reprocess::Failed) => (row.state != State::Success).then(|| (row.id.clone(), seen)),
+        (_, Reprocess::All) if row.state == State::Success => Some((fresh, seen)),
+        (_, Reprocess::All) => Some((row.id.clone(), seen)),
+    }
+}

@@ -1,0 +1,31 @@
+//! What an executor that serves is asked for.
+
+use chrono::{DateTime, Utc};
+use headworks_domain::RunId;
+
+use super::{options::Reprocess, record::Trigger, shape::Request};
+use crate::spec::Overlap;
+
+/// A wish to an executor that serves, sent through its inbox.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// Carry these out, each unless it was carried out before or is at work.
+    Runs(Vec<Demand>),
+    /// Stop these runs, as far as this process has them.
+    Cancel(Vec<RunId>),
+}
+
+/// A run that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demand {
+    /// The run.
+    pub request: Request,
+    /// What it is for.
+    pub trigger: Trigger,
+    /// The tick that asks for it, which counts as seen to once the run is claimed.
+    pub tick: Option<DateTime<Utc>>,
+    /// Which of the runs that ended before are carried out again; a tick of the schedule never repeats one.
+    pub reprocess: Reprocess,
+    /// What happens when another run of the job is live.
+    pub overlap: Overlap,
+}

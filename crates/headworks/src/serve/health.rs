@@ -1,0 +1,125 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use headworks_domain::{Clock, ErrorKind, Fault};
+use headworks_flow::exec::{Counts, RunProgress};
+use headworks_store::Store;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
+
+use crate::fail::Failure;
+
+/// How long the metadata database may take to answer before the process calls itself not ready.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+/// What is known of this process's health, with its metrics.
+pub(super) struct Health {
+    store: Store,
+    registry: Registry,
+    ended: Family<ByState, Counter>,
+    live: Family<ByState, Gauge>,
+    rows: Gauge,
+    seconds: Histogram,
+    commits: Gauge,
+}
+
+impl Health {
+    pub(super) fn new(clock: Arc<dyn Clock>, store: Store) -> Self {
+        let mut registry = Registry::with_prefix("headworks");
+        let (ended, live) = (Family::<ByState, Counter>::default(), Family::<ByState, Gauge>::default());
+        let (rows, commits, started) = (Gauge::default(), Gauge::default(), Gauge::<i64>::default());
+        let seconds = Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]);
+        registry.register("flow_runs_ended", "Run states reached since the start", ended.clone());
+        registry.register("flow_runs_live", "Runs that this process has, by how they stand", live.clone());
+        registry.register("flow_rows_published", "Rows published since the start", rows.clone());
+        registry.register("flow_attempt_seconds", "How long attempts took", seconds.clone());
+        registry.register("store_commits", "Durable commits of this process since the start", commits.clone());
+        registry.register("process_start_time_seconds", "When this process started, since 1970", started.clone());
+        started.set(clock.now().timestamp());
+        Self { store, registry, ended, live, rows, seconds, commits }
+    }
+
+    /// A run's state changed.
+    pub(super) fn run(&self, run: &RunProgress, counts: &Counts) {
+        let state = |state| ByState { state };
+        for (name, count) in [("waiting", counts.waiting), ("running", counts.running), ("retry", counts.retry)] {
+            self.live.get_or_create(&state(name)).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.rows.set(i64::try_from(counts.rows).unwrap_or(i64::MAX));
+        if run.state != headworks_flow::State::Running {
+            self.ended.get_or_create(&state(run.state.as_str())).inc();
+        }
+        if let Some(took) = run.took {
+            self.seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    async fn is_ready(&self) -> Result<(), String> {
+        match timeout(READY_WITHIN, self.store.row("select 1", &[])).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("the metadata database does not answer ({})", error.code())),
+            Err(_) => Err(format!("the metadata database did not answer within {} s", READY_WITHIN.as_secs())),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.commits.set(i64::try_from(self.store.commits()).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// Opens the port. Errors: it is taken, or the address is none.
+pub(super) async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        Failure::new(ErrorKind::Unavailable, "SERVE_LISTEN", format!("cannot listen on `{listen}`: {error}"))
+            .hint("name another address with --listen or server.listen; port 0 takes any free one")
+            .into()
+    })
+}
+
+/// Answers until `stop` turns true.
+pub(super) async fn serve(listener: TcpListener, health: Arc<Health>, mut stop: watch::Receiver<bool>) {
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
+        tracing::error!(%error, "the health server ended");
+    }
+}
+
+async fn ready(State(health): State<Arc<Health>>) -> impl IntoResponse {
+    match health.is_ready().await {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}
+
+async fn metrics(State(health): State<Arc<Health>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], health.metrics())
+}

@@ -1,0 +1,114 @@
+//! A process that keeps a project running: its clocks, its runs, its files, its health.
+//!
+//! [`run`] wires the parts and lives until it is asked to stop. Each part is a task of its own: `clockwork` turns ticks into
+//! demands, the executor carries them out, `reload` reads changed files, `health` answers HTTP, `told` hears what became of runs.
+//! They share the newest project ([`LiveProject`]) and nothing else.
+
+mod clockwork;
+mod definitions;
+mod health;
+mod reload;
+mod told;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use headworks_flow::exec::{Executor, ExecutorOptions};
+use headworks_meta::Role;
+use serde_json::Map;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+pub(crate) use self::reload::Reloading;
+use self::{clockwork::Clockwork, health::Health, reload::Reload, told::Told};
+use crate::{
+    app::App,
+    execute::Signals,
+    fail::{Carried, DONE, FAILED},
+    live::LiveProject,
+    planner::ProjectPlanner,
+    runners,
+};
+
+/// How to serve.
+pub(crate) struct Options {
+    /// Where health checks and metrics are answered, instead of the setting.
+    pub(crate) listen: Option<String>,
+    /// Tasks at once, instead of the setting.
+    pub(crate) tasks_max: Option<usize>,
+}
+
+/// Wishes that may wait for the executor before the clockwork waits too.
+const INBOX_MAX: usize = 64;
+
+/// Keeps the project running until a signal, then lets running attempts end.
+pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode> {
+    let config = app.config()?.clone();
+    let runs = Arc::clone(app.run_store().await?);
+    runs.take_up(Role::Scheduler).await?;
+    let (project, problems) = app.loaded()?;
+    let mut project = project.as_ref().clone();
+    let definitions = definitions::at_start(&runs, &mut project, problems).await?;
+    let live = LiveProject::new(Arc::new(project));
+    definitions::keep(&runs, &live.current(), definitions).await?;
+
+    let listen = options.listen.unwrap_or_else(|| config.server.listen.clone());
+    let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone()));
+    let server = health::bind(&listen).await?;
+
+    let (ask, inbox) = mpsc::channel(INBOX_MAX);
+    let (stop, stopped) = watch::channel(false);
+    let (tell, told) = mpsc::unbounded_channel();
+    let (reloaded, reloads) = watch::channel(0);
+    let mut settings = ExecutorOptions::new(app.logs_dir()?);
+    settings.tasks_max = options.tasks_max.unwrap_or(config.execution.tasks_max as usize);
+    settings.store_tries = u32::MAX;
+    let executor = Executor {
+        store: runs.clone(),
+        partitions: app.partitions().await?,
+        planner: Arc::new(ProjectPlanner { project: live.clone(), env: app.env_name(), params: Map::new() }),
+        runner: runners::open(app, live.clone(), false).await?,
+        clock: app.clock.clone(),
+        options: settings,
+    };
+    let clockwork = Clockwork { runs: runs.clone(), project: live.clone(), clock: app.clock.clone(), ask, reloads };
+    let reload = Reload::new(app.reloading()?, live.clone(), runs.clone(), reloaded);
+    let listener = Told::new(app.out, app.clock.clone(), Arc::clone(&health));
+
+    let out = app.out;
+    let schedules = live.current().jobs.values().filter(|job| job.schedule.is_some()).count();
+    out.note(format_args!(
+        "{} keeps running: {schedules} jobs with a schedule, health on http://{}/healthz; Ctrl-C stops it",
+        live.current().name(),
+        server.local_addr()?
+    ));
+    let mut signals = Signals::new()?;
+    let mut parts = JoinSet::new();
+    let listened = stopped.clone();
+    parts.spawn(health::serve(server, Arc::clone(&health), listened));
+    parts.spawn(reload.run(stopped.clone(), out));
+    parts.spawn(listener.run(told));
+    let clock_stopped = stopped.clone();
+    parts.spawn(async move { clockwork.run(clock_stopped).await });
+    let mut work = tokio::spawn(async move { executor.serve(inbox, stopped, tell).await });
+    let ended = loop {
+        tokio::select! {
+            ended = &mut work => break ended?,
+            () = signals.next() => {
+                if *stop.borrow() {
+                    out.note("stopped at once: what was running is taken up again by the next start");
+                    std::process::exit(FAILED.into());
+                }
+                out.note("stopping: nothing new starts, running attempts may end; once more to stop at once");
+                stop.send_replace(true);
+            }
+        }
+    };
+    stop.send_replace(true);
+    // The parts have nothing durable of their own; a second is more than they need.
+    let _ = tokio::time::timeout(Duration::from_secs(1), async { while parts.join_next().await.is_some() {} }).await;
+    parts.shutdown().await;
+    ended.map_err(Carried::from)?;
+    Ok(ExitCode::from(DONE))
+}

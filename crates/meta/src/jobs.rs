@@ -1,0 +1,205 @@
+//! What is remembered of jobs: when they were first seen, up to which tick they ran, whether they are paused; and wishes for runs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use headworks_domain::{JobName, RunId};
+use headworks_flow::ticker::JobClock;
+use headworks_store::{Dialect, Tx, Value, values};
+
+use crate::{
+    Error, Processes, Result, Runs,
+    row::{owner, parsed},
+    runs::rows_of_places,
+};
+
+/// What a process is to a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// One command; it ends.
+    Command,
+    /// Looks after the schedules, and works unless told otherwise.
+    Scheduler,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Scheduler => "scheduler",
+        }
+    }
+}
+
+/// What is known of a job besides its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRow {
+    /// The job.
+    pub name: JobName,
+    /// Its clock.
+    pub clock: JobClock,
+    /// Since when it is paused.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// The version that runs: the newest without errors.
+    pub version: Option<String>,
+    /// What is wrong with its file now; the version goes on.
+    pub problem: Option<String>,
+}
+
+/// A job's definition, as a scheduler has taken it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// The job.
+    pub job: JobName,
+    /// The version that runs; `None` for a job that never had one without errors.
+    pub version: Option<String>,
+    /// What is wrong with its file.
+    pub problem: Option<String>,
+}
+
+const NAMES_MAX: usize = 100;
+
+impl Runs {
+    /// Tells what is remembered of jobs, those without a file included.
+    pub async fn jobs(&self) -> Result<Vec<JobRow>> {
+        let sql = "select name, first_seen, cursor, paused_at, version, problem from hw_job order by name";
+        let rows = self.store.rows(sql, &[]).await?;
+        rows.iter()
+            .map(|row| {
+                let paused_at = row.opt_i64(3)?.map(time).transpose()?;
+                Ok(JobRow {
+                    name: parsed(row, 0)?,
+                    clock: JobClock {
+                        first_seen: time(row.i64(1)?)?,
+                        cursor: row.opt_i64(2)?.map(time).transpose()?,
+                        paused: paused_at.is_some(),
+                    },
+                    paused_at,
+                    version: row.opt_text(4)?,
+                    problem: row.opt_text(5)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Remembers jobs and how their files stand; those not seen before are first seen now.
+    pub async fn define(&self, definitions: Vec<Definition>) -> Result<()> {
+        let now = self.now().await?;
+        self.store
+            .write(move |tx| {
+                Box::pin(async move {
+                    for some in definitions.chunks(NAMES_MAX) {
+                        let bound: Vec<Value> = some
+                            .iter()
+                            .flat_map(|d| values![d.job.as_str(), now, d.version.clone(), d.problem.clone()])
+                            .collect();
+                        let sql = format!(
+                            "insert into hw_job (name, first_seen, version, problem) values {}
+                             on conflict (name) do update set version = coalesce(excluded.version, hw_job.version),
+                                 problem = excluded.problem",
+                            rows_of_places(some.len(), 4)
+                        );
+                        tx.execute(&sql, &bound).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Pauses jobs, or lets them go on: then `catchup` says which missed ticks run.
+    pub async fn pause(&self, jobs: Vec<JobName>, paused: bool) -> Result<()> {
+        let now = self.now().await?;
+        self.store
+            .write(move |tx| {
+                Box::pin(async move {
+                    for job in jobs {
+                        tx.execute(
+                            "insert into hw_job (name, first_seen, paused_at) values ($1, $2, $3)
+                             on conflict (name) do update set paused_at =
+                                 case when excluded.paused_at is null then null else coalesce(hw_job.paused_at, excluded.paused_at) end",
+                            &values![job.as_str(), now, paused.then_some(now)],
+                        )
+                        .await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// The jobs that are paused.
+    pub async fn paused(&self) -> Result<HashSet<JobName>> {
+        let rows = self.store.rows("select name from hw_job where paused_at is not null", &[]).await?;
+        rows.iter().map(|row| parsed(row, 0)).collect()
+    }
+
+    /// Asks the owners of live runs to stop them; says which of them were live.
+    pub async fn wish_cancelled(&self, runs: Vec<RunId>) -> Result<Vec<RunId>> {
+        self.store
+            .write(move |tx| {
+                Box::pin(async move {
+                    let mut live = Vec::new();
+                    for run in runs {
+                        let sql = "update hw_run set wish = 'cancel' where id = $1 and finished_at is null";
+                        if tx.execute(sql, &values![run.as_str()]).await? == 1 {
+                            live.push(run);
+                        }
+                    }
+                    Ok(live)
+                })
+            })
+            .await
+    }
+
+    /// This process's live runs that somebody wants cancelled.
+    pub async fn cancel_wishes(&self) -> Result<Vec<RunId>> {
+        let this = self.process().await?;
+        let sql = "select id from hw_run where finished_at is null and owner = $1 and wish = 'cancel'";
+        self.store.rows(sql, &values![this]).await?.iter().map(|row| parsed(row, 0)).collect()
+    }
+
+    /// Takes up a role. Errors: `SecondScheduler` when another process looks after this SQLite project already.
+    pub async fn take_up(&self, role: Role) -> Result<()> {
+        let this = self.process().await?.to_owned();
+        let (now, processes) = (self.now().await?, Arc::clone(&self.processes));
+        self.store
+            .write(move |tx| Box::pin(async move { take_up(tx, &this, role, now, processes.as_ref()).await }))
+            .await
+    }
+}
+
+async fn take_up(tx: &mut Tx, this: &str, role: Role, now: i64, processes: &dyn Processes) -> Result<()> {
+    if tx.dialect() == Dialect::Sqlite && role == Role::Scheduler {
+        let sql =
+            "select host, boot_id, pid, pid_start, lease_until from hw_process where role = 'scheduler' and id <> $1";
+        for row in tx.rows(sql, &values![this]).await? {
+            let Some((process, lease)) = owner(&row, 0)? else { continue };
+            if lease > now && processes.may_live(&process) {
+                return Err(Error::SecondScheduler { host: process.host, pid: process.pid });
+            }
+        }
+    }
+    tx.execute("update hw_process set role = $2 where id = $1", &values![this, role.as_str()]).await?;
+    Ok(())
+}
+
+/// Moves the cursors of jobs to ticks whose runs were claimed; never back.
+pub(crate) async fn move_cursors(tx: &mut Tx, ticks: HashMap<&str, DateTime<Utc>>) -> Result<()> {
+    for (job, tick) in ticks {
+        tx.execute(
+            "update hw_job set cursor = $2 where name = $1 and (cursor is null or cursor < $2)",
+            &values![job, tick.timestamp_micros()],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+fn time(micros: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(micros)
+        .ok_or_else(|| Error::Row { table: "hw_job", reason: format!("{micros} microseconds are no time") })
+}
