@@ -15,6 +15,12 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
 }
 
+/// Asks a server on loopback for a page: its status and body.
+pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    let reply = request(port, "GET", path, &[])?;
+    Ok((reply.status, String::from_utf8_lossy(&reply.body).into_owned()))
+}
+
 /// Sends one request and reads the whole reply. The path stands as it goes over the wire, percent-encoded where needed.
 pub(crate) fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Result<Reply> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connect")?;

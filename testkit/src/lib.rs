@@ -37,6 +37,7 @@ mod server;
 mod tools;
 
 pub use duckdb::{Attach, DuckDb, DuckError, DuckRows};
+pub use http::http_get;
 pub use moto::Moto;
 pub use postgres::{PostgresOptions, TempPostgres};
 pub use project::TempProject;

@@ -77,7 +77,9 @@ struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
-    Up(up::Args),
+    Up(up::UpArgs),
+    Scheduler(up::SchedulerArgs),
+    Worker(up::WorkerArgs),
     Init(init::Args),
     Validate(validate::Args),
     Render(render::Args),
@@ -128,7 +130,9 @@ pub(crate) fn main() -> ExitCode {
 async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(app, args).await,
-        Command::Up(args) => up::run(app, args).await,
+        Command::Up(args) => up::up(app, args).await,
+        Command::Scheduler(args) => up::scheduler(app, args).await,
+        Command::Worker(args) => up::worker(app, args).await,
         Command::Init(args) => init::run(app, args),
         Command::Validate(args) => validate::run(app, args),
         Command::Render(args) => render::run(app, args),

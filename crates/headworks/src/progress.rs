@@ -193,6 +193,7 @@ mod tests {
         let mut view = View::new(quiet(), start);
         let counts = Counts { total: 3, running: 1, waiting: 2, ..Counts::default() };
         let mut run = RunProgress {
+            trigger: headworks_flow::exec::Trigger::Manual,
             run_id: "r1".parse().unwrap(),
             job: "flights".parse().unwrap(),
             interval: headworks_domain::Interval::new(start, start + TimeDelta::days(1)).unwrap(),

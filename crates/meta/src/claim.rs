@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+use headworks_domain::RunId;
 use headworks_flow::exec::{Claim, ClaimRequest};
 use headworks_store::{Tx, Value, values};
 
@@ -179,6 +180,24 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
         )
         .await?;
     row.map(|row| Ok(Claim { fence, attempt: u32::try_from(row.i64(0)?).unwrap_or(1) })).transpose()
+}
+
+/// Leaves runs without an owner, for whoever claims them first.
+pub(crate) async fn release(runs: &Runs, released: Vec<(RunId, i64)>) -> Result<()> {
+    runs.store
+        .write(move |tx| {
+            Box::pin(async move {
+                for (run, fence) in released {
+                    tx.execute(
+                        "update hw_run set owner = '', state = 'ready' where id = $1 and fence = $2 and finished_at is null",
+                        &values![run.as_str(), fence],
+                    )
+                    .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
 }
 
 async fn insert_tasks<'a>(tx: &mut Tx, claimed: impl Iterator<Item = &'a ClaimRequest>) -> Result<()> {

@@ -21,8 +21,12 @@ use crate::{
 pub enum Role {
     /// One command; it ends.
     Command,
-    /// Looks after the schedules, and works unless told otherwise.
+    /// Looks after the schedules and works.
     Scheduler,
+    /// Looks after the schedules and leaves the work to others.
+    Planner,
+    /// Works.
+    Worker,
 }
 
 impl Role {
@@ -30,6 +34,8 @@ impl Role {
         match self {
             Self::Command => "command",
             Self::Scheduler => "scheduler",
+            Self::Planner => "planner",
+            Self::Worker => "worker",
         }
     }
 }
@@ -172,10 +178,26 @@ impl Runs {
     }
 }
 
+impl Runs {
+    /// The other living processes that take up released runs.
+    pub(crate) async fn other_workers(&self) -> Result<usize> {
+        let this = self.process().await?;
+        let now = self.now().await?;
+        let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process
+            where role in ('scheduler', 'worker') and id <> $1 and lease_until > $2";
+        let rows = self.store.rows(sql, &values![this, now]).await?;
+        let mut living = 0;
+        for row in &rows {
+            living += usize::from(owner(row, 0)?.is_some_and(|(process, _)| self.processes.may_live(&process)));
+        }
+        Ok(living)
+    }
+}
+
 async fn take_up(tx: &mut Tx, this: &str, role: Role, now: i64, processes: &dyn Processes) -> Result<()> {
-    if tx.dialect() == Dialect::Sqlite && role == Role::Scheduler {
-        let sql =
-            "select host, boot_id, pid, pid_start, lease_until from hw_process where role = 'scheduler' and id <> $1";
+    if tx.dialect() == Dialect::Sqlite && role != Role::Worker {
+        let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process
+            where role in ('scheduler', 'planner') and id <> $1";
         for row in tx.rows(sql, &values![this]).await? {
             let Some((process, lease)) = owner(&row, 0)? else { continue };
             if lease > now && processes.may_live(&process) {

@@ -139,15 +139,46 @@ pub(crate) async fn list(runs: &Runs, filter: &RunFilter) -> Result<Vec<RunRow>>
     run_rows(runs, &runs.store.rows(&sql, &bound).await?).await
 }
 
-/// Live runs of other processes that are gone.
-pub(crate) async fn abandoned(runs: &Runs, limit: usize) -> Result<Vec<RunRow>> {
+/// Live runs of other processes that are gone, and some that were released.
+pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize) -> Result<Vec<RunRow>> {
+    let mut found = Vec::new();
+    // Whose owners are gone is asked first: a living process may have ten thousand runs.
+    let gone = gone_owners(runs).await?;
+    for some in gone.chunks(IDS_MAX) {
+        let sql = format!(
+            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.owner in ({}) order by r.interval_end, r.id
+             limit ${}",
+            places(1, some.len()),
+            some.len() + 1
+        );
+        let mut bound: Vec<Value> = some.iter().map(|id| id.as_str().into()).collect();
+        bound.push(limit.into());
+        found.extend(run_rows(runs, &runs.store.rows(&sql, &bound).await?).await?);
+    }
+    if released_max > 0 {
+        let sql = format!(
+            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.owner = '' order by r.interval_end, r.id limit $1"
+        );
+        found.extend(run_rows(runs, &runs.store.rows(&sql, &values![released_max]).await?).await?);
+    }
+    Ok(found)
+}
+
+/// The owners of live runs, ours excepted, that are gone.
+async fn gone_owners(runs: &Runs) -> Result<Vec<String>> {
     let this = runs.process().await?;
-    let sql = format!(
-        "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.owner <> $1 order by r.interval_end, r.id"
-    );
-    let rows = runs.store.rows(&sql, &values![this]).await?;
-    let rows = run_rows(runs, &rows).await?;
-    Ok(rows.into_iter().filter(|row| !row.is_held()).take(limit).collect())
+    let sql = "select o.owner, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until
+        from (select distinct owner from hw_run where finished_at is null and owner <> $1 and owner <> '') o
+        left join hw_process p on p.id = o.owner";
+    let now = runs.now().await?;
+    let lives = runs.lives_at(now);
+    let mut gone = Vec::new();
+    for row in &runs.store.rows(sql, &values![this]).await? {
+        if owner(row, 1)?.is_none_or(|(process, lease)| !lives(&process, lease)) {
+            gone.push(row.text(0)?);
+        }
+    }
+    Ok(gone)
 }
 
 pub(crate) async fn show(runs: &Runs, id: &RunId) -> Result<Option<RunDetail>> {

@@ -267,8 +267,16 @@ impl RunStore for Runs {
         }
     }
 
-    async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault> {
-        read::abandoned(self, limit).await.map_err(boxed)
+    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault> {
+        read::abandoned(self, limit, released_max).await.map_err(boxed)
+    }
+
+    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
+        claim::release(self, runs).await.map_err(boxed)
+    }
+
+    async fn workers(&self) -> Result<usize, BoxFault> {
+        self.other_workers().await.map_err(boxed)
     }
 
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {

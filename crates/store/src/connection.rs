@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Connection as _, Executor, Row as _, TypeInfo, ValueRef,
-    postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, PgTypeInfo},
+    postgres::{PgArguments, PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow, PgTypeInfo},
     query::Query,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -84,6 +84,20 @@ impl Connection {
             Self::Postgres(c) => c.close().await,
         };
     }
+}
+
+/// A connection to PostgreSQL that listens on a channel, and can be asked too. Behind a pooler that hands connections out by the
+/// transaction it hears nothing.
+pub(crate) async fn listener(options: &StoreOptions, channel: &str) -> Result<PgListener> {
+    let failed = |source| Error::Open { url: options.shown(), source };
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(postgres_options(options)?);
+    let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
+    listener.listen(channel).await.map_err(failed)?;
+    Ok(listener)
+}
+
+pub(crate) async fn listener_rows(listener: &mut PgListener, sql: &str) -> Result<Vec<Row>> {
+    rows_postgres(listener, sql, &[]).await.map_err(|e| Error::of(sql, e))
 }
 
 /// The connections that only read.

@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Dialect, Error, Result, Row, StoreOptions, Value, connection::Connection, watch::Watch};
+use crate::{Dialect, Error, Result, Row, StoreOptions, Value, connection::Connection, watch, watch::Watch};
 
 /// The most pieces of work that one commit carries: a bound for how long the first of them waits for the last.
 const GROUP_MAX: usize = 128;
@@ -216,6 +216,14 @@ async fn commit_group(tx: &mut Tx, first: Work, inbox: &mut mpsc::Receiver<Messa
                 Err(_) => {}
             }
         }
+    }
+    // Told on commit, to every process that listens. A transaction that could not say so would commit nothing.
+    if broken.is_none()
+        && !kept.is_empty()
+        && tx.dialect == Dialect::Postgres
+        && let Err(error) = tx.connection.execute(watch::NOTIFY, &[]).await
+    {
+        broken = Some(error.to_string());
     }
     if let Some(message) = broken {
         // The server undoes what it never saw committed.

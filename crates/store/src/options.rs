@@ -19,9 +19,12 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// The defaults for a database: wait 30 s for locks, at most three readers.
+    /// The defaults for a database: wait 30 s for locks; at most three readers of a SQLite file, and two of a PostgreSQL, so that
+    /// a process has four connections with the one that writes and the one that watches.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), lock_timeout: Duration::from_secs(30), readers_max: 3, schema: "headworks".to_owned() }
+        let url = url.into();
+        let readers_max = if url.starts_with("sqlite:") { 3 } else { 2 };
+        Self { url, lock_timeout: Duration::from_secs(30), readers_max, schema: "headworks".to_owned() }
     }
 
     /// The dialect that the URL names. Errors: `Url`.

@@ -6,9 +6,17 @@ use std::{
     time::Duration,
 };
 
+use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
-use crate::{Dialect, StoreOptions, Value, connection::Connection};
+use crate::{
+    Dialect, Result, StoreOptions, Value,
+    connection::{self, Connection},
+};
+
+/// The channel on which PostgreSQL tells of commits, and the statement that makes it do so.
+const CHANNEL: &str = "headworks";
+pub(crate) const NOTIFY: &str = "notify headworks";
 
 /// How often another process's commits are looked for.
 const SQLITE_POLL: Duration = Duration::from_millis(100);
@@ -57,14 +65,20 @@ impl Changes {
 
 async fn poll(watch: Watch, options: StoreOptions) {
     let Ok(dialect) = options.dialect() else { return };
-    let (every, sql) = match dialect {
-        Dialect::Sqlite => (SQLITE_POLL, "pragma data_version"),
-        Dialect::Postgres => (POSTGRES_POLL, "select pg_current_wal_insert_lsn()::text"),
+    let every = match dialect {
+        Dialect::Sqlite => SQLITE_POLL,
+        Dialect::Postgres => POSTGRES_POLL,
     };
-    let mut connection = None;
+    let mut eye = None;
     let mut seen: Option<Value> = None;
     loop {
-        tokio::time::sleep(every).await;
+        let told = match &mut eye {
+            Some(eye) => tokio::time::timeout(every, Eye::told(eye)).await.unwrap_or(false),
+            None => {
+                tokio::time::sleep(every).await;
+                false
+            }
+        };
         if watch.count.receiver_count() == 0 {
             watch.polling.store(false, Ordering::Release);
             // Somebody may have subscribed between the look and the store.
@@ -72,22 +86,69 @@ async fn poll(watch: Watch, options: StoreOptions) {
                 break;
             }
         }
-        if connection.is_none() {
-            connection = Connection::open(&options).await.ok();
+        if told {
+            watch.bump();
+            continue;
         }
-        let Some(open) = &mut connection else { continue };
-        match open.rows(sql, &[]).await {
-            Ok(rows) => {
-                let now = rows.first().map(|row| row.value(0).clone());
+        if eye.is_none() {
+            eye = Eye::open(&options).await.ok();
+        }
+        let Some(open) = &mut eye else { continue };
+        match open.look().await {
+            Ok(now) => {
                 if seen.is_some() && now != seen {
                     watch.bump();
                 }
                 seen = now;
             }
-            Err(_) => connection = None,
+            Err(_) => eye = None,
         }
     }
-    if let Some(open) = connection {
+    if let Some(open) = eye {
         open.close().await;
+    }
+}
+
+/// The connection that watches.
+enum Eye {
+    Sqlite(Connection),
+    Postgres(Box<PgListener>),
+}
+
+impl Eye {
+    async fn open(options: &StoreOptions) -> Result<Self> {
+        Ok(match options.dialect()? {
+            Dialect::Sqlite => Self::Sqlite(Connection::open(options).await?),
+            Dialect::Postgres => Self::Postgres(Box::new(connection::listener(options, CHANNEL).await?)),
+        })
+    }
+
+    /// Waits until the database tells of a commit; SQLite never does. False when the connection was lost.
+    async fn told(&mut self) -> bool {
+        match self {
+            Self::Sqlite(_) => std::future::pending().await,
+            Self::Postgres(listener) => {
+                let told = listener.try_recv().await;
+                while listener.next_buffered().is_some() {}
+                matches!(told, Ok(Some(_)))
+            }
+        }
+    }
+
+    /// A value that is another one after each commit.
+    async fn look(&mut self) -> Result<Option<Value>> {
+        let row = match self {
+            Self::Sqlite(open) => open.rows("pragma data_version", &[]).await?,
+            Self::Postgres(listener) => {
+                connection::listener_rows(listener, "select pg_current_wal_insert_lsn()::text").await?
+            }
+        };
+        Ok(row.first().map(|row| row.value(0).clone()))
+    }
+
+    async fn close(self) {
+        if let Self::Sqlite(open) = self {
+            open.close().await;
+        }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Drop { run: usize },
     /// Find other processes' runs that will publish these. The answer goes to [`Board::sought`].
     Seek(Vec<Partition>),
+    /// Give a run that has not begun to other processes.
+    Release { run_id: RunId, fence: i64 },
     /// Ask the registry which of these are published. The answer goes to [`Board::looked`].
     Look(Vec<Partition>),
     /// Tell whoever watches.
@@ -108,7 +110,7 @@ struct JobQueue {
 
 impl Board {
     pub(crate) fn new(tasks_max: usize, serves: bool) -> Self {
-        Self { tasks_max: tasks_max.max(1), serves, ..Self::default() }
+        Self { tasks_max: if serves { tasks_max } else { tasks_max.max(1) }, serves, ..Self::default() }
     }
 
     /// Adds a run that was done before the command began.
@@ -512,6 +514,26 @@ impl Board {
             self.recount(run, State::Running);
             self.tell(run, State::Running);
             self.commands.push(Command::Start { run, head });
+        }
+    }
+
+    /// How many more segments could run now.
+    pub(crate) fn free(&self) -> usize {
+        self.tasks_max.saturating_sub(self.running + self.queue.len())
+    }
+
+    /// Gives runs away that are ready, have not begun, and would wait behind more than a full round of others.
+    pub(crate) fn share(&mut self, now: DateTime<Utc>) {
+        while self.queue.len() > self.tasks_max {
+            let begun = |run: usize| self.runs[run].started_at.is_some();
+            let Some((.., run, _)) = self.queue.iter().rev().find(|(.., run, _)| !begun(*run)).copied() else { break };
+            let entry = &self.runs[run];
+            if let Some(run_id) = entry.run_id.clone() {
+                self.commands.push(Command::Release { run_id, fence: entry.claim.fence });
+            }
+            self.forget_queued(run);
+            self.dirty.remove(&run);
+            self.left(run, now);
         }
     }
 

@@ -15,7 +15,7 @@ pub enum Reprocess {
 /// How an [`Executor`] works.
 #[derive(Debug, Clone)]
 pub struct ExecutorOptions {
-    /// The most tasks at work at once.
+    /// The most tasks at work at once. When serving, 0 means that ready runs are left to others.
     pub tasks_max: usize,
     /// Which ended runs are carried out again.
     pub reprocess: Reprocess,
@@ -37,6 +37,8 @@ pub struct ExecutorOptions {
     pub store_tries: u32,
     /// When serving: the pause between two looks for runs whose process is gone.
     pub adopt: Duration,
+    /// When serving: take up runs that others release as soon as they do, and not only with the next look.
+    pub pull: bool,
     /// When serving: how long running attempts may go on after the wish to stop.
     pub drain: Duration,
 }
@@ -56,6 +58,7 @@ impl ExecutorOptions {
             claims_max: 200,
             store_tries: 70,
             adopt: Duration::from_secs(5),
+            pull: false,
             drain: Duration::from_secs(30),
         }
     }

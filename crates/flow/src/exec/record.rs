@@ -303,8 +303,15 @@ pub trait RunStore: Send + Sync + 'static {
     /// Ends this process's lease, when it has no live run any more.
     async fn leave(&self) -> Result<(), BoxFault>;
 
-    /// Lists live runs that nobody is at work on: their process is gone. Oldest interval first, at most so many.
-    async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault>;
+    /// Lists live runs that nobody is at work on: at most `limit` whose process is gone, and `released_max` that were released;
+    /// oldest interval first.
+    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault>;
+
+    /// Gives runs of this process that have not begun to whoever comes first; those whose fence is another one stay.
+    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault>;
+
+    /// Counts the other living processes that take up released runs.
+    async fn workers(&self) -> Result<usize, BoxFault>;
 
     /// Says how runs stand, in the order asked.
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault>;

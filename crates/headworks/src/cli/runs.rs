@@ -258,6 +258,7 @@ pub(crate) fn run_json(run: &RunRow) -> Value {
         "ds": run.ds,
         "interval_start": run.interval.start(),
         "interval_end": run.interval.end(),
+        "trigger": run.trigger.as_str(),
         "state": run.state.as_str(),
         "abandoned": run.finished_at.is_none() && !run.owner_alive,
         "attempt": run.attempt,

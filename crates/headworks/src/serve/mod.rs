@@ -14,6 +14,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use headworks_flow::exec::{Executor, ExecutorOptions};
 use headworks_meta::Role;
+use headworks_store::Dialect;
 use serde_json::Map;
 use tokio::{
     sync::{mpsc, watch},
@@ -37,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) listen: Option<String>,
     /// Tasks at once, instead of the setting.
     pub(crate) tasks_max: Option<usize>,
+    /// What the process is to the project.
+    pub(crate) role: Role,
 }
 
 /// Wishes that may wait for the executor before the clockwork waits too.
@@ -44,9 +47,10 @@ const INBOX_MAX: usize = 64;
 
 /// Keeps the project running until a signal, then lets running attempts end.
 pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
     let config = app.config()?.clone();
     let runs = Arc::clone(app.run_store().await?);
-    runs.take_up(Role::Scheduler).await?;
+    runs.take_up(options.role).await?;
     let (project, problems) = app.loaded()?;
     let mut project = project.as_ref().clone();
     let definitions = definitions::at_start(&runs, &mut project, problems).await?;
@@ -62,8 +66,11 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let (tell, told) = mpsc::unbounded_channel();
     let (reloaded, reloads) = watch::channel(0);
     let mut settings = ExecutorOptions::new(app.logs_dir()?);
-    settings.tasks_max = options.tasks_max.unwrap_or(config.execution.tasks_max as usize);
+    let tasks_max = options.tasks_max.unwrap_or(config.execution.tasks_max as usize);
+    settings.tasks_max = if options.role == Role::Planner { 0 } else { tasks_max };
     settings.store_tries = u32::MAX;
+    // Over one SQLite file there is one scheduler, which does its own work.
+    settings.pull = options.role == Role::Worker || app.store().await?.dialect() == Dialect::Postgres;
     let executor = Executor {
         store: runs.clone(),
         partitions: app.partitions().await?,
@@ -83,14 +90,14 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         live.current().name(),
         server.local_addr()?
     ));
-    let mut signals = Signals::new()?;
     let mut parts = JoinSet::new();
     let listened = stopped.clone();
     parts.spawn(health::serve(server, Arc::clone(&health), listened));
     parts.spawn(reload.run(stopped.clone(), out));
     parts.spawn(listener.run(told));
-    let clock_stopped = stopped.clone();
-    parts.spawn(async move { clockwork.run(clock_stopped).await });
+    if options.role != Role::Worker {
+        parts.spawn(clockwork.run(stopped.clone()));
+    }
     let mut work = tokio::spawn(async move { executor.serve(inbox, stopped, tell).await });
     let ended = loop {
         tokio::select! {

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use headworks_domain::RunId;
 use tokio::{
     sync::{mpsc, watch},
@@ -36,6 +37,8 @@ pub(super) struct Serving {
     intake: VecDeque<Demand>,
     taking: bool,
     adopting: bool,
+    /// Other processes that take up released runs.
+    workers: usize,
     /// When running attempts are dropped, once the process is to stop.
     pub(super) drained_by: Option<Instant>,
 }
@@ -70,6 +73,7 @@ impl Executor {
             intake: VecDeque::new(),
             taking: false,
             adopting: false,
+            workers: 0,
             drained_by: None,
         };
         let mut session = Session::new(self, progress, Some(serving));
@@ -173,17 +177,62 @@ impl Session<'_> {
         }
     }
 
-    /// Looks for runs whose process is gone.
+    /// Looks for runs that nobody is at work on.
     pub(super) fn adopt(&mut self) {
+        let free = self.board.free();
         let Some(serving) = self.serving.as_mut().filter(|s| !s.adopting) else { return };
         serving.adopting = true;
         let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
-        self.replies.spawn(async move { Ok(Reply::Abandoned(patiently(tries, || store.abandoned(ADOPT_MAX)).await?)) });
+        self.replies.spawn(async move {
+            let rows = patiently(tries, || store.abandoned(ADOPT_MAX, free)).await?;
+            let workers = patiently(tries, || store.workers()).await?;
+            Ok(Reply::Abandoned { rows, workers })
+        });
     }
 
-    pub(super) fn abandoned(&mut self, rows: Vec<RunRow>) {
+    /// True while released runs of others could be taken up at once.
+    pub(super) fn takes_released(&self) -> bool {
+        let is_free = |s: &Serving| !s.adopting && !s.taking && s.intake.is_empty();
+        self.executor.options.pull
+            && self.serving.as_ref().is_some_and(is_free)
+            && !self.claiming
+            && self.to_claim.is_empty()
+            && self.board.free() > 0
+    }
+
+    /// Something was committed: what was published is read, and released runs are looked for.
+    pub(super) fn changed(&mut self) {
+        if self.takes_released() {
+            self.adopt();
+        }
+        if self.board.awaits_partitions() && !self.feeding {
+            self.read_feed(self.executor.options.listen);
+        }
+    }
+
+    /// Gives away what others would do sooner; a process without slots gives all away.
+    pub(super) fn share(&mut self, now: DateTime<Utc>) {
+        let has_others = self.serving.as_ref().is_some_and(|s| s.workers > 0);
+        if has_others || self.executor.options.tasks_max == 0 && self.serving.is_some() {
+            self.board.share(now);
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        if self.to_release.is_empty() {
+            return;
+        }
+        let runs = std::mem::take(&mut self.to_release);
+        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        self.replies.spawn(async move {
+            patiently(tries, || store.release(runs.clone())).await?;
+            Ok(Reply::Released)
+        });
+    }
+
+    pub(super) fn abandoned(&mut self, rows: Vec<RunRow>, workers: usize) {
         let Some(serving) = &mut self.serving else { return };
-        serving.adopting = false;
+        (serving.adopting, serving.workers) = (false, workers);
         serving.intake.extend(rows.into_iter().map(|row| Demand {
             request: Request { job: row.job, interval: row.interval },
             trigger: row.trigger,

@@ -64,8 +64,12 @@ pub(super) enum Reply {
     Looked(Vec<Partition>),
     /// What was asked for, each with the newest run of its interval and an id for a new one.
     Taken(Vec<(Demand, Option<RunRow>, RunId)>),
-    /// Runs whose process is gone.
-    Abandoned(Vec<RunRow>),
+    /// Runs that nobody is at work on, and how many other processes would take up ours.
+    Abandoned {
+        rows: Vec<RunRow>,
+        workers: usize,
+    },
+    Released,
     ProducersGone {
         published: Vec<Partition>,
         position: i64,
@@ -110,6 +114,8 @@ pub(super) struct Session<'a> {
     pub(super) claiming: bool,
     pub(super) to_keep: VecDeque<(usize, RunRecord)>,
     pub(super) keeping: bool,
+    /// Runs to give to other processes.
+    pub(super) to_release: Vec<(RunId, i64)>,
     pub(super) feeding: bool,
     pub(super) position: i64,
     /// Our runs that other processes own.
@@ -145,6 +151,7 @@ impl<'a> Session<'a> {
             claiming: false,
             to_keep: VecDeque::new(),
             keeping: false,
+            to_release: Vec::new(),
             feeding: false,
             position: 0,
             theirs: Vec::new(),
@@ -253,7 +260,9 @@ impl<'a> Session<'a> {
                 .map(|since| since + self.wait());
             let due = self.board.next_due().into_iter().chain(close).min();
             let due = due.map(|at| Instant::now() + (at - now).to_std().unwrap_or_default());
-            let listens = self.board.awaits_partitions() && !self.feeding && !changes_end && !self.cancelled;
+            let listens = (self.board.awaits_partitions() && !self.feeding || self.takes_released())
+                && !changes_end
+                && !self.cancelled;
             let watches = !self.polling && !self.cancelled && (!self.theirs.is_empty() || !self.producers.is_empty());
             let drained_by = self.serving.as_ref().and_then(|s| s.drained_by);
             tokio::select! {
@@ -270,7 +279,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 changed = changes.changed(), if listens => match changed {
-                    Ok(()) => self.read_feed(options.listen),
+                    Ok(()) => self.changed(),
                     Err(_) => changes_end = true,
                 },
                 () = sleep_until(self.poll_after), if watches => self.poll(),
@@ -292,6 +301,7 @@ impl<'a> Session<'a> {
             }
         } else {
             self.board.tick(now);
+            self.share(now);
             self.take_in();
             self.claim();
             self.board.look();
@@ -308,10 +318,12 @@ impl<'a> Session<'a> {
                 }
                 Command::Seek(asked) => self.seek(asked),
                 Command::Look(asked) => self.look(asked),
+                Command::Release { run_id, fence } => self.to_release.push((run_id, fence)),
                 Command::Tell(progress) => self.tell(progress),
             }
         }
         self.keep();
+        self.release();
     }
 
     fn tell(&self, progress: Progress) {
@@ -425,7 +437,8 @@ impl<'a> Session<'a> {
             }
             Reply::Looked(published) => self.board.looked(published, now),
             Reply::Taken(taken) => self.taken(taken),
-            Reply::Abandoned(rows) => self.abandoned(rows),
+            Reply::Abandoned { rows, workers } => self.abandoned(rows, workers),
+            Reply::Released => {}
             Reply::ProducersGone { published, position, gone } => {
                 self.position = self.position.max(position);
                 self.board.published(published, now);

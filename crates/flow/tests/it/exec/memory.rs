@@ -184,7 +184,7 @@ impl Inner {
             attempt: row.attempt,
             fence: row.fence,
             owner: row.owner.clone(),
-            owner_alive: !row.over && !self.dead.contains(&row.owner),
+            owner_alive: !row.over && !row.owner.is_empty() && !self.dead.contains(&row.owner),
             created_at: Utc::now(),
             started_at: None,
             finished_at: row.over.then(Utc::now),
@@ -288,10 +288,30 @@ impl RunStore for Handle {
         Ok(())
     }
 
-    async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault> {
+    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault> {
         let inner = self.call().await?;
         let gone = |r: &&Row| !r.over && r.owner != self.process && inner.dead.contains(&r.owner);
-        Ok(inner.runs.iter().filter(gone).take(limit).map(|r| inner.row_of(r)).collect())
+        let released = |r: &&Row| !r.over && r.owner.is_empty();
+        let gone = inner.runs.iter().filter(gone).take(limit);
+        Ok(gone.chain(inner.runs.iter().filter(released).take(released_max)).map(|r| inner.row_of(r)).collect())
+    }
+
+    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
+        let mut inner = self.call().await?;
+        for (run, fence) in runs {
+            if let Some(row) = inner.runs.iter_mut().find(|r| r.request.run_id == run && r.fence == fence && !r.over) {
+                (row.owner, row.state) = (String::new(), State::Ready);
+            }
+        }
+        drop(inner);
+        self.database.changed();
+        Ok(())
+    }
+
+    async fn workers(&self) -> Result<usize, BoxFault> {
+        let inner = self.call().await?;
+        let lives = |process: &String| *process != self.process && !inner.dead.contains(process);
+        Ok((1..=inner.processes).map(|n| format!("p{n}")).filter(lives).count())
     }
 
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {

@@ -1,0 +1,233 @@
+//! `headworks up`, `scheduler` and `worker` as processes: ticks, changed files, kills, several at once.
+
+use std::{
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use headworks_testkit::TempPostgres;
+
+use crate::project::{NUMBERS, Project, outcome};
+
+/// How long a test waits for what should come within a second or two.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that serves; killed when the test is done with it.
+struct Serving(Option<Child>);
+
+impl Serving {
+    fn start(mut command: Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(self.0.as_ref().unwrap())
+    }
+
+    fn kill(mut self) {
+        let mut child = self.0.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Stops it politely; what it wrote.
+    fn stop(mut self) -> String {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
+        let outcome = outcome(self.0.take().unwrap());
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        outcome.stderr
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Asks again until the answer is there.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// The runs of a job by their state.
+fn runs(project: &Project, job: &str) -> Vec<(String, String, u64)> {
+    let runs = project.json(&["runs", "list", "--job", job, "--limit", "10000"]);
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let rows = runs["runs"].as_array().unwrap().iter();
+    rows.map(|run| (text(&run["interval_start"]), text(&run["state"]), run["attempt"].as_u64().unwrap())).collect()
+}
+
+fn successes(project: &Project, job: &str) -> usize {
+    runs(project, job).iter().filter(|(_, state, _)| state == "success").count()
+}
+
+const UP: [&str; 3] = ["up", "--listen", "127.0.0.1:0"];
+
+fn hourly(start: &str) -> String {
+    format!("/* job\nowner: tests\nschedule: '@hourly'\ncatchup: all\nstart: {start}\n*/\nSELECT 1 AS n\n")
+}
+
+/// A day some days ago, so that hourly jobs have so many days to catch up with.
+fn days_ago(days: u64) -> String {
+    headworks_domain::Ds::from(chrono::Utc::now().date_naive()).plus_days(-i64::try_from(days).unwrap()).to_string()
+}
+
+#[test]
+fn ticks_that_were_missed_run_and_each_once() {
+    let start = days_ago(1);
+    let waiting = "/* job\nowner: tests\nschedule: after waits\ngrain: hour\ncatchup: all\n";
+    let project = Project::empty()
+        .file("jobs/hourly.sql", &hourly(&start))
+        .file("jobs/after.sql", &format!("{waiting}start: {start}\n*/\nSELECT max(n) + 1 AS m FROM wait::hourly\n"));
+    let up = Serving::start(project.command(&UP));
+    until("a day of hours", || (successes(&project, "after") >= 24).then_some(()));
+    let (mut first, mut second) = (runs(&project, "hourly"), runs(&project, "after"));
+    // Another start finds nothing to do.
+    up.stop();
+    let up = Serving::start(project.command(&UP));
+    project.write("jobs/marker.sql", NUMBERS);
+    until("the marker", || (successes(&project, "marker") == 1).then_some(()));
+    up.stop();
+    for (job, before) in [("hourly", &mut first), ("after", &mut second)] {
+        let mut now = runs(&project, job);
+        now.retain(|run| before.iter().any(|known| known.0 == run.0));
+        assert_eq!(now.len(), before.len(), "{job} ran twice");
+        before.sort();
+        before.dedup_by(|a, b| a.0 == b.0);
+        assert_eq!(now.len(), before.len(), "{job} has two runs of one hour");
+    }
+}
+
+#[test]
+fn a_saved_file_counts_and_a_broken_one_keeps_its_last_good_version() {
+    let project = Project::numbers().file("jobs/sound.sql", NUMBERS);
+    let up = Serving::start(project.command(&UP));
+    until("the first runs", || (successes(&project, "numbers") == 1).then_some(()));
+    project.write("jobs/numbers.sql", "/* job\nschedule: '@daily'\n*/\nSELEC oops");
+    project.write("jobs/late.sql", NUMBERS);
+    until("the new job", || (successes(&project, "late") == 1).then_some(()));
+    let said = up.stop();
+    assert!(said.contains("numbers: its last version without errors goes on"), "{said}");
+    assert!(said.contains("late: new"), "{said}");
+    // After a restart too.
+    let up = Serving::start(project.command(&UP));
+    project.write("jobs/later.sql", NUMBERS);
+    until("the newer job", || (successes(&project, "later") == 1).then_some(()));
+    let said = up.stop();
+    assert!(said.contains("4 jobs with a schedule"), "{said}");
+}
+
+#[test]
+fn commands_work_beside_it_and_a_second_one_is_refused() {
+    let project = Project::numbers();
+    let up = Serving::start(project.command(&UP));
+    until("the first run", || (successes(&project, "numbers") == 1).then_some(()));
+    project.ok(&["backfill", "numbers", "--from", "2026-01-01", "--to", "2026-01-05"]);
+    assert_eq!(project.ok(&["sql", "select count(*) as n from numbers_latest", "--format", "csv"]), "n\n3\n");
+    let second = project.run(&UP);
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains("PostgreSQL"), "{second:?}");
+    up.stop();
+}
+
+#[test]
+fn health_and_metrics_are_answered() {
+    let project = Project::numbers();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let up = Serving::start(project.command(&["up", "--listen", &format!("127.0.0.1:{port}")]));
+    let get = |path: &str| headworks_testkit::http_get(port, path).ok();
+    until("the first run", || (successes(&project, "numbers") == 1).then_some(()));
+    let ready = until("an answer", || get("/readyz"));
+    assert_eq!(ready, (200, "ready\n".to_owned()));
+    let metrics = until("the run's count", || {
+        get("/metrics")
+            .map(|(_, text)| text)
+            .filter(|text| text.contains("headworks_flow_runs_ended_total{state=\"success\"} 1"))
+    });
+    assert!(metrics.contains("# HELP headworks_flow_attempt_seconds"), "{metrics}");
+    up.stop();
+}
+
+/// Kills it so often while it catches up, and starts it again.
+fn killed(kills: u32, days: u64) {
+    let start = days_ago(days);
+    let waiting = "/* job\nowner: tests\nschedule: after waits\ngrain: hour\ncatchup: all\n";
+    let project = Project::empty()
+        .file("jobs/hourly.sql", &hourly(&start))
+        .file("jobs/after.sql", &format!("{waiting}start: {start}\n*/\nSELECT max(n) + 1 AS m FROM wait::hourly\n"));
+    for kill in 0..kills {
+        let up = Serving::start(project.command(&UP));
+        std::thread::park_timeout(Duration::from_millis(200 + u64::from(kill * 618 % 1000)));
+        up.kill();
+    }
+    let up = Serving::start(project.command(&UP));
+    let hours = usize::try_from(days * 24).unwrap();
+    until("all hours", || (successes(&project, "after") >= hours).then_some(()));
+    up.kill();
+    for (job, column, value) in [("hourly", "n", 1), ("after", "m", 2)] {
+        // Of one partition there is one success: whoever was killed had published it or not.
+        let mut done: Vec<String> =
+            runs(&project, job).into_iter().filter(|(_, state, _)| state == "success").map(|run| run.0).collect();
+        let all = done.len();
+        done.sort();
+        done.dedup();
+        assert_eq!(all, done.len(), "{job} ran twice");
+        let sql =
+            format!("select count(*) as n, count(distinct ds || ' ' || hour) as h, min({column}) as v from {job}");
+        let found = project.ok(&["sql", &sql, "--format", "csv"]);
+        assert_eq!(found, format!("n,h,v\n{all},{all},{value}\n"));
+    }
+}
+
+#[test]
+fn kills_lose_and_double_no_hour() {
+    killed(5, 3);
+}
+
+#[test]
+#[ignore = "long: a hundred kills over two months of hours"]
+fn long_a_hundred_kills() {
+    killed(100, 60);
+}
+
+/// A scheduler and workers over one PostgreSQL; a worker dies on the way.
+#[test]
+fn workers_over_postgres_share_the_runs_and_one_may_die() {
+    let project = Project::empty();
+    let url = TempPostgres::shared().unwrap().create_database().unwrap();
+    project.write("headworks.toml", &format!("[project]\nname = \"test\"\n\n[metadata]\nurl = \"{url}\"\n"));
+    project.write("jobs/hourly.sql", &hourly(&days_ago(4)));
+    let worker = || Serving::start(project.command(&["worker", "--tasks", "2", "--listen", "127.0.0.1:0"]));
+    let (first, second) = (worker(), worker());
+    let scheduler = Serving::start(project.command(&["scheduler", "--listen", "127.0.0.1:0"]));
+    until("some runs", || (successes(&project, "hourly") >= 10).then_some(()));
+    first.kill();
+    until("four days of hours", || (successes(&project, "hourly") >= 96).then_some(()));
+    let runs = project.json(&["runs", "list", "--job", "hourly", "--limit", "10000"]);
+    let mut owners: Vec<&str> =
+        runs["runs"].as_array().unwrap().iter().filter_map(|run| run["process"].as_str()).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    assert!(owners.len() >= 2, "one process did all: {owners:?}");
+    scheduler.stop();
+    second.stop();
+    let found = project.ok(&[
+        "sql",
+        "select count(*) as n, count(distinct ds || ' ' || hour) as h from hourly",
+        "--format",
+        "csv",
+    ]);
+    let counts: Vec<&str> = found.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!(counts[0], counts[1], "an hour is doubled");
+}
