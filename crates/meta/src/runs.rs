@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use headworks_domain::{Clock, Interval, JobName, RunId};
+use headworks_flow::Failure;
 use headworks_flow::exec::{
     BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunDetail, RunFilter, RunRecord, RunRow, RunStore,
     Standing,
@@ -285,6 +286,10 @@ impl RunStore for Runs {
 
     async fn producers(&self, wanted: &[Partition]) -> Result<Vec<Producer>, BoxFault> {
         read::producers(self, wanted).await.map_err(boxed)
+    }
+
+    fn is_outage(&self, failure: &Failure) -> bool {
+        matches!(failure.code.as_str(), "STORE_OPEN" | "STORE_LOST" | "STORE_COMMIT_UNKNOWN") && failure.retryable
     }
 
     async fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, BoxFault> {

@@ -319,6 +319,9 @@ pub trait RunStore: Send + Sync + 'static {
     /// Finds the live runs of other living processes that will publish any of these.
     async fn producers(&self, wanted: &[Partition]) -> Result<Vec<Producer>, BoxFault>;
 
+    /// True when a task failed because this very store was out of reach, and not by anything of its own.
+    fn is_outage(&self, failure: &Failure) -> bool;
+
     /// Lists runs, newest first.
     async fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, BoxFault>;
 

@@ -12,13 +12,17 @@ use tracing::Instrument;
 use super::{
     super::{
         log::AttemptLog,
-        record::AttemptRecord,
-        segment::{Segment, Stop},
+        record::{AttemptRecord, RunStore},
+        segment::{Done, Segment, Stop, TaskRunner},
         shape::RunShape,
     },
+    patiently,
     session::{Live, SegmentEnd, Session},
 };
 use crate::machine::{Failure, State};
+
+/// How many outages of the store one attempt lives through: a statement that itself ends the connection must end too.
+const OUTAGES_MAX: u32 = 10;
 
 impl Session<'_> {
     pub(super) fn start(&mut self, run: usize, head: usize) {
@@ -50,12 +54,13 @@ impl Session<'_> {
         };
         let begun = segment.attempt_record(State::Running, None);
         self.board.began(run, AttemptRecord { finished_at: None, ..begun.clone() });
-        let runner = Arc::clone(&executor.runner);
+        let (runner, store) = (Arc::clone(&executor.runner), Arc::clone(&executor.store));
+        let tries = executor.options.store_tries;
         let work = async move {
-            let result = match (segment.shape.unplanned.clone(), timeout_after) {
-                (Some(failure), _) => Err(Stop::Failed(failure)),
-                (None, None) => runner.run(&mut segment).await,
-                (None, Some(after)) => match timeout(after, runner.run(&mut segment)).await {
+            let work = carry_out(runner.as_ref(), &mut segment, store.as_ref(), tries);
+            let result = match timeout_after {
+                None => work.await,
+                Some(after) => match timeout(after, work).await {
                     Ok(result) => result,
                     Err(_) => Err(Stop::Failed(timed_out(&segment.shape, after))),
                 },
@@ -115,6 +120,32 @@ impl Session<'_> {
                 live.log.line(if self.cancelled { "cancelled" } else { "stopped: another process owns this run now" });
                 self.board.slot_freed();
             }
+        }
+    }
+}
+
+/// Does the segment's work. While the store is out of reach it waits: nothing was published, so that costs no attempt.
+async fn carry_out(
+    runner: &dyn TaskRunner,
+    segment: &mut Segment,
+    store: &dyn RunStore,
+    tries: u32,
+) -> Result<Done, Stop> {
+    if let Some(failure) = segment.shape.unplanned.clone() {
+        return Err(Stop::Failed(failure));
+    }
+    let mut outages = 0;
+    loop {
+        let result = runner.run(segment).await;
+        match &result {
+            Err(Stop::Failed(failure)) if outages < OUTAGES_MAX && store.is_outage(failure) => {
+                segment.log.line(format!("the store is out of reach, the attempt waits for it: {}", failure.message));
+                outages += 1;
+                if patiently(tries, || store.heartbeat()).await.is_err() {
+                    return result;
+                }
+            }
+            _ => return result,
         }
     }
 }

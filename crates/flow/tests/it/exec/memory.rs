@@ -342,6 +342,10 @@ impl RunStore for Handle {
         Ok(producers)
     }
 
+    fn is_outage(&self, failure: &Failure) -> bool {
+        failure.code == "AWAY"
+    }
+
     async fn list(&self, _: &RunFilter) -> Result<Vec<RunRow>, BoxFault> {
         let inner = self.call().await?;
         Ok(inner.runs.iter().map(|r| inner.row_of(r)).collect())
