@@ -22,6 +22,7 @@ mod record;
 mod segment;
 mod serve;
 mod shape;
+mod time;
 
 pub use error::Error;
 pub use executor::Executor;

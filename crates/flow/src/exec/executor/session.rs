@@ -28,6 +28,7 @@ use super::{
         segment::{Done, Moved, Stop},
         serve::{Ask, Demand},
         shape::Request,
+        time::SteadyTime,
     },
     Executor, WAIT_MAX, patiently,
     serve::Serving,
@@ -103,6 +104,7 @@ pub(super) enum Before {
 
 pub(super) struct Session<'a> {
     pub(super) executor: &'a Executor,
+    time: SteadyTime,
     pub(super) board: Board,
     pub(super) progress: mpsc::UnboundedSender<Progress>,
     pub(super) segments: JoinSet<SegmentEnd>,
@@ -141,6 +143,7 @@ impl<'a> Session<'a> {
         Self {
             board: Board::new(executor.options.tasks_max, serving.is_some()),
             serving,
+            time: SteadyTime::new(Arc::clone(&executor.clock)),
             executor,
             progress,
             segments: JoinSet::new(),
@@ -165,7 +168,7 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
-        self.executor.clock.now()
+        self.time.now()
     }
 
     /// The bound of waiting; a century at most, so that it can be added to a time.
