@@ -11,13 +11,14 @@ use headworks_store::{Dialect, values};
 use crate::world::{World, claim_one, day, ds, record, wanted};
 
 /// Runs each test on SQLite and on PostgreSQL.
+#[macro_export]
 macro_rules! on_both {
     ($($test:ident),* $(,)?) => {
         mod sqlite {
-            $(#[tokio::test] async fn $test() { super::$test(super::World::sqlite().await).await; })*
+            $(#[tokio::test] async fn $test() { super::$test($crate::world::World::sqlite().await).await; })*
         }
         mod postgres {
-            $(#[tokio::test] async fn $test() { super::$test(super::World::postgres().await).await; })*
+            $(#[tokio::test] async fn $test() { super::$test($crate::world::World::postgres().await).await; })*
         }
     };
 }
