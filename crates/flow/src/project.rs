@@ -110,7 +110,12 @@ impl Project {
             ends.next().filter(|_| ends.next().is_none()).map(|(_, job)| job)
         };
         exact().or_else(by_table).or_else(by_end).ok_or_else(|| {
-            let names = || self.jobs.keys().map(JobName::as_str).chain(self.jobs.values().map(|j| j.table.as_str()));
+            let names = || {
+                self.jobs
+                    .keys()
+                    .map(JobName::as_str)
+                    .chain(self.jobs.values().filter_map(|j| Some(j.table.as_ref()?.as_str())))
+            };
             let hint = match nearest(name, names()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if self.jobs.is_empty() => "this project has no jobs yet: write one below jobs/".to_owned(),
@@ -168,9 +173,11 @@ impl Project {
         order
     }
 
-    /// Adds a job, which then makes its table.
+    /// Adds a job, which then makes its table if it has one.
     pub(crate) fn add(&mut self, job: Job) {
-        self.makers.insert(job.table.as_str().to_lowercase(), job.name.clone());
+        if let Some(table) = &job.table {
+            self.makers.insert(table.as_str().to_lowercase(), job.name.clone());
+        }
         self.jobs.insert(job.name.clone(), Arc::new(job));
     }
 }

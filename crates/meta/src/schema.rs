@@ -1,11 +1,13 @@
-//! The tables. Times are microseconds since 1970, UTC; names are those of `headworks_flow`.
+//! The tables. Times are microseconds since 1970, UTC; names are those of `headworks_flow`. An empty `table_name` is that of a
+//! run that publishes to none.
 
 use headworks_store::Migration;
 
 pub(crate) const COMPONENT: &str = "meta";
 
 /// All steps; only ever add to the end.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: V1, postgres: None }];
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: V1, postgres: None }, Migration { version: 3, sql: V3, postgres: None }];
 
 const V1: &str = "
 -- The counter that fences come from; one row.
@@ -89,4 +91,9 @@ create table hw_job_version (
     first_seen BIGINT NOT NULL,
     PRIMARY KEY (job, version)
 );
+";
+
+const V3: &str = "
+-- The task that an attempt was made of, for tasks that are attempted by themselves.
+alter table hw_attempt add column task TEXT;
 ";

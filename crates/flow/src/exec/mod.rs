@@ -31,5 +31,5 @@ pub use record::{
     AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
     RunRecord, RunRow, RunStore, Seen, Standing,
 };
-pub use segment::{Done, Segment, Stop, TaskRunner};
+pub use segment::{Done, Segment, Stop, TaskInput, TaskRunner};
 pub use shape::{Planner, Request, RunLimits, RunShape};

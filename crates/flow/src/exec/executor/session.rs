@@ -118,7 +118,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(executor: &'a Executor, progress: mpsc::UnboundedSender<Progress>) -> Self {
         Self {
-            board: Board::new(executor.options.tasks_max),
+            board: Board::new(executor.options.tasks_max, &executor.options.pools),
             executor,
             progress,
             segments: JoinSet::new(),
@@ -270,7 +270,7 @@ impl<'a> Session<'a> {
         }
         for command in self.board.take_commands() {
             match command {
-                Command::Start { run, head } => self.start(run, head),
+                Command::Start { run, head, attempt } => self.start(run, head, attempt),
                 Command::Keep { run, record } => self.to_keep.push_back((run, record)),
                 Command::Drop { run } => {
                     self.watch(run);
