@@ -53,6 +53,9 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     }
     let mut options = ExecutorOptions::new(app.logs_dir()?);
     options.tasks_max = wanted.tasks_max.unwrap_or(app.config()?.execution.tasks_max as usize);
+    let config = app.config()?;
+    options.pools = config.pools.iter().map(|(name, slots)| (name.clone(), *slots as usize)).collect();
+    options.log_bytes_max = config.execution.log_bytes_max.bytes();
     options.reprocess = wanted.reprocess;
     options.wait = wanted.wait.unwrap_or(Duration::ZERO);
     // Runs name the version they were planned with; its text is kept, so that an old number can be explained.
@@ -226,8 +229,10 @@ fn failed_text(word: &str, run: &FailedRun, color: bool) -> String {
 
 fn summary_text(counts: &Counts, took: &str) -> String {
     let mut parts = Vec::new();
+    // Jobs of tasks publish nothing, and are done all the same.
+    let published = counts.rows > 0 || counts.bytes > 0;
     for (n, word) in [
-        (counts.success, "published"),
+        (counts.success, if published { "published" } else { "done" }),
         (counts.done_before, "published before"),
         (counts.failed, "failed"),
         (counts.cancelled, "stopped"),
@@ -237,7 +242,7 @@ fn summary_text(counts: &Counts, took: &str) -> String {
         }
     }
     let runs = counted(counts.total as u64, "run");
-    let sizes = if counts.success > 0 {
+    let sizes = if counts.success > 0 && published {
         format!(": {}, {}", counted(counts.rows, "row"), bytes(counts.bytes))
     } else {
         String::new()

@@ -11,6 +11,7 @@ mod progress;
 mod registry;
 mod runners;
 mod settings;
+mod supervise;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headworks_domain::{ErrorKind, JobName, Problem, RunId};
 use headworks_flow::{
-    Failure, Job, Project, RetryPolicy, RunContext,
+    Failure, Job, Project, RunContext,
     exec::{Planner, Request, RunLimits, RunShape},
 };
 use serde_json::{Map, Value};
@@ -39,14 +39,8 @@ impl Planner for ProjectPlanner {
 }
 
 fn limits(job: &Job) -> RunLimits {
-    let retries = &job.spec.retries;
     RunLimits {
-        retry: RetryPolicy {
-            times: retries.times,
-            delay: retries.delay.duration(),
-            factor: retries.factor,
-            max: retries.max.duration(),
-        },
+        retry: job.spec.retries.policy(),
         timeout: job.spec.timeout.map(|t| t.duration()),
         active_runs_max: job.spec.max_active_runs.map(|n| n as usize),
         priority: job.spec.priority,

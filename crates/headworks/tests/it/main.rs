@@ -5,5 +5,7 @@
 mod bad_input;
 mod daily_use;
 mod demo;
+mod processes;
 mod project;
+mod tasks;
 mod words;
