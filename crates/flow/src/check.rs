@@ -1,6 +1,9 @@
 //! What types cannot say: checks of each job's meaning, and of all jobs together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use headworks_domain::{Grain, JobName, Problem, RunId, Severity, nearest};
 
@@ -15,7 +18,7 @@ use crate::{
     schema::listed,
     source::At,
     spec::{Catchup, ColumnCheck, Kind, PartitionColumn, Reach, SqlCheck, TableCheck, WaitRef},
-    sql, waits,
+    sql, task, waits,
 };
 
 /// A job with the places of the tables in its SQL.
@@ -53,7 +56,7 @@ pub(crate) fn assemble(project: &mut Project, files: Vec<JobFile>, problems: &mu
         let fit = !candidate.circular && candidate.problems.iter().all(|p| p.severity != Severity::Error);
         problems.extend(candidate.problems);
         if fit {
-            project.add(candidate.job);
+            project.add(Arc::new(candidate.job));
         }
     }
 }
@@ -68,12 +71,24 @@ fn examine(project: &Project, mut job: Job) -> Candidate {
         env: "sample".to_owned(),
         params: serde_json::Map::new(),
     };
-    if let JobBody::Sql(body) = &job.body {
-        let (_, analysis, found) = job.render_body(&project.config.vars, body, interval, &context);
-        problems.extend(found);
-        waits.extend(analysis.waits);
-        latest = analysis.latest;
-        plain = analysis.plain;
+    match &job.body {
+        JobBody::Sql(body) => {
+            let (_, analysis, found) = job.render_body(&project.config.vars, body, interval, &context);
+            problems.extend(found);
+            waits.extend(analysis.waits);
+            latest = analysis.latest;
+            plain = analysis.plain;
+        }
+        JobBody::Import(_) => {}
+        JobBody::Tasks => {
+            let macros = job.macros(&project.config.vars, interval, &context);
+            problems.extend(task::task_problems(&job, project, &macros));
+        }
+    }
+    if let Some(pool) = &job.spec.pool
+        && let Some((message, hint)) = pool_problem(&project.config.pools, pool)
+    {
+        problems.push(job.source.error(job.at(&["pool"]), message, hint));
     }
     for (n, check) in job.filled_checks(&project.config.vars, interval, &context).into_iter().enumerate() {
         match check {
@@ -97,6 +112,20 @@ fn examine(project: &Project, mut job: Job) -> Candidate {
     Candidate { job, waits, latest, plain, problems, circular: false }
 }
 
+/// What is wrong with the name of a pool, and what to write.
+pub(crate) fn pool_problem(pools: &BTreeMap<String, u32>, name: &str) -> Option<(String, String)> {
+    if pools.contains_key(name) {
+        return None;
+    }
+    let names = || pools.keys().map(String::as_str);
+    let hint = match nearest(name, names()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if pools.is_empty() => format!("give it slots in headworks.toml, as `{name} = 4` below [pools]"),
+        None => format!("headworks.toml has the pools {}", listed(names())),
+    };
+    Some((format!("there is no pool `{name}`"), hint))
+}
+
 fn distinct(found: &[(At, String)]) -> Vec<String> {
     found.iter().map(|(_, name)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -118,13 +147,15 @@ fn header_waits(job: &Job, problems: &mut Vec<Problem>) -> Vec<(At, WaitRef)> {
 fn header_problems(job: &Job) -> Vec<Problem> {
     let spec = &job.spec;
     let mut problems = Vec::new();
-    if let Some(reason) = reserved_table(job.table.as_str()) {
+    if let Some(table) = &job.table
+        && let Some(reason) = reserved_table(table.as_str())
+    {
         let at = match (&spec.table, &spec.name) {
             (Some(_), _) => job.at(&["table"]),
             (None, Some(_)) => job.at(&["name"]),
             (None, None) => (0, 0),
         };
-        let message = format!("`{}` cannot be a table: {reason}", job.table);
+        let message = format!("`{table}` cannot be a table: {reason}");
         problems.push(job.source.error(at, message, "give the header another `table:`"));
     }
     let mut fail = |path: &[&str], message: String, hint: &str| {
@@ -315,7 +346,7 @@ fn reserved_table(name: &str) -> Option<&'static str> {
 /// Parses the SQL of the header's check number `n`.
 fn check_problems(job: &Job, n: usize, check: &SqlCheck) -> Vec<Problem> {
     let at = job.at(&["checks", &n.to_string(), "sql"]);
-    let analysis = sql::analyse(&check.sql, job.table.as_str());
+    let analysis = sql::analyse(&check.sql, job.table_name());
     let mut problems: Vec<Problem> = analysis
         .problems
         .into_iter()
@@ -341,14 +372,15 @@ fn refuse_doubles(candidates: &mut [Candidate]) {
             candidate.problems.push(job.source.error(at, message, "rename one of them"));
         }
         names.entry(job.name.clone()).or_insert_with(|| job.file.clone());
-        let key = job.table.as_str().to_lowercase();
+        let Some(made) = &job.table else { continue };
+        let key = made.as_str().to_lowercase();
         match tables.get(&key) {
             // One problem is enough where the whole job is there twice.
             Some(_) if other.is_some() => {}
             Some((file, table)) => {
                 let at = if job.spec.table.is_some() { job.at(&["table"]) } else { (0, 0) };
-                let same = if *table == job.table.as_str() { "" } else { ", as readers of the lake see it" };
-                let message = format!("table `{}` is written by `{file}` already{same}", job.table);
+                let same = if *table == made.as_str() { "" } else { ", as readers of the lake see it" };
+                let message = format!("table `{made}` is written by `{file}` already{same}");
                 candidate.problems.push(job.source.error(
                     at,
                     message,
@@ -356,7 +388,7 @@ fn refuse_doubles(candidates: &mut [Candidate]) {
                 ));
             }
             None => {
-                tables.insert(key, (job.file.clone(), job.table.to_string()));
+                tables.insert(key, (job.file.clone(), made.to_string()));
             }
         }
     }
@@ -372,7 +404,9 @@ impl Tables {
     fn new(candidates: &[Candidate], broken: BTreeSet<String>) -> Self {
         let mut made = BTreeMap::new();
         for Candidate { job, .. } in candidates {
-            made.entry(job.table.as_str().to_lowercase()).or_insert_with(|| (job.name.clone(), job.spec.kind));
+            if let Some(table) = &job.table {
+                made.entry(table.as_str().to_lowercase()).or_insert_with(|| (job.name.clone(), job.spec.kind));
+            }
         }
         Self { made, broken }
     }
@@ -394,11 +428,14 @@ impl Tables {
 fn references(candidate: &Candidate, tables: &Tables, project: &Project) -> Vec<Problem> {
     let job = &candidate.job;
     let source = &job.source;
-    let own = |name: &str| name.eq_ignore_ascii_case(job.table.as_str());
+    let own = |name: &str| job.table.as_ref().is_some_and(|table| name.eq_ignore_ascii_case(table.as_str()));
     let mut problems = Vec::new();
     for (at, wait) in &candidate.waits {
         let on_self = wait.is_self() || own(&wait.table);
-        if on_self && matches!(wait.reach, Reach::Offset(0) | Reach::Upto) {
+        if on_self && job.table.is_none() {
+            let message = "the job waits for its own table, and has none";
+            problems.push(source.error(*at, message, "a job with `tasks:` publishes no table: remove the wait"));
+        } else if on_self && matches!(wait.reach, Reach::Offset(0) | Reach::Upto) {
             let message = "the job waits for the partition that it writes itself";
             problems.push(source.error(*at, message, "write `self@-1` for the partition before"));
         } else if job.is_view() {
@@ -467,8 +504,8 @@ fn references(candidate: &Candidate, tables: &Tables, project: &Project) -> Vec<
 
 /// Finds jobs that wait for each other in a circle.
 fn refuse_circles(candidates: &mut [Candidate]) {
-    let makers: BTreeMap<String, usize> =
-        candidates.iter().enumerate().rev().map(|(n, c)| (c.job.table.as_str().to_lowercase(), n)).collect();
+    let made = |(n, c): (usize, &Candidate)| Some((c.job.table.as_ref()?.as_str().to_lowercase(), n));
+    let makers: BTreeMap<String, usize> = candidates.iter().enumerate().rev().filter_map(made).collect();
     let mut edges: Vec<Vec<(usize, At)>> = Vec::with_capacity(candidates.len());
     for (n, candidate) in candidates.iter().enumerate() {
         let mut out = Vec::new();
@@ -499,7 +536,7 @@ fn refuse_circles(candidates: &mut [Candidate]) {
 }
 
 /// Circles of a graph, each once, beginning with its smallest member. Without recursion: chains may be long.
-fn circles(edges: &[Vec<(usize, At)>]) -> Vec<Vec<usize>> {
+pub(crate) fn circles(edges: &[Vec<(usize, At)>]) -> Vec<Vec<usize>> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,

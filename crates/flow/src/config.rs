@@ -29,6 +29,9 @@ pub struct Config {
     pub execution: ExecutionConfig,
     /// The process that keeps the project running.
     pub server: ServerConfig,
+    /// How many slots the pools have that jobs name in `pool:`, as `etl = 4`.
+    #[schemars(with = "BTreeMap<String, PoolSlots>")]
+    pub pools: BTreeMap<String, u32>,
     /// How long things are kept.
     pub retention: RetentionConfig,
     /// Texts for `{{ var.x }}` in jobs.
@@ -142,6 +145,11 @@ impl Default for EngineConfig {
     }
 }
 
+/// The slots of a pool, for the schema.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct PoolSlots(#[schemars(range(min = 1, max = 10_000))] u32);
+
 /// How runs are carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -149,11 +157,25 @@ pub struct ExecutionConfig {
     /// The most tasks at work at once.
     #[schemars(range(min = 1, max = 10_000))]
     pub tasks_max: u32,
+    /// The most bytes of one attempt's log; what its command writes beyond that is left out.
+    pub log_bytes_max: ByteSize,
+    /// How long a command may take to end after it was asked to, before it is killed.
+    pub kill_after: Span,
+    /// The Python of tasks that name none: a program of the search path, or a path from the project's folder.
+    pub python: String,
+    /// Environment variables that commands get, besides PATH, HOME, USER, LOGNAME, SHELL, TMPDIR, LANG, LC_ALL and TZ.
+    pub pass_env: Vec<String>,
 }
 
 impl Default for ExecutionConfig {
     fn default() -> Self {
-        Self { tasks_max: 8 }
+        Self {
+            tasks_max: 8,
+            log_bytes_max: ByteSize::from_mib(64),
+            kill_after: Span::from_secs(10),
+            python: "python3".to_owned(),
+            pass_env: Vec::new(),
+        }
     }
 }
 

@@ -130,7 +130,7 @@ fn with_password(url: &str, password: &str) -> Option<String> {
 }
 
 /// Replaces every `${env:NAME}`.
-fn filled_in(setting: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
+pub(crate) fn filled_in(setting: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${env:") {

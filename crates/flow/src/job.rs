@@ -23,8 +23,8 @@ pub struct Job {
     pub name: JobName,
     /// The file's path relative to the project's folder, with `/` between its parts.
     pub file: String,
-    /// The table that it writes.
-    pub table: TableName,
+    /// The table that it writes; none for a job with `tasks:`.
+    pub table: Option<TableName>,
     /// The header, as written.
     pub spec: JobSpec,
     /// What computes the result.
@@ -54,6 +54,8 @@ pub enum JobBody {
     Sql(SqlBody),
     /// A table of a connection.
     Import(ImportSpec),
+    /// No table at all: the header's `tasks:`.
+    Tasks,
 }
 
 /// The text below the header of a SQL file.
@@ -73,8 +75,11 @@ impl Job {
         Grid { grain: self.grain, zone: self.zone }
     }
 
-    /// Its partition columns in their order: `ds`, then any of `hour`, `event_type`.
+    /// Its partition columns in their order: `ds`, then any of `hour`, `event_type`. Without a table there are none.
     pub fn partition_columns(&self) -> Vec<&'static str> {
+        if self.table.is_none() {
+            return Vec::new();
+        }
         let declared = |column| self.spec.partition_by.contains(&column);
         let mut columns = vec!["ds"];
         if self.grain == Grain::Hour {
@@ -108,7 +113,12 @@ impl Job {
 
     /// The partitions that a run over an interval writes, in their order. Of a job with `event_type`, their days.
     pub fn partitions(&self, interval: &Interval) -> Vec<PartitionKey> {
-        self.grid().partitions(interval)
+        if self.table.is_none() { Vec::new() } else { self.grid().partitions(interval) }
+    }
+
+    /// The table's name; empty for a job that has none.
+    pub fn table_name(&self) -> &str {
+        self.table.as_ref().map_or("", TableName::as_str)
     }
 
     /// The `ds` of a run: the day that names the last grain of its interval.
@@ -145,7 +155,7 @@ impl Job {
     pub fn import(&self) -> Option<&ImportSpec> {
         match &self.body {
             JobBody::Import(import) => Some(import),
-            JobBody::Sql(_) => None,
+            JobBody::Sql(_) | JobBody::Tasks => None,
         }
     }
 
@@ -180,11 +190,11 @@ impl Job {
 }
 
 /// Hashes what a job means.
-pub(crate) fn version(name: &JobName, table: &TableName, grain: Grain, zone: Tz, spec: &JobSpec, sql: &str) -> String {
+pub(crate) fn version(name: &JobName, table: &str, grain: Grain, zone: Tz, spec: &JobSpec, sql: &str) -> String {
     let header = serde_json::to_string(spec).expect("headers are plain data");
     let sql: String = sql.trim().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     let mut hash = Sha256::new();
-    for part in [name.as_str(), table.as_str(), &grain.to_string(), zone.name(), &header, &sql] {
+    for part in [name.as_str(), table, &grain.to_string(), zone.name(), &header, &sql] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }

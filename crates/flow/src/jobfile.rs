@@ -148,6 +148,9 @@ pub(crate) fn read(file: String, text: String, path_name: &str, project_zone: Tz
 
 /// The table that a file claims, however broken it is.
 fn claimed_table(node: &Node, path_name: &str) -> Option<TableName> {
+    if node.get("tasks").is_some() {
+        return None;
+    }
     let text = |key: &str| node.get(key).and_then(|n| n.to_json().as_str().map(str::to_owned));
     let name = text("name").unwrap_or_else(|| path_name.to_owned());
     let table = text("table").or_else(|| name.rsplit('/').next().map(str::to_owned));
@@ -173,7 +176,10 @@ fn make_job(
             })
             .ok(),
     };
+    let body = job_body(source, &node, &spec, body).map_err(|problem| problems.push(problem)).ok();
+    let has_table = !matches!(body, Some(JobBody::Tasks));
     let table: Option<TableName> = match (&spec.table, &name) {
+        _ if !has_table => None,
         (Some(table), _) => Some(table.clone()),
         (None, Some(name)) => {
             let last = name.as_str().rsplit('/').next().unwrap_or_default();
@@ -186,35 +192,17 @@ fn make_job(
         }
         (None, None) => None,
     };
-    let body = match (body, &spec.import) {
-        (Some(_), Some(_)) => {
-            let hint = "move the import to a file of its own, `NAME.yml`";
-            problems.push(source.error(
-                node.at(&["import"]),
-                "a SQL file computes its result and imports nothing",
-                hint,
-            ));
-            None
-        }
-        (Some(body), None) => Some(JobBody::Sql(body)),
-        (None, Some(import)) => Some(JobBody::Import(import.clone())),
-        (None, None) => {
-            let hint = "give it an `import:`; jobs with SQL are files ending in `.sql`";
-            problems.push(source.error((1, 1), "the job does nothing: it has no `import:`", hint));
-            None
-        }
-    };
     let schedule = spec.schedule.as_deref().and_then(|text| Schedule::parse(text).ok());
     let zone: Tz = spec.timezone.as_deref().and_then(|zone| zone.parse().ok()).unwrap_or(project_zone);
     let grain = spec.grain.or_else(|| schedule.as_ref().map(Schedule::grain)).unwrap_or(Grain::Day);
-    match (name, table, body, problems.is_empty()) {
-        (Some(name), Some(table), Some(body), true) => {
+    match (name, body, problems.is_empty()) {
+        (Some(name), Some(body), true) => {
             let sql = match &body {
                 JobBody::Sql(body) => body.text.as_str(),
-                JobBody::Import(_) => "",
+                JobBody::Import(_) | JobBody::Tasks => "",
             };
             Ok(Job {
-                version: version(&name, &table, grain, zone, &spec, sql),
+                version: version(&name, table.as_ref().map_or("", TableName::as_str), grain, zone, &spec, sql),
                 name,
                 file: source.file.clone(),
                 table,
@@ -231,6 +219,36 @@ fn make_job(
             })
         }
         _ => Err(problems),
+    }
+}
+
+/// What the job does: exactly one of its SQL, `import:` and `tasks:`.
+fn job_body(source: &Source, node: &Node, spec: &JobSpec, sql: Option<SqlBody>) -> Result<JobBody, Problem> {
+    let tasks = !spec.tasks.is_empty();
+    match (sql, &spec.import) {
+        (Some(_), Some(_)) => Err(source.error(
+            node.at(&["import"]),
+            "a SQL file computes its result and imports nothing",
+            "move the import to a file of its own, `NAME.yml`",
+        )),
+        (Some(_), None) if tasks => Err(source.error(
+            node.at(&["tasks"]),
+            "a SQL file computes its result and has no tasks",
+            "move the tasks to a file of their own, `NAME.yml`",
+        )),
+        (None, Some(_)) if tasks => Err(source.error(
+            node.at(&["tasks"]),
+            "the job has both `import:` and `tasks:`",
+            "move one of them to a file of its own",
+        )),
+        (Some(body), None) => Ok(JobBody::Sql(body)),
+        (None, Some(import)) => Ok(JobBody::Import(import.clone())),
+        (None, None) if tasks => Ok(JobBody::Tasks),
+        (None, None) => Err(source.error(
+            (1, 1),
+            "the job does nothing: it has no `import:` and no `tasks:`",
+            "give it one of them; jobs with SQL are files ending in `.sql`",
+        )),
     }
 }
 

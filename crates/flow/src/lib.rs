@@ -47,6 +47,7 @@ mod settings;
 mod source;
 mod spec;
 mod sql;
+mod task;
 mod template;
 pub mod ticker;
 mod units;
@@ -62,9 +63,9 @@ pub use error::Error;
 pub use grid::Grid;
 pub use job::{Job, JobBody, SqlBody};
 pub use jobfile::job_schema;
-pub use machine::{Failure, RetryPolicy, State};
+pub use machine::{Failure, RetryPolicy, Rule, State};
 pub use named::Named;
-pub use plan::{RunContext, RunPlan, TaskKind, TaskPlan, WaitOn};
+pub use plan::{Each, RunContext, RunPlan, TaskKind, TaskOptions, TaskPlan, WaitOn};
 pub use project::{Loaded, Project};
 pub use render::Rendered;
 pub use schedule::{Schedule, ScheduleError};
@@ -72,5 +73,8 @@ pub use settings::{LoadedConfig, Origin, Overrides, Setting, load_config, url_wi
 pub use spec::{
     Catchup, ColumnCheck, ColumnNames, ColumnSpec, ImportSpec, JobSpec, Kind, OnFail, Overlap, PartitionColumn, Reach,
     Relationship, Retries, RowCount, RowCountCheck, SqlCheck, TableCheck, Upto, WaitRef, WaitSpec, WaitTable,
+};
+pub use task::{
+    Command, EachSpec, HttpTask, Method, ProcessSpec, PythonTask, ShellTask, SqlTask, Status, TaskAction, TaskSpec,
 };
 pub use units::{ByteSize, Span, TimeOfDay, UnitError};

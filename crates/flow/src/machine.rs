@@ -3,12 +3,21 @@
 //! It does no IO and holds no clock, so that the executor, a scheduler and a simulator can drive the same code. A run is a
 //! DAG of tasks. Tasks that wait for partitions take no slot; all others are carried out in *segments*: a segment is a
 //! linear chain of tasks (`stage -> check -> publish -> latest`) that one worker does in one go, and that is retried from its
-//! first task, because what a broken attempt has staged is never used.
+//! first task, because what a broken attempt has staged is never used. The tasks that a job file names itself are segments of
+//! one task each.
+
+mod run;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use headworks_domain::{ErrorKind, Fault, TaskName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use run::Run;
 
 /// The state of a run or of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,6 +115,8 @@ pub struct Failure {
     pub hint: Option<String>,
     /// True when the same attempt may succeed later without anybody's help.
     pub retryable: bool,
+    /// The shortest pause before the next attempt, when whoever failed asked for one.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
@@ -128,13 +139,20 @@ impl Failure {
             message,
             hint: error.hint(),
             retryable: error.is_retryable(),
+            retry_after: None,
         }
     }
 
     /// Makes a failure that is retried when its kind says so.
     pub fn new(kind: ErrorKind, code: &str, message: impl Into<String>) -> Self {
         let retryable = matches!(kind, ErrorKind::Conflict | ErrorKind::Unavailable);
-        Self { kind, code: code.to_owned(), message: message.into(), hint: None, retryable }
+        Self { kind, code: code.to_owned(), message: message.into(), hint: None, retryable, retry_after: None }
+    }
+
+    /// Says whether trying again can help, whatever its kind.
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
     }
 
     /// Adds the next step.
@@ -195,8 +213,41 @@ fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// When a task runs, by the ends of the tasks before it.
+///
+/// All but two look once all tasks before it are final. A failure that is allowed ([`TaskShape::allow_failure`]) stops nobody:
+/// `all_success` and `none_failed` pass it over, `one_failed` sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// When all before it succeeded; one skipped skips it too.
+    #[default]
+    AllSuccess,
+    /// When all before it are over, however they ended.
+    AllDone,
+    /// When all before it are over and none failed; skipped ones don't count.
+    NoneFailed,
+    /// As soon as one before it failed; skipped when none does.
+    OneFailed,
+    /// At once, whatever those before it do.
+    Always,
+}
+
+impl Rule {
+    /// The rule as job files write it, `all_success`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AllSuccess => "all_success",
+            Self::AllDone => "all_done",
+            Self::NoneFailed => "none_failed",
+            Self::OneFailed => "one_failed",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// One task of a run as it was planned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TaskShape {
     /// Its name, unique in the run.
     pub name: TaskName,
@@ -204,6 +255,32 @@ pub struct TaskShape {
     pub waits: bool,
     /// The places of the tasks before it; each is smaller than its own place.
     pub after: Vec<usize>,
+    /// When it runs.
+    pub rule: Rule,
+    /// True when its failure fails neither the run nor what comes after it.
+    pub allow_failure: bool,
+    /// How it is tried again; as the run says unless given.
+    pub retry: Option<RetryPolicy>,
+    /// True when it is a segment of its own, never one with its neighbours.
+    pub alone: bool,
+    /// True when it runs once for each item of a list that is known when its turn comes.
+    pub each: bool,
+}
+
+impl TaskShape {
+    /// A task that runs when all before it succeeded.
+    pub fn new(name: TaskName, after: Vec<usize>) -> Self {
+        Self {
+            name,
+            waits: false,
+            after,
+            rule: Rule::default(),
+            allow_failure: false,
+            retry: None,
+            alone: false,
+            each: false,
+        }
+    }
 }
 
 /// A task's name, state and times, as they are kept.
@@ -264,6 +341,20 @@ pub enum Event {
         head: usize,
         /// Whether trying again can help.
         retryable: bool,
+        /// The shortest pause before that; the longest is the retry policy's.
+        after: Option<Duration>,
+    },
+    /// The list of a task that runs once per item is known. Item `n` of `load` becomes a task `load.n` of its own.
+    Expanded {
+        /// The task.
+        task: usize,
+        /// How many items there are.
+        items: usize,
+    },
+    /// The list of a task that runs once per item cannot be had.
+    ExpandFailed {
+        /// The task.
+        task: usize,
     },
     /// The pause before a retry is over.
     RetryDue {
@@ -282,6 +373,11 @@ pub enum Action {
         /// The task that waits.
         task: usize,
     },
+    /// Find the items of a task that runs once for each.
+    Expand {
+        /// The task.
+        task: usize,
+    },
     /// Find a slot for a segment.
     Enqueue {
         /// The segment.
@@ -297,269 +393,3 @@ pub enum Action {
     /// The run reached this final state.
     Finish(State),
 }
-
-/// A run's tasks with their states.
-///
-/// A task runs once all tasks before it are successful; when all are final and one of them is not, it ends as
-/// `upstream_failed` (or `skipped`, when nothing failed). The run fails when any task failed.
-#[derive(Debug, Clone)]
-pub struct Run {
-    tasks: Vec<Task>,
-    /// Tasks that are not closed.
-    open: usize,
-    retry: RetryPolicy,
-    failures: u32,
-    seed: u64,
-    cancelled: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Task {
-    record: TaskRecord,
-    waits: bool,
-    parents: Vec<usize>,
-    children: Vec<usize>,
-    /// The tasks before it that are not closed yet.
-    unmet: usize,
-    /// True when its state is final and those after it know. A task of a running segment may say `success` before that.
-    closed: bool,
-    /// True for the head of a segment that holds a slot.
-    holds_slot: bool,
-}
-
-impl Run {
-    /// A run that nobody has claimed. `seed` decides the jitter of its retries.
-    pub fn new(shapes: Vec<TaskShape>, retry: RetryPolicy, seed: u64) -> Self {
-        let mut tasks: Vec<Task> = Vec::with_capacity(shapes.len());
-        for (place, shape) in shapes.into_iter().enumerate() {
-            for &parent in &shape.after {
-                debug_assert!(parent < place, "tasks stand after what they need");
-                tasks[parent].children.push(place);
-            }
-            tasks.push(Task {
-                record: TaskRecord { name: shape.name, state: State::Waiting, started_at: None, finished_at: None },
-                waits: shape.waits,
-                unmet: shape.after.len(),
-                parents: shape.after,
-                children: Vec::new(),
-                closed: false,
-                holds_slot: false,
-            });
-        }
-        Self { open: tasks.len(), tasks, retry, failures: 0, seed, cancelled: false }
-    }
-
-    /// The run's state, which follows from its tasks.
-    pub fn state(&self) -> State {
-        let any = |state| self.tasks.iter().any(|t| t.record.state == state);
-        if self.open > 0 {
-            let busy = [State::Running, State::Queued, State::Ready, State::Retry];
-            return if self.holds_slot() {
-                State::Running
-            } else {
-                busy.into_iter().find(|state| any(*state)).unwrap_or(State::Waiting)
-            };
-        }
-        if self.cancelled {
-            State::Cancelled
-        } else if any(State::Failed) || any(State::UpstreamFailed) {
-            State::Failed
-        } else {
-            State::Success
-        }
-    }
-
-    /// The tasks with their states, in the plan's order.
-    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &TaskRecord> {
-        self.tasks.iter().map(|t| &t.record)
-    }
-
-    /// The places of a segment's tasks: from the head on, as long as each has one task after it that needs nothing else.
-    pub fn segment(&self, head: usize) -> Vec<usize> {
-        let mut chain = vec![head];
-        let mut last = head;
-        while let [next] = self.tasks[last].children[..] {
-            if self.tasks[next].waits || self.tasks[next].parents.len() != 1 {
-                break;
-            }
-            chain.push(next);
-            last = next;
-        }
-        chain
-    }
-
-    /// True while a segment of the run holds a slot.
-    pub fn holds_slot(&self) -> bool {
-        self.tasks.iter().any(|t| t.holds_slot)
-    }
-
-    /// True when the run is over once this segment has done its work.
-    pub fn ends_with(&self, head: usize) -> bool {
-        self.segment(head).len() == self.open
-    }
-
-    /// Takes an event and answers what to do. Events that do not fit the state (a late reply of a cancelled task) are ignored.
-    pub fn apply(&mut self, event: &Event, now: DateTime<Utc>) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if self.open == 0 {
-            return actions;
-        }
-        match *event {
-            Event::Begun => {
-                for place in 0..self.tasks.len() {
-                    if self.tasks[place].unmet == 0 {
-                        self.admit(place, now, &mut actions);
-                    }
-                }
-            }
-            Event::WaitMet { task } => self.end_wait(task, State::Success, now, &mut actions),
-            Event::WaitFailed { task } => self.end_wait(task, State::Failed, now, &mut actions),
-            Event::Queued { head } => {
-                if self.tasks[head].record.state == State::Ready {
-                    self.tasks[head].record.state = State::Queued;
-                }
-            }
-            Event::Started { head } => {
-                if self.tasks[head].record.state == State::Queued {
-                    self.tasks[head].holds_slot = true;
-                    self.set(head, State::Running, now);
-                }
-            }
-            Event::Moved { task, state, at } => {
-                let fits = matches!(state, State::Running | State::Success);
-                if fits && !self.tasks[task].closed && self.holds_slot() {
-                    self.set(task, state, at);
-                }
-            }
-            Event::Done { head } => {
-                if self.tasks[head].holds_slot {
-                    self.tasks[head].holds_slot = false;
-                    let chain = self.segment(head);
-                    for &place in &chain {
-                        if self.tasks[place].record.state != State::Success {
-                            self.set(place, State::Success, now);
-                        }
-                        self.tasks[place].closed = true;
-                    }
-                    self.open -= chain.len();
-                    self.tell_children(chain[chain.len() - 1], now, &mut actions);
-                }
-            }
-            Event::Broke { head, retryable } => {
-                if self.tasks[head].holds_slot {
-                    self.tasks[head].holds_slot = false;
-                    self.break_off(head, retryable, now, &mut actions);
-                }
-            }
-            Event::RetryDue { head } => {
-                if self.tasks[head].record.state == State::Retry {
-                    self.tasks[head].record.state = State::Ready;
-                    actions.push(Action::Enqueue { head });
-                }
-            }
-            Event::Cancelled => {
-                self.cancelled = true;
-                self.open = 0;
-                for place in 0..self.tasks.len() {
-                    if !self.tasks[place].closed {
-                        self.set(place, State::Cancelled, now);
-                        self.tasks[place].closed = true;
-                        self.tasks[place].holds_slot = false;
-                    }
-                }
-            }
-        }
-        if self.open == 0 {
-            actions.push(Action::Finish(self.state()));
-        }
-        actions
-    }
-
-    /// Lets a task go whose parents are all successful.
-    fn admit(&mut self, place: usize, now: DateTime<Utc>, actions: &mut Vec<Action>) {
-        if self.tasks[place].closed {
-            return;
-        }
-        if self.tasks[place].waits {
-            self.set(place, State::Waiting, now);
-            self.tasks[place].record.started_at = Some(now);
-            actions.push(Action::Await { task: place });
-        } else {
-            self.tasks[place].record.state = State::Ready;
-            actions.push(Action::Enqueue { head: place });
-        }
-    }
-
-    fn end_wait(&mut self, place: usize, state: State, now: DateTime<Utc>, actions: &mut Vec<Action>) {
-        if self.tasks[place].waits && !self.tasks[place].closed {
-            self.close(place, state, now, actions);
-        }
-    }
-
-    fn break_off(&mut self, head: usize, retryable: bool, now: DateTime<Utc>, actions: &mut Vec<Action>) {
-        let chain = self.segment(head);
-        let pause = if retryable { self.retry.pause(self.failures + 1, self.seed) } else { None };
-        if let Some(pause) = pause {
-            self.failures += 1;
-            for place in chain {
-                self.set(place, State::Waiting, now);
-                self.tasks[place].record.started_at = None;
-            }
-            self.tasks[head].record.state = State::Retry;
-            let pause = TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
-            actions
-                .push(Action::RetryAt { head, at: now.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC) });
-            return;
-        }
-        let done = chain.iter().take_while(|p| self.tasks[**p].record.state == State::Success).count();
-        // All tasks may say success and the segment still be lost: then it is the last whose word does not count.
-        let failed = chain[done.min(chain.len() - 1)];
-        for &place in chain.iter().take_while(|p| **p != failed) {
-            self.tasks[place].closed = true;
-            self.open -= 1;
-            for child in self.tasks[place].children.clone() {
-                self.tasks[child].unmet -= 1;
-            }
-        }
-        self.close(failed, State::Failed, now, actions);
-    }
-
-    /// Makes a task's state final and tells those after it.
-    fn close(&mut self, place: usize, state: State, now: DateTime<Utc>, actions: &mut Vec<Action>) {
-        self.set(place, state, now);
-        self.tasks[place].closed = true;
-        self.open -= 1;
-        self.tell_children(place, now, actions);
-    }
-
-    fn tell_children(&mut self, place: usize, now: DateTime<Utc>, actions: &mut Vec<Action>) {
-        for child in self.tasks[place].children.clone() {
-            self.tasks[child].unmet -= 1;
-            if self.tasks[child].unmet > 0 || self.tasks[child].closed {
-                continue;
-            }
-            let parents = &self.tasks[child].parents;
-            let any = |states: &[State]| parents.iter().any(|p| states.contains(&self.tasks[*p].record.state));
-            if any(&[State::Failed, State::UpstreamFailed]) {
-                self.close(child, State::UpstreamFailed, now, actions);
-            } else if any(&[State::Skipped]) {
-                self.close(child, State::Skipped, now, actions);
-            } else {
-                self.admit(child, now, actions);
-            }
-        }
-    }
-
-    fn set(&mut self, place: usize, state: State, at: DateTime<Utc>) {
-        let record = &mut self.tasks[place].record;
-        record.state = state;
-        match state {
-            State::Running => (record.started_at, record.finished_at) = (Some(at), None),
-            state if state.is_final() => record.finished_at = Some(at),
-            _ => record.finished_at = None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,15 +1,17 @@
 //! What one run will do: its partitions, waits, SQL and tasks. Made once, before the run starts; it does nothing by itself.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use headworks_domain::{Ds, Interval, PartitionKey, Problem, RunId, TableName, TaskName};
 use serde_json::Value;
 
 use crate::{
     job::{Job, JobBody},
+    machine::{RetryPolicy, Rule},
     project::Project,
     render::Rendered,
     spec::Kind,
+    task::{TaskAction, TaskSpec},
     waits,
 };
 
@@ -37,10 +39,12 @@ pub struct RunPlan {
     pub waits: Vec<WaitOn>,
     /// Tables of which the SQL reads the newest partition, without waiting.
     pub reads_latest: Vec<TableName>,
-    /// The final SQL; none for imports.
+    /// The final SQL; none for imports and jobs with `tasks:`.
     pub sql: Option<Rendered>,
     /// The steps; each stands after those it depends on.
     pub tasks: Vec<TaskPlan>,
+    /// What the texts of `tasks:` may name; only such jobs have them.
+    pub(crate) macros: Option<minijinja::Value>,
 }
 
 /// A run's wait for partitions of one table.
@@ -58,14 +62,64 @@ pub struct WaitOn {
 }
 
 /// One step of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TaskPlan {
     /// Its name, unique in the run.
     pub name: TaskName,
     /// What it does.
     pub kind: TaskKind,
-    /// The steps that must succeed first.
+    /// The steps before it, by whose ends its rule decides.
     pub after: Vec<TaskName>,
+    /// When it runs, and what bounds it.
+    pub options: TaskOptions,
+}
+
+/// When a step runs, and what bounds it. Where nothing is given, the run's own limits hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskOptions {
+    /// When it runs, by the ends of the steps before it.
+    pub rule: Rule,
+    /// True when its failure fails neither the run nor what comes after it.
+    pub allow_failure: bool,
+    /// How it is tried again.
+    pub retry: Option<RetryPolicy>,
+    /// The longest that one attempt may take.
+    pub timeout: Option<Duration>,
+    /// The pool whose slots it takes.
+    pub pool: Option<String>,
+    /// How many of them.
+    pub slots: usize,
+    /// Higher goes first.
+    pub priority: Option<i32>,
+    /// True for the tasks of a job file: each is attempted and logged by itself, and its runner minds its timeout.
+    pub alone: bool,
+    /// The list that it goes through, once for each item.
+    pub each: Option<Each>,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        Self {
+            rule: Rule::default(),
+            allow_failure: false,
+            retry: None,
+            timeout: None,
+            pool: None,
+            slots: 1,
+            priority: None,
+            alone: false,
+            each: None,
+        }
+    }
+}
+
+/// The list that a step goes through.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Each {
+    /// These items.
+    Items(Vec<Value>),
+    /// What this expression over the outputs of earlier steps gives.
+    Later(String),
 }
 
 /// What a step does.
@@ -81,6 +135,14 @@ pub enum TaskKind {
     Publish,
     /// Sees that the view of the newest partition is there.
     Latest,
+    /// Runs a command.
+    Shell,
+    /// Runs a Python script.
+    Python,
+    /// Calls an HTTP address.
+    Http,
+    /// Runs a query for its few rows.
+    Sql,
 }
 
 impl TaskKind {
@@ -92,6 +154,10 @@ impl TaskKind {
             Self::Check => "check",
             Self::Publish => "publish",
             Self::Latest => "latest",
+            Self::Shell => "shell",
+            Self::Python => "python",
+            Self::Http => "http",
+            Self::Sql => "sql",
         }
     }
 }
@@ -107,7 +173,7 @@ impl Job {
         context: &RunContext,
     ) -> Result<RunPlan, Vec<Problem>> {
         let (sql, refs, reads_latest) = match &self.body {
-            JobBody::Import(_) => (None, self.header_waits(), Vec::new()),
+            JobBody::Import(_) | JobBody::Tasks => (None, self.header_waits(), Vec::new()),
             JobBody::Sql(body) => {
                 let rendered = self.render(project, body, interval, context)?;
                 let mut refs = self.header_waits();
@@ -116,22 +182,27 @@ impl Job {
             }
         };
         let waits = waits::resolve(self, project, &refs, interval);
+        let macros = (self.body == JobBody::Tasks).then(|| self.macros(&project.config.vars, interval, context));
+        let tasks = match &macros {
+            None => table_tasks(self, &waits),
+            Some(macros) => own_tasks(self, &waits, macros)?,
+        };
         Ok(RunPlan {
             job: Arc::clone(self),
             interval,
             partitions: self.partitions(&interval),
-            tasks: tasks(self, &waits),
+            tasks,
             waits,
             reads_latest,
             sql,
+            macros,
         })
     }
 }
 
 /// Lays out the steps: waits, then stage, check, publish, latest. A view has nothing to stage or check.
-fn tasks(job: &Job, waits: &[WaitOn]) -> Vec<TaskPlan> {
-    let mut tasks: Vec<TaskPlan> =
-        waits.iter().map(|w| TaskPlan { name: w.task.clone(), kind: TaskKind::Wait, after: Vec::new() }).collect();
+fn table_tasks(job: &Job, waits: &[WaitOn]) -> Vec<TaskPlan> {
+    let mut tasks = wait_tasks(waits);
     let mut after: Vec<TaskName> = waits.iter().map(|w| w.task.clone()).collect();
     let steps: &[TaskKind] = match (job.spec.kind, job.has_checks()) {
         (Kind::View, _) => &[TaskKind::Publish],
@@ -140,9 +211,73 @@ fn tasks(job: &Job, waits: &[WaitOn]) -> Vec<TaskPlan> {
     };
     for kind in steps {
         let name: TaskName = kind.as_str().parse().expect("step names are names");
-        tasks.push(TaskPlan { name: name.clone(), kind: *kind, after: std::mem::replace(&mut after, vec![name]) });
+        let options = TaskOptions { pool: job.spec.pool.clone(), ..TaskOptions::default() };
+        let after = std::mem::replace(&mut after, vec![name.clone()]);
+        tasks.push(TaskPlan { name, kind: *kind, after, options });
     }
     tasks
+}
+
+/// Lays out the steps of a job with `tasks:`: waits, then the tasks, each after those it names, or after the waits.
+fn own_tasks(job: &Job, waits: &[WaitOn], macros: &minijinja::Value) -> Result<Vec<TaskPlan>, Vec<Problem>> {
+    let mut tasks = wait_tasks(waits);
+    let mut problems = Vec::new();
+    for (name, task) in in_order(job) {
+        let each = task.each.as_ref().map(|each| each.planned(macros)).transpose().unwrap_or_else(|(message, hint)| {
+            problems.push(job.header_problem(&["tasks", name, "each"], message, Some(hint)));
+            None
+        });
+        let own_name = |name: &str| -> TaskName { name.parse().expect("the names of tasks were checked") };
+        let after = if task.after.is_empty() {
+            waits.iter().map(|w| w.task.clone()).collect()
+        } else {
+            task.after.iter().map(|parent| own_name(parent)).collect()
+        };
+        let options = TaskOptions {
+            rule: task.rule,
+            allow_failure: task.allow_failure,
+            retry: task.retries.map(|retries| retries.policy()),
+            timeout: task.timeout.map(|timeout| timeout.duration()),
+            pool: task.pool.clone().or_else(|| job.spec.pool.clone()),
+            slots: task.slots.map_or(1, |slots| slots as usize),
+            priority: task.priority,
+            alone: true,
+            each,
+        };
+        let kind = match &task.action {
+            TaskAction::Shell(_) => TaskKind::Shell,
+            TaskAction::Python(_) => TaskKind::Python,
+            TaskAction::Http(_) => TaskKind::Http,
+            TaskAction::Sql(_) => TaskKind::Sql,
+        };
+        tasks.push(TaskPlan { name: own_name(name), kind, after, options });
+    }
+    if problems.is_empty() { Ok(tasks) } else { Err(problems) }
+}
+
+fn wait_tasks(waits: &[WaitOn]) -> Vec<TaskPlan> {
+    let wait = |w: &WaitOn| TaskPlan {
+        name: w.task.clone(),
+        kind: TaskKind::Wait,
+        after: Vec::new(),
+        options: TaskOptions::default(),
+    };
+    waits.iter().map(wait).collect()
+}
+
+/// The tasks of a job file, each after those it names and else as in the file. They stand in no circle.
+fn in_order(job: &Job) -> Vec<(&str, &TaskSpec)> {
+    let mut left: Vec<(&str, &TaskSpec)> = job.spec.tasks.iter().collect();
+    let mut placed: BTreeSet<&str> = BTreeSet::new();
+    let mut order = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let (ready, waiting): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|(_, task)| task.after.iter().all(|parent| placed.contains(parent.as_str())));
+        left = if ready.is_empty() { Vec::new() } else { waiting };
+        placed.extend(ready.iter().map(|(name, _)| *name));
+        order.extend(ready);
+    }
+    order
 }
 
 #[cfg(test)]

@@ -110,7 +110,12 @@ impl Project {
             ends.next().filter(|_| ends.next().is_none()).map(|(_, job)| job)
         };
         exact().or_else(by_table).or_else(by_end).ok_or_else(|| {
-            let names = || self.jobs.keys().map(JobName::as_str).chain(self.jobs.values().map(|j| j.table.as_str()));
+            let names = || {
+                self.jobs
+                    .keys()
+                    .map(JobName::as_str)
+                    .chain(self.jobs.values().filter_map(|j| Some(j.table.as_ref()?.as_str())))
+            };
             let hint = match nearest(name, names()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if self.jobs.is_empty() => "this project has no jobs yet: write one below jobs/".to_owned(),
@@ -174,10 +179,8 @@ impl Project {
             problems.iter().filter(|p| p.severity == Severity::Error).map(|p| p.place.file.as_str()).collect();
         let mut kept = Vec::new();
         for job in before.jobs.values() {
-            let is_free = !self.jobs.contains_key(&job.name) && self.maker(job.table.as_str()).is_none();
-            if is_free && broken.contains(job.file.as_str()) {
-                self.makers.insert(job.table.as_str().to_lowercase(), job.name.clone());
-                self.jobs.insert(job.name.clone(), Arc::clone(job));
+            if self.is_free(job) && broken.contains(job.file.as_str()) {
+                self.add(Arc::clone(job));
                 kept.push(job.name.clone());
             }
         }
@@ -188,11 +191,7 @@ impl Project {
     pub fn revive(&mut self, file: &str, text: String) -> bool {
         let zone = self.config.project.timezone.parse().unwrap_or(Tz::UTC);
         let read = jobfile::read(file.to_owned(), text, path_name(file), zone);
-        if read
-            .job
-            .as_ref()
-            .is_none_or(|job| self.jobs.contains_key(&job.name) || self.maker(job.table.as_str()).is_some())
-        {
+        if read.job.as_ref().is_none_or(|job| !self.is_free(job)) {
             return false;
         }
         let jobs = self.jobs.len();
@@ -200,10 +199,18 @@ impl Project {
         self.jobs.len() > jobs
     }
 
-    /// Adds a job, which then makes its table.
-    pub(crate) fn add(&mut self, job: Job) {
-        self.makers.insert(job.table.as_str().to_lowercase(), job.name.clone());
-        self.jobs.insert(job.name.clone(), Arc::new(job));
+    /// True when no job has this one's name or makes its table.
+    fn is_free(&self, job: &Job) -> bool {
+        !self.jobs.contains_key(&job.name)
+            && job.table.as_ref().is_none_or(|table| self.maker(table.as_str()).is_none())
+    }
+
+    /// Adds a job, which then makes its table if it has one.
+    pub(crate) fn add(&mut self, job: Arc<Job>) {
+        if let Some(table) = &job.table {
+            self.makers.insert(table.as_str().to_lowercase(), job.name.clone());
+        }
+        self.jobs.insert(job.name.clone(), job);
     }
 }
 

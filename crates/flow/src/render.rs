@@ -80,7 +80,7 @@ impl Job {
                 return (Rendered { sql: String::new(), lines: Vec::new() }, Analysis::default(), vec![problem]);
             }
         };
-        let mut analysis = sql::analyse(&text, self.table.as_str());
+        let mut analysis = sql::analyse(&text, self.table_name());
         let before = Rendered { sql: text.clone(), lines: origins.clone() };
         let place = |at: At| if at.0 == 0 { (0, 0) } else { before.place(at.0, at.1) };
         let problems = analysis
@@ -138,17 +138,17 @@ impl Job {
     }
 
     /// What a template may name.
-    fn macros(&self, vars: &BTreeMap<String, String>, interval: Interval, context: &RunContext) -> Value {
+    pub(crate) fn macros(&self, vars: &BTreeMap<String, String>, interval: Interval, context: &RunContext) -> Value {
         let mut params = self.spec.params.clone();
         params.extend(context.params.clone());
         let mut names: Vec<(&'static str, Value)> = vec![
             ("run_id", Value::from(context.run_id.as_str())),
-            ("table", Value::from(self.table.as_str())),
             ("env", Value::from(context.env.as_str())),
             ("params", Value::from_serialize(Map::from_iter(params))),
             ("var", Value::from_serialize(vars)),
             ("macros", Value::from_object(DateMacros)),
         ];
+        names.extend(self.table.as_ref().map(|table| ("table", Value::from(table.as_str()))));
         // A view is computed whenever it is read: it has no interval.
         if !self.is_view() {
             names.extend(self.interval_macros(interval));

@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use crate::{
     column::ColumnType,
+    machine::RetryPolicy,
     named::Named,
+    task::TaskSpec,
     units::{Span, TimeOfDay},
 };
 
@@ -108,6 +110,9 @@ pub struct JobSpec {
     /// Brings a table of a connection into the lake; in YAML files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<ImportSpec>,
+    /// Steps of the job's own by name: commands, scripts, calls, queries; in YAML files.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub tasks: Named<TaskSpec>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -369,6 +374,13 @@ pub struct Retries {
 impl Default for Retries {
     fn default() -> Self {
         Self { times: 4, delay: Span::from_secs(10), factor: 2.0, max: Span::from_secs(600) }
+    }
+}
+
+impl Retries {
+    /// The same as the state machine takes it.
+    pub fn policy(&self) -> RetryPolicy {
+        RetryPolicy { times: self.times, delay: self.delay.duration(), factor: self.factor, max: self.max.duration() }
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use headworks_domain::{Ds, Problem};
 use minijinja::{
     AutoEscape, Environment, ErrorKind as TemplateErrorKind, State, UndefinedBehavior, Value,
-    value::{Object, from_args},
+    value::{Object, ValueKind, from_args},
 };
 
 use crate::{job::SqlBody, source::Source};
@@ -35,6 +35,13 @@ pub(crate) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     environment.set_debug(true);
     environment.set_keep_trailing_newline(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.add_filter("tojson", |value: Value| {
+        if value.kind() == ValueKind::Plain {
+            return Err(minijinja::Error::new(TemplateErrorKind::InvalidOperation, "it has no JSON"));
+        }
+        serde_json::to_string(&value)
+            .map_err(|error| minijinja::Error::new(TemplateErrorKind::BadSerialization, error.to_string()))
+    });
     environment
 });
 
@@ -234,7 +241,7 @@ const MACRO_NAMES: [&str; 16] = [
 pub(crate) fn template_message(template: &str, error: &minijinja::Error) -> (String, String) {
     let all = format!("the macros are {}", MACRO_NAMES.join(", "));
     match error.kind() {
-        TemplateErrorKind::UndefinedError => match error.range().and_then(|range| template.get(range)) {
+        TemplateErrorKind::UndefinedError => match error.range().and_then(|range| whole_name(template, range)) {
             Some(name) => undefined(name.trim(), all),
             None => ("a macro names something that is not there".to_owned(), all),
         },
@@ -248,11 +255,26 @@ pub(crate) fn template_message(template: &str, error: &minijinja::Error) -> (Str
     }
 }
 
+/// The name that an error is about: of `a.b.c` with no `a.b` the error's own range begins with the last dots.
+fn whole_name(template: &str, range: std::ops::Range<usize>) -> Option<&str> {
+    let name = template.get(range.clone())?;
+    if !name.starts_with(['.', '[']) {
+        return Some(name);
+    }
+    let before =
+        template[..range.start].trim_end_matches(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '[' | ']'));
+    template.get(before.len()..range.end)
+}
+
 fn undefined(name: &str, all: String) -> (String, String) {
     let hint = if let Some(param) = name.strip_prefix("params.") {
         format!("give the header `params: {{{param}: ...}}`")
     } else if let Some(var) = name.strip_prefix("var.") {
         format!("add `{var} = \"...\"` to [vars] in headworks.toml")
+    } else if name.starts_with("outputs.") {
+        "a task before it gives it by writing JSON to $HEADWORKS_OUTPUT".to_owned()
+    } else if name == "item" || name.starts_with("item.") {
+        "only tasks with `each:` have an item".to_owned()
     } else if MACRO_NAMES.contains(&name) {
         "a view is computed whenever it is read, so it has no interval".to_owned()
     } else {

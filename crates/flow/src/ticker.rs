@@ -96,6 +96,9 @@ impl Job {
         if schedule.is_after_waits() {
             return Some(grid.last_complete(tick));
         }
+        if self.table.is_none() {
+            return Interval::new(schedule.last_before(self.zone, tick)?, tick).ok();
+        }
         schedule.interval_at(&grid, tick)
     }
 

@@ -99,6 +99,11 @@ impl ByteSize {
         Self(mib << 20)
     }
 
+    /// Makes a size of bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
     /// The number of bytes.
     pub fn bytes(self) -> u64 {
         self.0

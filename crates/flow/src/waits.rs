@@ -25,7 +25,11 @@ pub(crate) fn resolve(job: &Job, project: &Project, refs: &[WaitRef], interval: 
         }
     }
     let entry = |table: TableName| {
-        let maker = if table == job.table { Some(job) } else { project.maker(table.as_str()).map(AsRef::as_ref) };
+        let maker = if Some(&table) == job.table.as_ref() {
+            Some(job)
+        } else {
+            project.maker(table.as_str()).map(AsRef::as_ref)
+        };
         // A table that no job makes has a ds in whatever zone its writers meant: ours is the best guess.
         let grid = maker.map_or(Grid { grain: Grain::Day, zone: job.zone }, Job::grid);
         let first = maker.and_then(|m| m.spec.start).map(|start| grid.number_of_date(start.date()));
@@ -53,7 +57,7 @@ pub(crate) fn resolve(job: &Job, project: &Project, refs: &[WaitRef], interval: 
 
 /// The table that a wait means.
 pub(crate) fn table_of(job: &Job, wait: &WaitRef) -> Option<TableName> {
-    if wait.is_self() { Some(job.table.clone()) } else { wait.table.parse().ok() }
+    if wait.is_self() { job.table.clone() } else { wait.table.parse().ok() }
 }
 
 /// True when a run of `waiter` may wait, through this reach, for a run of `maker` over the same stretch of time.

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -18,13 +19,16 @@ use headworks_store::{Store, StoreOptions};
 use tokio::sync::OnceCell;
 
 use crate::{
-    connections::Connections, fail::Failure, output::Out, registry::Registry, serve::Reloading, settings::Environment,
+    connections::Connections, fail::Failure, output::Out, registry::Registry, runners::Children, serve::Reloading,
+    settings::Environment,
 };
 
 /// One command's view of its project.
 pub(crate) struct App {
     pub(crate) out: Out,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The processes of tasks.
+    pub(crate) children: Children,
     environment: Environment,
     /// `-C`.
     dir: Option<PathBuf>,
@@ -48,6 +52,7 @@ impl App {
         Self {
             out,
             clock: Arc::new(SystemClock),
+            children: Children::default(),
             environment,
             dir,
             flags,
@@ -120,6 +125,16 @@ impl App {
     /// Looks an environment variable up, for secrets.
     pub(crate) fn variable(&self, name: &str) -> Option<String> {
         self.environment.get(name).map(str::to_owned)
+    }
+
+    /// The environment of this process.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Where commands of tasks have folders of their own while they run.
+    pub(crate) fn work_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.root()?.join(OWN_FOLDER).join("work"))
     }
 
     /// The environment's name, as `{{ env }}` says it.
@@ -245,9 +260,13 @@ impl App {
     }
 }
 
+/// Children that are not gone by then are left to their supervisors.
+const CHILDREN_GONE_WITHIN: Duration = Duration::from_secs(30);
+
 impl App {
-    /// Closes what was opened, so that a SQLite database is left as one file.
+    /// Closes what was opened, so that a SQLite database is left as one file and no process of a task outlives the command.
     pub(crate) async fn close(&self) {
+        self.children.gone(CHILDREN_GONE_WITHIN).await;
         if let Some(store) = self.store.get() {
             store.close().await;
         }

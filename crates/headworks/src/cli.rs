@@ -103,6 +103,10 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let environment = Environment::of_process();
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // For ourselves only, and started for each command of a task: without the runtime, the log and the help.
+    if arguments.get(1).is_some_and(|argument| argument == "supervise") {
+        return crate::supervise::main();
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &arguments, &environment),

@@ -52,8 +52,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     if !wanted.as_of_now {
         check_whole_imports(&project, &wanted.requests, app.clock.now())?;
     }
-    let mut options = ExecutorOptions::new(app.logs_dir()?);
-    options.tasks_max = wanted.tasks_max.unwrap_or(app.config()?.execution.tasks_max as usize);
+    let mut options = executor_options(app, wanted.tasks_max)?;
     options.reprocess = wanted.reprocess;
     options.wait = wanted.wait.unwrap_or(Duration::ZERO);
     // Runs name the version they were planned with; its text is kept, so that an old number can be explained.
@@ -106,6 +105,16 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
             }
         }
     }
+}
+
+/// How the settings want runs carried out; `tasks_max` stands in for theirs.
+pub(crate) fn executor_options(app: &App, tasks_max: Option<usize>) -> anyhow::Result<ExecutorOptions> {
+    let config = app.config()?;
+    let mut options = ExecutorOptions::new(app.logs_dir()?);
+    options.tasks_max = tasks_max.unwrap_or(config.execution.tasks_max as usize);
+    options.pools = config.pools.iter().map(|(name, slots)| (name.clone(), *slots as usize)).collect();
+    options.log_bytes_max = config.execution.log_bytes_max.bytes();
+    Ok(options)
 }
 
 /// The wishes to stop: Ctrl-C, or the system's polite signal.
@@ -223,8 +232,10 @@ fn failed_text(word: &str, run: &FailedRun, color: bool) -> String {
 
 fn summary_text(counts: &Counts, took: &str) -> String {
     let mut parts = Vec::new();
+    // Jobs of tasks publish nothing, and are done all the same.
+    let published = counts.rows > 0 || counts.bytes > 0;
     for (n, word) in [
-        (counts.success, "published"),
+        (counts.success, if published { "published" } else { "done" }),
         (counts.done_before, "published before"),
         (counts.failed, "failed"),
         (counts.cancelled, "stopped"),
@@ -234,7 +245,7 @@ fn summary_text(counts: &Counts, took: &str) -> String {
         }
     }
     let runs = counted(counts.total as u64, "run");
-    let sizes = if counts.success > 0 {
+    let sizes = if counts.success > 0 && published {
         format!(": {}, {}", counted(counts.rows, "row"), bytes(counts.bytes))
     } else {
         String::new()

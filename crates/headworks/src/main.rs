@@ -14,6 +14,7 @@ mod registry;
 mod runners;
 mod serve;
 mod settings;
+mod supervise;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headworks_domain::{ErrorKind, JobName, Problem, RunId, TaskName};
 use headworks_flow::{
-    Failure, Job, RetryPolicy, RunContext, TaskKind, TaskPlan,
+    Failure, Job, RunContext, TaskKind, TaskOptions, TaskPlan,
     exec::{Planner, Request, RunLimits, RunShape},
 };
 use serde_json::{Map, Value};
@@ -44,21 +44,21 @@ impl Planner for ProjectPlanner {
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
         let project = self.project.current();
         let job = project.jobs.get(&request.job);
-        // A job whose file is gone has no table that we know; its run only says so.
-        let last = || request.job.as_str().rsplit('/').next().and_then(|part| part.parse().ok());
         let stage: TaskName = "stage".parse().expect("a plain word is a name");
         RunShape {
             job: request.job.clone(),
             job_version: job.map(|job| job.version.clone()).unwrap_or_default(),
-            table: job
-                .map(|job| job.table.clone())
-                .or_else(last)
-                .unwrap_or_else(|| "unknown".parse().expect("a plain word is a name")),
+            table: job.and_then(|job| job.table.clone()),
             interval: request.interval,
             ds: job.map_or_else(|| request.interval.start().date_naive().into(), |job| job.ds(&request.interval)),
             partitions: Vec::new(),
             waits: Vec::new(),
-            tasks: vec![TaskPlan { name: stage, kind: TaskKind::Stage, after: Vec::new() }],
+            tasks: vec![TaskPlan {
+                name: stage,
+                kind: TaskKind::Stage,
+                after: Vec::new(),
+                options: TaskOptions::default(),
+            }],
             limits: job.map(|job| limits(job)).unwrap_or_default(),
             unplanned: Some(failure),
             plan: None,
@@ -67,14 +67,8 @@ impl Planner for ProjectPlanner {
 }
 
 fn limits(job: &Job) -> RunLimits {
-    let retries = &job.spec.retries;
     RunLimits {
-        retry: RetryPolicy {
-            times: retries.times,
-            delay: retries.delay.duration(),
-            factor: retries.factor,
-            max: retries.max.duration(),
-        },
+        retry: job.spec.retries.policy(),
         timeout: job.spec.timeout.map(|t| t.duration()),
         active_runs_max: job.spec.max_active_runs.map(|n| n as usize),
         wait_timeout: job.spec.wait_timeout.map(|t| t.duration()),

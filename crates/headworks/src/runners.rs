@@ -1,11 +1,16 @@
 //! What each kind of task does: the one place where a run is seen end to end.
 //!
 //! A segment is `stage -> check -> publish -> latest` under one fence. What is staged is kept between its tasks; the publish
-//! swaps the partitions in and records the run's end in one transaction.
+//! swaps the partitions in and records the run's end in one transaction. A task of a job file's own is a segment by itself: a
+//! command, a script, a call or a small query.
 
 mod checks;
+mod http;
 mod import;
+mod output;
+mod process;
 mod sql;
+mod tasks;
 mod upsert;
 
 use std::{
@@ -22,6 +27,8 @@ use headworks_flow::{
 };
 use headworks_lake::{Action, ColumnSpec, Input, Lake, PublishInfo, StageRequest, Staged, TableSpec};
 
+pub(crate) use process::Children;
+
 use crate::{app::App, connections::Connections, live::LiveProject};
 
 /// The runner of all tasks of a command. `as_of_now`: the command fills past days with the present of whole tables.
@@ -34,6 +41,8 @@ pub(crate) async fn open(app: &App, project: LiveProject, as_of_now: bool) -> an
         env: app.env_name(),
         as_of_now,
         described: Mutex::default(),
+        surroundings: tasks::Surroundings::new(app)?,
+        http: http::Http::default(),
     }))
 }
 
@@ -46,6 +55,8 @@ struct Runner {
     as_of_now: bool,
     /// The specs of tables by job version: parsed once, used by every run.
     described: Mutex<HashMap<String, TableSpec>>,
+    surroundings: tasks::Surroundings,
+    http: http::Http,
 }
 
 /// What goes from one task of a segment to the next.
@@ -60,6 +71,9 @@ impl TaskRunner for Runner {
     async fn run(&self, segment: &mut Segment) -> Result<Done, Stop> {
         let shape = Arc::clone(&segment.shape);
         let plan = shape.plan.clone().ok_or_else(|| internal("the run has no plan"))?;
+        if plan.job.body == JobBody::Tasks {
+            return self.task(segment, &plan).await;
+        }
         let mut work = Work::default();
         let mut done = Done::default();
         for name in segment.tasks.clone() {
@@ -72,7 +86,9 @@ impl TaskRunner for Runner {
                 Some(TaskKind::Publish) => self.publish(segment, &plan, &mut work, &mut done).await?,
                 // The publish has made the view, or found it there.
                 Some(TaskKind::Latest | TaskKind::Wait) => {}
-                None => return Err(internal("the plan lacks a task of the segment")),
+                Some(TaskKind::Shell | TaskKind::Python | TaskKind::Http | TaskKind::Sql) | None => {
+                    return Err(internal("the plan lacks a task of the segment"));
+                }
             }
             segment.end(&name);
         }
@@ -92,6 +108,7 @@ impl Runner {
             JobBody::Sql(_) if plan.job.spec.kind == Kind::Upsert => self.stage_upsert(segment, plan, request).await?,
             JobBody::Sql(_) => self.stage_sql(segment, plan, request).await?,
             JobBody::Import(import) => self.stage_import(segment, plan, import, request).await?,
+            JobBody::Tasks => return Err(internal("a job with tasks stages nothing")),
         };
         segment.log.line(format!(
             "staged {} rows, {} bytes in {} files",
@@ -136,14 +153,14 @@ impl Runner {
                 if self.is_published(segment, plan, &keys).await? => {}
             Err(error) => return Err(error.stop()),
         }
-        *done = Done { rows, bytes, published: keys, recorded: true };
+        *done = Done { rows, bytes, published: keys, recorded: true, output: None };
         Ok(())
     }
 
     /// True when this very attempt's publish is in the lake.
     async fn is_published(&self, segment: &Segment, plan: &RunPlan, keys: &[PartitionKey]) -> Result<bool, Stop> {
         let Some(table) =
-            self.lake.table(plan.job.table.as_str(), headworks_lake::At::Now).await.map_err(|e| Stop::from(&e))?
+            self.lake.table(plan.job.table_name(), headworks_lake::At::Now).await.map_err(|e| Stop::from(&e))?
         else {
             return Ok(false);
         };
@@ -158,7 +175,8 @@ impl Runner {
         let sql = plan.sql.as_ref().map(|r| r.sql.clone()).ok_or_else(|| internal("a view without SQL"))?;
         self.try_view(plan, &sql).await?;
         let (record, lake) = (segment.finished(0, 0), self.lake.clone());
-        let (name, comment) = (plan.job.table.clone(), plan.job.spec.description.clone());
+        let name = plan.job.table.clone().ok_or_else(|| internal("a view without a name"))?;
+        let comment = plan.job.spec.description.clone();
         let outcome = self
             .lake
             .store()
@@ -201,8 +219,10 @@ impl Runner {
             let data_type = data_type.transpose().map_err(|e| Failure::of(&e))?.map(|t| t.data_type);
             columns.push(ColumnSpec { name: name.to_owned(), data_type, comment: column.description.clone() });
         }
+        let name = job.table.clone();
+        let name = name.ok_or_else(|| Failure::new(ErrorKind::Internal, "RUNNER", "the job makes no table"))?;
         let spec = TableSpec {
-            name: job.table.clone(),
+            name,
             kind: kind_word(job.spec.kind).to_owned(),
             columns,
             partition_by: job.partition_columns().into_iter().map(str::to_owned).collect(),

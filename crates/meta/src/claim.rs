@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use headworks_domain::RunId;
+use headworks_domain::{RunId, TableName};
 use headworks_flow::exec::{Claim, ClaimRequest};
 use headworks_store::{Tx, Value, values};
 
@@ -105,7 +105,7 @@ async fn insert_new(tx: &mut Tx, process: &str, now: i64, fence: i64, wanted: &[
                 request.run_id.as_str(),
                 request.job.as_str(),
                 &request.job_version,
-                request.table.as_str(),
+                request.table.as_ref().map_or("", TableName::as_str),
                 request.interval.start().timestamp_micros(),
                 request.interval.end().timestamp_micros(),
                 request.ds.to_string(),
@@ -173,7 +173,7 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
                 fence,
                 process,
                 &request.job_version,
-                request.table.as_str(),
+                request.table.as_ref().map_or("", TableName::as_str),
                 request.partitions.as_ref().map(|(first, _)| first.to_string()),
                 request.partitions.as_ref().map(|(_, last)| last.to_string()),
             ],

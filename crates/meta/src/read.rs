@@ -187,7 +187,8 @@ pub(crate) async fn show(runs: &Runs, id: &RunId) -> Result<Option<RunDetail>> {
     let Some(run) = run_rows(runs, &rows).await?.into_iter().next() else { return Ok(None) };
     let tasks = "select name, state, started_at, finished_at from hw_task where run_id = $1 order by place";
     let attempts =
-        "select attempt, state, started_at, finished_at, error_kind, error_code, error, hint, log_path, log_bytes
+        "select attempt, state, started_at, finished_at, error_kind, error_code, error, hint, log_path, log_bytes,
+            task
         from hw_attempt where run_id = $1 order by attempt";
     Ok(Some(RunDetail {
         run,

@@ -1,6 +1,9 @@
 //! Keeping the states of runs, under their fences.
 
-use headworks_flow::exec::{Kept, RunRecord};
+use headworks_flow::{
+    exec::{Kept, RunRecord},
+    machine::TaskRecord,
+};
 use headworks_store::{Tx, Value, values};
 
 use crate::{
@@ -8,6 +11,9 @@ use crate::{
     row::{failure_values, micros_of, state},
     runs::rows_of_places,
 };
+
+/// The most tasks in one statement: a run whose tasks go through lists has thousands.
+const TASKS_AT_ONCE: usize = 64;
 
 /// Keeps a run's state as part of another transaction, as the one that publishes its partitions.
 ///
@@ -62,31 +68,29 @@ async fn keep(tx: &mut Tx, record: &RunRecord) -> Result<bool> {
 }
 
 async fn keep_tasks(tx: &mut Tx, record: &RunRecord) -> Result<()> {
-    if record.tasks.is_empty() {
-        return Ok(());
+    let tasks: Vec<(usize, &TaskRecord)> = record.tasks.iter().enumerate().collect();
+    for some in tasks.chunks(TASKS_AT_ONCE) {
+        let sql = format!(
+            "insert into hw_task (run_id, place, name, state, started_at, finished_at) values {}
+             on conflict (run_id, place) do update set state = excluded.state, started_at = excluded.started_at,
+                 finished_at = excluded.finished_at",
+            rows_of_places(some.len(), 6)
+        );
+        let bound: Vec<Value> = some
+            .iter()
+            .flat_map(|(place, task)| {
+                values![
+                    record.run_id.as_str(),
+                    *place,
+                    task.name.as_str(),
+                    task.state.as_str(),
+                    micros_of(task.started_at),
+                    micros_of(task.finished_at)
+                ]
+            })
+            .collect();
+        tx.execute(&sql, &bound).await?;
     }
-    let sql = format!(
-        "insert into hw_task (run_id, place, name, state, started_at, finished_at) values {}
-         on conflict (run_id, place) do update set state = excluded.state, started_at = excluded.started_at,
-             finished_at = excluded.finished_at",
-        rows_of_places(record.tasks.len(), 6)
-    );
-    let bound: Vec<Value> = record
-        .tasks
-        .iter()
-        .enumerate()
-        .flat_map(|(place, task)| {
-            values![
-                record.run_id.as_str(),
-                place,
-                task.name.as_str(),
-                task.state.as_str(),
-                micros_of(task.started_at),
-                micros_of(task.finished_at)
-            ]
-        })
-        .collect();
-    tx.execute(&sql, &bound).await?;
     Ok(())
 }
 
@@ -99,14 +103,15 @@ async fn keep_attempts(tx: &mut Tx, record: &RunRecord) -> Result<()> {
             attempt.started_at.timestamp_micros(),
             micros_of(attempt.finished_at),
             &attempt.log_path,
-            attempt.log_bytes
+            attempt.log_bytes,
+            attempt.task.as_ref().map(|task| task.to_string())
         ]
         .to_vec();
         bound.extend(failure_values(attempt.failure.as_ref()));
         tx.execute(
-            "insert into hw_attempt (run_id, attempt, state, started_at, finished_at, log_path, log_bytes, error_kind, error_code,
-                 error, hint)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+            "insert into hw_attempt (run_id, attempt, state, started_at, finished_at, log_path, log_bytes, task, error_kind,
+                 error_code, error, hint)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              on conflict (run_id, attempt) do update set state = excluded.state, finished_at = excluded.finished_at,
                  log_bytes = excluded.log_bytes, error_kind = excluded.error_kind, error_code = excluded.error_code,
                  error = excluded.error, hint = excluded.hint",

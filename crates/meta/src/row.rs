@@ -26,7 +26,7 @@ pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> R
         id: parsed(row, 0)?,
         job: parsed(row, 1)?,
         job_version: row.text(2)?,
-        table: parsed(row, 3)?,
+        table: if row.text(3)?.is_empty() { None } else { Some(parsed(row, 3)?) },
         interval: Interval::new(time(row.i64(4)?)?, time(row.i64(5)?)?)
             .map_err(|e| Error::Row { table: "hw_run", reason: e.to_string() })?,
         ds: parsed(row, 6)?,
@@ -70,7 +70,7 @@ pub(crate) fn task_record(row: &Row) -> Result<TaskRecord> {
     })
 }
 
-/// Reads `attempt, state, started_at, finished_at, error_kind, error_code, error, hint, log_path, log_bytes`.
+/// Reads `attempt, state, started_at, finished_at, error_kind, error_code, error, hint, log_path, log_bytes, task`.
 pub(crate) fn attempt_record(row: &Row) -> Result<AttemptRecord> {
     Ok(AttemptRecord {
         attempt: u32::try_from(row.i64(0)?).unwrap_or(0),
@@ -80,6 +80,7 @@ pub(crate) fn attempt_record(row: &Row) -> Result<AttemptRecord> {
         failure: failure(row, 4)?,
         log_path: row.text(8)?,
         log_bytes: u64::try_from(row.i64(9)?).unwrap_or(0),
+        task: row.opt_text(10)?.is_some().then(|| parsed(row, 10)).transpose()?,
     })
 }
 

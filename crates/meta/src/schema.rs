@@ -1,12 +1,16 @@
-//! The tables. Times are microseconds since 1970, UTC; names are those of `headworks_flow`.
+//! The tables. Times are microseconds since 1970, UTC; names are those of `headworks_flow`. An empty `table_name` is that of a
+//! run that publishes to none.
 
 use headworks_store::Migration;
 
 pub(crate) const COMPONENT: &str = "meta";
 
 /// All steps; only ever add to the end.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: V1, postgres: None }, Migration { version: 2, sql: V2, postgres: None }];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: V1, postgres: None },
+    Migration { version: 2, sql: V2, postgres: None },
+    Migration { version: 3, sql: V3, postgres: None },
+];
 
 const V2: &str = "
 -- What the run was made for: manual, schedule, backfill.
@@ -113,4 +117,9 @@ create table hw_job_version (
     first_seen BIGINT NOT NULL,
     PRIMARY KEY (job, version)
 );
+";
+
+const V3: &str = "
+-- The task that an attempt was made of, for tasks that are attempted by themselves.
+alter table hw_attempt add column task TEXT;
 ";

@@ -6,6 +6,8 @@
 
 mod entries;
 mod entry;
+mod items;
+mod pools;
 mod report;
 mod waits;
 
@@ -19,6 +21,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use entries::Entries;
 use entry::{Entry, Phase};
 use headworks_domain::{JobName, RunId};
+use pools::{Place, Pools};
 
 use super::{
     progress::{Counts, Progress},
@@ -31,8 +34,8 @@ use crate::machine::{Action, Event, Failure, State};
 /// What the loop around the board is to do.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Start an attempt of a segment.
-    Start { run: usize, head: usize },
+    /// Start an attempt of a segment, under this number.
+    Start { run: usize, head: usize, attempt: u32 },
     /// Keep the run's state; it is final or pauses before a retry. The answer goes to [`Board::kept`].
     Keep { run: usize, record: RunRecord },
     /// Drop the run's segments: it is somebody else's.
@@ -54,7 +57,6 @@ pub(crate) enum Command {
 /// wait as long as their job says.
 #[derive(Default)]
 pub(crate) struct Board {
-    tasks_max: usize,
     serves: bool,
     runs: Entries,
     /// The live runs by what they cover; kept when serving.
@@ -68,9 +70,8 @@ pub(crate) struct Board {
     wait_ends: BTreeSet<(DateTime<Utc>, usize)>,
     partitions: BTreeMap<Partition, Publication>,
     jobs: HashMap<JobName, JobQueue>,
-    queue: BTreeSet<Place>,
+    pools: Pools,
     due: BTreeSet<(DateTime<Utc>, usize, usize)>,
-    running: usize,
     unclaimed: usize,
     /// Runs that are not over.
     open: usize,
@@ -85,9 +86,6 @@ pub(crate) struct Board {
     counts: Counts,
     commands: Vec<Command>,
 }
-
-/// A place in a queue: higher priority first, then the older interval, then the order asked.
-type Place = (Reverse<i32>, DateTime<Utc>, usize, usize);
 
 /// What is known of a partition that somebody waits for or publishes.
 #[derive(Default)]
@@ -109,8 +107,9 @@ struct JobQueue {
 }
 
 impl Board {
-    pub(crate) fn new(tasks_max: usize, serves: bool) -> Self {
-        Self { tasks_max: if serves { tasks_max } else { tasks_max.max(1) }, serves, ..Self::default() }
+    pub(crate) fn new(tasks_max: usize, pools: &BTreeMap<String, usize>, serves: bool) -> Self {
+        let tasks_max = if serves { tasks_max } else { tasks_max.max(1) };
+        Self { pools: Pools::new(tasks_max, pools), serves, ..Self::default() }
     }
 
     /// Adds a run that was done before the command began.
@@ -314,9 +313,9 @@ impl Board {
         }
     }
 
-    /// An attempt began, with this record.
-    pub(crate) fn began(&mut self, run: usize, attempt: AttemptRecord) {
-        self.runs[run].current = Some(attempt);
+    /// An attempt of a segment began, with this record.
+    pub(crate) fn began(&mut self, run: usize, head: usize, attempt: AttemptRecord) {
+        self.runs[run].current.insert(head, attempt);
     }
 
     /// A segment that ran under `fence` ended. `attempt` says how, for the record.
@@ -327,7 +326,7 @@ impl Board {
         attempt: AttemptRecord,
         now: DateTime<Utc>,
     ) {
-        self.running = self.running.saturating_sub(1);
+        self.pools.free((run, head, fence));
         if !self.runs.has(run) {
             return;
         }
@@ -335,14 +334,16 @@ impl Board {
         if entry.phase != Phase::Mine || entry.claim.fence != fence {
             return;
         }
-        entry.current = None;
+        entry.current.remove(&head);
         entry.took = attempt.finished_at.and_then(|end| (end - attempt.started_at).to_std().ok());
         match result {
             Ok(done) => self.done(run, head, done, attempt, now),
             Err(Stop::Failed(failure)) => {
+                entry.note_failure(head, failure.clone(), attempt.attempt);
                 entry.attempts.push(attempt);
-                entry.failure = Some(failure.clone());
-                self.apply(run, &Event::Broke { head, retryable: failure.retryable }, now);
+                entry.note_output(head, None);
+                self.dirty.insert(run);
+                self.apply(run, &Event::Broke { head, retryable: failure.retryable, after: failure.retry_after }, now);
             }
             Err(Stop::Fenced) => self.fenced(run, now),
         }
@@ -355,8 +356,10 @@ impl Board {
         self.counts.rows += done.rows;
         self.counts.bytes += done.bytes;
         let is_kept = done.recorded && entry.machine.ends_with(head);
-        if let Some(shape) = entry.shape.clone() {
-            self.published(done.published.into_iter().map(|key| Partition::new(shape.table.clone(), key)), now);
+        entry.mend_failure(head);
+        entry.note_output(head, done.output);
+        if let Some(table) = entry.shape.as_ref().and_then(|shape| shape.table.clone()) {
+            self.published(done.published.into_iter().map(|key| Partition::new(table.clone(), key)), now);
         }
         let entry = &mut self.runs[run];
         if is_kept {
@@ -364,6 +367,7 @@ impl Board {
             self.over(run, State::Success, now);
         } else {
             entry.attempts.push(attempt);
+            self.dirty.insert(run);
             self.apply(run, &Event::Done { head }, now);
         }
     }
@@ -421,11 +425,10 @@ impl Board {
 
     /// Stops everything: nothing starts any more, and open runs end as cancelled. Running segments must be dropped before.
     pub(crate) fn cancel(&mut self, now: DateTime<Utc>) {
-        self.queue.clear();
+        self.pools.clear();
         self.due.clear();
         self.blocked.clear();
         self.doubtful.clear();
-        self.running = 0;
         for job in self.jobs.values_mut() {
             job.held.clear();
         }
@@ -439,7 +442,7 @@ impl Board {
         match self.runs[run].phase {
             Phase::Mine => {
                 self.forget_queued(run);
-                if let Some(attempt) = self.runs[run].current.take() {
+                for attempt in std::mem::take(&mut self.runs[run].current).into_values() {
                     let ended = AttemptRecord { state: State::Cancelled, finished_at: Some(now), ..attempt };
                     self.runs[run].attempts.push(ended);
                 }
@@ -452,7 +455,7 @@ impl Board {
 
     /// Stops a board that serves: nothing starts any more. Runs that have not ended stay live, for whoever comes next.
     pub(crate) fn stop(&mut self) {
-        self.queue.clear();
+        self.pools.forget_all();
         self.due.clear();
         self.wait_ends.clear();
         for job in self.jobs.values_mut() {
@@ -469,6 +472,7 @@ impl Board {
         for action in self.runs[run].machine.apply(event, now) {
             match action {
                 Action::Await { task } => self.wait(run, task, now),
+                Action::Expand { task } => self.expand(run, task, now),
                 Action::Enqueue { head } => self.admit(run, head, now),
                 Action::RetryAt { head, at } => {
                     self.due.insert((at, run, head));
@@ -481,11 +485,12 @@ impl Board {
         }
     }
 
-    /// Puts a segment into the queue, or holds it back while its job is at its limit.
+    /// Puts a segment into the queue of its pool, or holds it back while its job is at its limit.
     fn admit(&mut self, run: usize, head: usize, now: DateTime<Utc>) {
         let entry = &self.runs[run];
-        let Some(shape) = &entry.shape else { return };
-        let place = place(shape, run, head);
+        let Some(shape) = entry.shape.clone() else { return };
+        let place = place(entry, &shape, run, head);
+        let options = &shape.tasks[entry.planned(head)].options;
         let Some(job) = self.jobs.get_mut(&shape.job) else { return };
         if !entry.active {
             if job.active_max.is_some_and(|max| job.active >= max) {
@@ -495,38 +500,37 @@ impl Board {
             job.active += 1;
             self.runs[run].active = true;
         }
-        self.queue.insert(place);
+        self.pools.wait(options.pool.as_deref(), place, options.slots);
         self.apply(run, &Event::Queued { head }, now);
     }
 
     /// Starts what fits into the free slots.
     fn dispatch(&mut self, now: DateTime<Utc>) {
-        while self.running < self.tasks_max {
-            let Some(place) = self.queue.pop_first() else { break };
-            let (.., run, head) = place;
-            self.running += 1;
+        loop {
+            let runs = &self.runs;
+            let next = self.pools.next(|(.., run, head)| (*run, *head, runs[*run].claim.fence));
+            let Some((.., run, head)) = next else { break };
             let entry = &mut self.runs[run];
             entry.attempt = entry.next_attempt;
             entry.next_attempt += 1;
             entry.started_at.get_or_insert(now);
+            let attempt = entry.attempt;
             self.apply(run, &Event::Started { head }, now);
             self.dirty.insert(run);
             self.recount(run, State::Running);
             self.tell(run, State::Running);
-            self.commands.push(Command::Start { run, head });
+            self.commands.push(Command::Start { run, head, attempt });
         }
     }
 
     /// How many more segments could run now.
     pub(crate) fn free(&self) -> usize {
-        self.tasks_max.saturating_sub(self.running + self.queue.len())
+        self.pools.room()
     }
 
     /// Gives runs away that are ready, have not begun, and would wait behind more than a full round of others.
     pub(crate) fn share(&mut self, now: DateTime<Utc>) {
-        while self.queue.len() > self.tasks_max {
-            let begun = |run: usize| self.runs[run].started_at.is_some();
-            let Some((.., run, _)) = self.queue.iter().rev().find(|(.., run, _)| !begun(*run)).copied() else { break };
+        while let Some((.., run, _)) = self.pools.beyond_a_round(|run| self.runs[run].started_at.is_none()) {
             let entry = &self.runs[run];
             if let Some(run_id) = entry.run_id.clone() {
                 self.commands.push(Command::Release { run_id, fence: entry.claim.fence });
@@ -618,20 +622,26 @@ impl Board {
         }
     }
 
-    /// A dropped segment's slot is free again.
-    pub(crate) fn slot_freed(&mut self) {
-        self.running = self.running.saturating_sub(1);
+    /// A dropped segment's slots are free again.
+    pub(crate) fn slot_freed(&mut self, holder: (usize, usize, i64)) {
+        self.pools.free(holder);
+    }
+
+    /// The places of all segments of a run.
+    fn places(&self, run: usize) -> BTreeSet<Place> {
+        let entry = &self.runs[run];
+        let Some(shape) = &entry.shape else { return BTreeSet::new() };
+        (0..entry.machine.tasks().len()).map(|head| place(entry, shape, run, head)).collect()
     }
 
     /// Takes the run's segments out of all queues.
     fn forget_queued(&mut self, run: usize) {
-        let entry = &self.runs[run];
-        let Some(shape) = &entry.shape else { return };
-        for head in 0..shape.tasks.len() {
-            let place = place(shape, run, head);
-            self.queue.remove(&place);
-            if let Some(job) = self.jobs.get_mut(&shape.job) {
-                job.held.remove(&place);
+        let places = self.places(run);
+        self.pools.forget(&places);
+        let job = self.runs[run].shape.as_ref().and_then(|shape| self.jobs.get_mut(&shape.job));
+        if let Some(job) = job {
+            for place in &places {
+                job.held.remove(place);
             }
         }
         self.due.retain(|due| due.1 != run);
@@ -645,13 +655,21 @@ impl Board {
             return;
         }
         job.active -= 1;
-        if let Some((.., next, head)) = job.held.pop_first() {
-            self.admit(next, head, now);
+        let Some((.., next, head)) = job.held.pop_first() else { return };
+        let job_name = self.runs[next].request.job.clone();
+        self.admit(next, head, now);
+        // The run counts once, so that all its segments go that were held with this one.
+        for place in self.places(next) {
+            let held = self.jobs.get_mut(&job_name).is_some_and(|job| job.held.remove(&place));
+            if held {
+                self.admit(next, place.3, now);
+            }
         }
     }
 }
 
-/// The run's place in a queue.
-fn place(shape: &RunShape, run: usize, head: usize) -> Place {
-    (Reverse(shape.limits.priority), shape.interval.end(), run, head)
+/// A segment's place in a queue.
+fn place(entry: &Entry, shape: &RunShape, run: usize, head: usize) -> Place {
+    let own = shape.tasks.get(entry.planned(head)).and_then(|task| task.options.priority);
+    (Reverse(own.unwrap_or(shape.limits.priority)), shape.interval.end(), run, head)
 }

@@ -14,8 +14,8 @@ use crate::machine::Failure;
 /// The most bytes that wait in memory; short logs, which are nearly all, cost one write.
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
 
-/// The most bytes that one attempt may log; the rest is counted and left out.
-const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The bytes of a line's time and end.
+const STAMP_BYTES: u64 = 26;
 
 /// Writes the log of one attempt. Clones write to the same file; the last one to go writes what is left.
 ///
@@ -33,6 +33,7 @@ struct Inner {
     file: Option<File>,
     buffer: String,
     bytes: u64,
+    bytes_max: u64,
     left_out: u64,
     broken: bool,
 }
@@ -46,44 +47,69 @@ impl AttemptLog {
         format!("{job}/{}-{run_id}-{attempt}.log", interval.start().format("%Y-%m/%Y%m%dT%H%M%SZ"))
     }
 
-    /// A log at `relative` below `folder`. The file comes with the first write.
-    pub fn new(folder: &Path, relative: String, clock: Arc<dyn Clock>) -> Self {
+    /// A log at `relative` below `folder`, of at most `bytes_max` bytes and some last words. The file comes with the first write.
+    pub fn new(folder: &Path, relative: String, bytes_max: u64, clock: Arc<dyn Clock>) -> Self {
         let inner = Inner {
             file_path: folder.join(&relative),
             relative,
             file: None,
             buffer: String::new(),
             bytes: 0,
+            bytes_max,
             left_out: 0,
             broken: false,
         };
         Self { inner: Arc::new(Mutex::new(inner)), clock }
     }
 
-    /// Adds a line; each line of a longer text gets the time.
+    /// Adds a line; each line of a longer text gets the time. What goes beyond the log's bound is left out and counted.
     pub fn line(&self, text: impl AsRef<str>) {
-        let time = self.clock.now().format("%Y-%m-%dT%H:%M:%S%.3fZ");
+        let time = self.time();
         let mut inner = self.lock();
         for line in text.as_ref().lines() {
-            let bytes = line.len() as u64 + 26;
-            if inner.bytes + bytes > LOG_BYTES_MAX {
-                inner.left_out += 1;
+            let bytes = line.len() as u64 + STAMP_BYTES;
+            if inner.left_out > 0 || inner.bytes + bytes > inner.bytes_max {
+                if inner.left_out == 0 {
+                    let max = crate::units::ByteSize::from_bytes(inner.bytes_max);
+                    let cut = format!("--- cut: the log has reached its {max} (`execution.log_bytes_max`) ---");
+                    inner.add(&time, &cut);
+                }
+                inner.left_out += line.len() as u64 + 1;
                 continue;
             }
-            inner.bytes += bytes;
-            inner.buffer.push_str(&format!("{time} {line}\n"));
+            inner.add(&time, line);
         }
-        if inner.buffer.len() >= BUFFER_BYTES_MAX {
-            inner.write_out();
+    }
+
+    /// Adds lines that must be read even when the log is full; they should be few.
+    pub fn last_words(&self, text: impl AsRef<str>) {
+        let time = self.time();
+        let mut inner = self.lock();
+        for line in text.as_ref().lines() {
+            inner.add(&time, line);
         }
+    }
+
+    /// Counts output that is left out, once [`AttemptLog::is_full`].
+    pub fn leave_out(&self, bytes: u64) {
+        self.lock().left_out += bytes;
+    }
+
+    /// True when nothing more goes in but last words.
+    pub fn is_full(&self) -> bool {
+        self.lock().left_out > 0
     }
 
     /// Adds a failure with its next step.
     pub fn failure(&self, failure: &Failure) {
-        self.line(format!("error: {} [{}]", failure.message, failure.code));
+        self.last_words(format!("error: {} [{}]", failure.message, failure.code));
         if let Some(hint) = &failure.hint {
-            self.line(format!("hint: {hint}"));
+            self.last_words(format!("hint: {hint}"));
         }
+    }
+
+    fn time(&self) -> String {
+        self.clock.now().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
     }
 
     /// Writes what waits in memory to the file.
@@ -113,6 +139,16 @@ impl AttemptLog {
 }
 
 impl Inner {
+    fn add(&mut self, time: &str, line: &str) {
+        self.bytes += line.len() as u64 + STAMP_BYTES;
+        for part in [time, " ", line, "\n"] {
+            self.buffer.push_str(part);
+        }
+        if self.buffer.len() >= BUFFER_BYTES_MAX {
+            self.write_out();
+        }
+    }
+
     fn write_out(&mut self) {
         if self.buffer.is_empty() || self.broken {
             return;
@@ -139,7 +175,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.left_out > 0 {
-            self.buffer.push_str(&format!("... {} more lines were left out: the log is full\n", self.left_out));
+            self.buffer.push_str(&format!("--- {} bytes were left out ---\n", self.left_out));
         }
         self.write_out();
     }
@@ -152,10 +188,14 @@ mod tests {
     use super::*;
 
     fn log(folder: &Path) -> AttemptLog {
+        bounded(folder, 1 << 20)
+    }
+
+    fn bounded(folder: &Path, bytes_max: u64) -> AttemptLog {
         let hour = |h: u32| chrono::DateTime::from_timestamp(i64::from(h) * 3600, 0).unwrap();
         let interval = Interval::new(hour(5), hour(6)).unwrap();
         let path = AttemptLog::path_of(&"a/b".parse().unwrap(), &interval, &"r1".parse().unwrap(), 2);
-        AttemptLog::new(folder, path, Arc::new(SystemClock))
+        AttemptLog::new(folder, path, bytes_max, Arc::new(SystemClock))
     }
 
     #[test]
@@ -174,6 +214,23 @@ mod tests {
         let shown: Vec<&str> = text.lines().map(|l| l.split_once("Z ").unwrap().1).collect();
         assert_eq!(shown, ["one", "two", "error: table `t` is not there [X]", "hint: make it"]);
         assert_eq!(bytes, text.len() as u64);
+    }
+
+    #[test]
+    fn a_full_log_says_where_it_was_cut_and_keeps_the_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = bounded(folder.path(), 100);
+        log.line("one\ntwo\nthree\nfour");
+        assert!(log.is_full());
+        log.line("x");
+        log.leave_out(1000);
+        log.failure(&Failure::new(ErrorKind::Invalid, "X", "it broke"));
+        let path = log.file_path();
+        drop(log);
+        let text = std::fs::read_to_string(path).unwrap();
+        let shown: Vec<&str> = text.lines().map(|l| l.split_once("Z ").map_or(l, |(_, line)| line)).collect();
+        let cut = "--- cut: the log has reached its 100B (`execution.log_bytes_max`) ---";
+        assert_eq!(shown, ["one", "two", "three", cut, "error: it broke [X]", "--- 1007 bytes were left out ---"]);
     }
 
     #[test]

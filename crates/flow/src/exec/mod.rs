@@ -33,6 +33,6 @@ pub use record::{
     AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
     RunRecord, RunRow, RunStore, Seen, Standing, Trigger,
 };
-pub use segment::{Done, Segment, Stop, TaskRunner};
+pub use segment::{Done, Segment, Stop, TaskInput, TaskRunner};
 pub use serve::{Ask, Demand};
 pub use shape::{Planner, Request, RunLimits, RunShape};

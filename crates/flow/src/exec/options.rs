@@ -1,4 +1,4 @@
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,11 +12,18 @@ pub enum Reprocess {
     All,
 }
 
-/// How an [`Executor`] works.
+/// The most bytes of one attempt's log, unless somebody says otherwise.
+const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How an [`Executor`](super::Executor) works.
 #[derive(Debug, Clone)]
 pub struct ExecutorOptions {
     /// The most tasks at work at once. When serving, 0 means that ready runs are left to others.
     pub tasks_max: usize,
+    /// How many slots the pools have that tasks name.
+    pub pools: BTreeMap<String, usize>,
+    /// The most bytes of one attempt's log.
+    pub log_bytes_max: u64,
     /// Which ended runs are carried out again.
     pub reprocess: Reprocess,
     /// How long a run waits for partitions that nobody known will publish; then it fails.
@@ -48,6 +55,8 @@ impl ExecutorOptions {
     pub fn new(logs: PathBuf) -> Self {
         Self {
             tasks_max: 8,
+            pools: BTreeMap::new(),
+            log_bytes_max: LOG_BYTES_MAX,
             reprocess: Reprocess::default(),
             wait: Duration::ZERO,
             logs,

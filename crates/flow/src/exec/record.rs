@@ -76,8 +76,8 @@ pub struct RunRow {
     pub job: JobName,
     /// The version of the job that it was last planned with.
     pub job_version: String,
-    /// The table it publishes to.
-    pub table: TableName,
+    /// The table it publishes to, if it does.
+    pub table: Option<TableName>,
     /// What it covers.
     pub interval: Interval,
     /// The day of its last partition.
@@ -120,6 +120,8 @@ impl RunRow {
 pub struct AttemptRecord {
     /// Its number in the run, from 1.
     pub attempt: u32,
+    /// The task that it was made of; `None` for one of a whole segment.
+    pub task: Option<TaskName>,
     /// `Running`, or how it ended.
     pub state: State,
     /// When it began.
@@ -170,8 +172,8 @@ pub struct ClaimRequest {
     pub job: JobName,
     /// The job's version.
     pub job_version: String,
-    /// The table it publishes to.
-    pub table: TableName,
+    /// The table it publishes to, if it does.
+    pub table: Option<TableName>,
     /// What it covers.
     pub interval: Interval,
     /// The day of its last partition.

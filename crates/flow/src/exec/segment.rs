@@ -1,10 +1,11 @@
 //! The work of one worker: a chain of tasks of one run under one fence.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use headworks_domain::{Clock, Fault, PartitionKey, RunId, TaskName};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{
@@ -35,6 +36,8 @@ pub struct Done {
     pub published: Vec<PartitionKey>,
     /// True when [`Segment::finished`] was kept in the publish's transaction.
     pub recorded: bool,
+    /// What the tasks after it may read, when there is anything; at most [`Segment::output_bytes_max`] of JSON.
+    pub output: Option<Value>,
 }
 
 /// Why a segment broke off.
@@ -68,6 +71,25 @@ pub(crate) struct Moved {
     pub(crate) at: DateTime<Utc>,
 }
 
+/// What a task of a job file gets when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct TaskInput {
+    /// The place of the task in [`RunShape::tasks`]; of an item, its task's.
+    pub place: usize,
+    /// Which try of this task it is, from 1.
+    pub tries: u32,
+    /// The item, for a task that runs once for each, with how many there are.
+    pub item: Option<(Value, usize)>,
+    /// What the tasks gave that ended before it, by their names.
+    pub outputs: Arc<Map<String, Value>>,
+}
+
+/// The most bytes of JSON that a task may give to later ones.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// The most bytes that all items of one task may give together.
+const OUTPUTS_OF_ITEMS_BYTES_MAX: usize = 1024 * 1024;
+
 /// A chain of tasks of one run, with what its runner needs.
 pub struct Segment {
     /// The run, as planned.
@@ -78,6 +100,8 @@ pub struct Segment {
     pub log: AttemptLog,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// What the task gets, where the segment is one of a job file's own.
+    pub input: TaskInput,
     /// The run's record as it was when the segment began, with the moves of its tasks since.
     pub(crate) record: RunRecord,
     /// The places of `tasks` in the run.
@@ -103,6 +127,17 @@ impl Segment {
     /// The fence under which everything is written.
     pub fn fence(&self) -> i64 {
         self.record.fence
+    }
+
+    /// The longest that the attempt may take. The executor minds it itself, but for tasks of a job file.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.shape.timeout(self.input.place)
+    }
+
+    /// The most bytes of JSON that the task may give to later ones: 64 KiB, or its share of 1 MiB as one of many items.
+    pub fn output_bytes_max(&self) -> usize {
+        let items = self.input.item.as_ref().map_or(1, |(_, items)| *items);
+        OUTPUT_BYTES_MAX.min(OUTPUTS_OF_ITEMS_BYTES_MAX / items.max(1))
     }
 
     /// Says that a task of the segment begins.
@@ -141,6 +176,7 @@ impl Segment {
     pub(crate) fn attempt_record(&self, state: State, failure: Option<Failure>) -> AttemptRecord {
         AttemptRecord {
             attempt: self.record.attempt,
+            task: self.tasks.first().filter(|_| self.is_alone()).cloned(),
             state,
             started_at: self.begun_at,
             finished_at: Some(self.clock.now()),
@@ -148,6 +184,11 @@ impl Segment {
             log_path: self.log.relative_path(),
             log_bytes: self.log.bytes(),
         }
+    }
+
+    /// True for a task of a job file, which is a segment by itself.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.shape.tasks.get(self.input.place).is_some_and(|task| task.options.alone)
     }
 
     fn moved(&mut self, task: &TaskName, state: State) {

@@ -1,13 +1,15 @@
 //! What the executor must know of a run to order it among others.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use headworks_domain::{Ds, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
+use serde_json::{Map, Value};
 
 use super::record::Partition;
 use crate::{
     machine::{Failure, RetryPolicy, Run, TaskShape},
     plan::{RunPlan, TaskKind, TaskPlan, WaitOn},
+    task,
 };
 
 /// One run that a command wants: a job over an interval of whole grains.
@@ -35,8 +37,8 @@ pub struct RunShape {
     pub job: JobName,
     /// The version of the job that was planned.
     pub job_version: String,
-    /// The table it publishes to.
-    pub table: TableName,
+    /// The table it publishes to; none for jobs of tasks.
+    pub table: Option<TableName>,
     /// What it covers.
     pub interval: Interval,
     /// The day of its last partition.
@@ -78,17 +80,30 @@ impl RunShape {
 
     /// The run's tasks and waits for the state machine. `seed` decides the jitter of its retries.
     pub(crate) fn machine(&self, seed: u64) -> Run {
-        let place = |name: &TaskName| self.tasks.iter().position(|t| t.name == *name);
-        let shapes = self
-            .tasks
-            .iter()
-            .map(|task| TaskShape {
-                name: task.name.clone(),
-                waits: task.kind == TaskKind::Wait,
-                after: task.after.iter().filter_map(place).collect(),
-            })
-            .collect();
-        Run::new(shapes, self.limits.retry, seed)
+        let places: HashMap<&TaskName, usize> = self.tasks.iter().enumerate().map(|(n, t)| (&t.name, n)).collect();
+        let shape = |task: &TaskPlan| TaskShape {
+            name: task.name.clone(),
+            waits: task.kind == TaskKind::Wait,
+            after: task.after.iter().filter_map(|name| places.get(name).copied()).collect(),
+            rule: task.options.rule,
+            allow_failure: task.options.allow_failure,
+            retry: task.options.retry,
+            alone: task.options.alone,
+            each: task.options.each.is_some(),
+        };
+        Run::new(self.tasks.iter().map(shape).collect(), self.limits.retry, seed)
+    }
+
+    /// The items of a task that runs once for each, by what the tasks before it gave.
+    pub(crate) fn items(&self, task: usize, outputs: &Map<String, Value>) -> Result<Vec<Value>, Failure> {
+        let plan = &self.tasks[task];
+        let Some(each) = &plan.options.each else { return Ok(Vec::new()) };
+        task::items(&plan.name, each, self.plan.as_ref().and_then(|plan| plan.macros.as_ref()), outputs)
+    }
+
+    /// The longest that one attempt of a task may take.
+    pub(crate) fn timeout(&self, task: usize) -> Option<Duration> {
+        self.tasks[task].options.timeout.or(self.limits.timeout)
     }
 
     /// The wait that a task stands for.

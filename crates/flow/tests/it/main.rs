@@ -70,7 +70,7 @@ fn a_good_project_has_no_problems() {
     let names: Vec<&str> = project.jobs.keys().map(|name| name.as_str()).collect();
     assert_eq!(names, ["flights", "metrics/carrier-daily"]);
     for name in ["metrics/carrier-daily", "carrier_daily", "carrier-daily", "CARRIER_DAILY"] {
-        assert_eq!(project.job(name).unwrap().table.as_str(), "carrier_daily", "{name}");
+        assert_eq!(project.job(name).unwrap().table_name(), "carrier_daily", "{name}");
     }
     let error = project.job("carier_daily").unwrap_err();
     assert_eq!(

@@ -132,8 +132,12 @@ fn select(app: &App, args: &Args) -> anyhow::Result<Vec<Arc<Job>>> {
 /// Adds the jobs that read the tables of these, directly or through others.
 fn add_readers(project: &Project, names: &mut BTreeSet<JobName>) {
     loop {
-        let tables: BTreeSet<&str> =
-            project.jobs.values().filter(|j| names.contains(&j.name)).map(|j| j.table.as_str()).collect();
+        let tables: BTreeSet<&str> = project
+            .jobs
+            .values()
+            .filter(|j| names.contains(&j.name))
+            .filter_map(|j| Some(j.table.as_ref()?.as_str()))
+            .collect();
         let readers: Vec<JobName> = project
             .jobs
             .values()

@@ -12,7 +12,7 @@ use super::runs::{run_json, run_table};
 use crate::{
     app::App,
     fail::{Carried, DONE, Failure},
-    output::{Align, Style, Table, ago, count, styled},
+    output::{Align, Style, Table, ago, count, counted, styled},
 };
 
 /// List and show jobs
@@ -78,7 +78,7 @@ fn list(app: &App) -> anyhow::Result<ExitCode> {
     for job in project.jobs.values() {
         table.row([
             job.name.to_string(),
-            job.table.to_string(),
+            job.table_name().to_owned(),
             makes(job),
             schedule(job),
             job.grain.to_string(),
@@ -125,7 +125,9 @@ fn show_text(app: &App, project: &Project, job: &Job, ticks: &[DateTime<Utc>], r
         line("description", description.clone())?;
     }
     line("owner", job.spec.owner.clone().unwrap_or_else(|| "nobody".to_owned()))?;
-    line("table", format!("{}, by {}", job.table, job.partition_columns().join(", ")))?;
+    if let Some(table) = &job.table {
+        line("table", format!("{table}, by {}", job.partition_columns().join(", ")))?;
+    }
     line("makes", makes(job))?;
     line("schedule", format!("{}, in {}", schedule(job), job.zone))?;
     line("grain", job.grain.to_string())?;
@@ -152,8 +154,11 @@ fn show_text(app: &App, project: &Project, job: &Job, ticks: &[DateTime<Utc>], r
     out.table(&run_table(runs, now))
 }
 
-/// What kind of table it makes, and from what.
+/// What kind of table it makes and from what, or how many tasks it does instead.
 fn makes(job: &Job) -> String {
+    if job.table.is_none() {
+        return counted(job.spec.tasks.len() as u64, "task");
+    }
     let kind = kind(job);
     match job.import() {
         Some(import) => format!("{kind}, import of {}.{}", import.connection, import.table),
@@ -176,7 +181,8 @@ fn schedule(job: &Job) -> String {
 
 /// The jobs that read a job's table, waiting or not.
 fn readers(project: &Project, job: &Job) -> Vec<String> {
-    let table = job.table.as_str();
+    let Some(table) = job.table.as_ref() else { return Vec::new() };
+    let table = table.as_str();
     project
         .jobs
         .values()
@@ -206,7 +212,8 @@ fn job_json(job: &Job) -> Value {
         "version": job.version,
         "file": job.file,
         "table": job.table,
-        "kind": kind(job),
+        "kind": job.table.as_ref().map(|_| kind(job)),
+        "tasks": job.spec.tasks.iter().map(|(name, task)| json!({"task": name, "type": task.action.as_str(), "after": task.after})).collect::<Vec<_>>(),
         "import": job.import().map(|i| json!({"connection": i.connection, "table": i.table})),
         "description": job.spec.description,
         "owner": job.spec.owner,

@@ -1,6 +1,8 @@
 use std::process::ExitCode;
 
-use headworks_flow::{ColumnCheck, Job, RunContext, RunPlan, TableCheck, WaitOn};
+use headworks_flow::{
+    ColumnCheck, Command, Each, Job, Rule, RunContext, RunPlan, TableCheck, TaskAction, TaskPlan, WaitOn,
+};
 use serde_json::{Value, json};
 
 use super::when::WhenArgs;
@@ -46,7 +48,8 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let checks = checks(&job, job.render_checks(project, interval, &context).map_err(unfit)?);
     if args.sql {
         let sql = plan.sql.as_ref().ok_or_else(|| {
-            Failure::usage(format!("job `{}` has no SQL: it is an import", job.name), "leave --sql out")
+            let what = if job.table.is_some() { "it is an import" } else { "it has tasks" };
+            Failure::usage(format!("job `{}` has no SQL: {what}", job.name), "leave --sql out")
         })?;
         if app.out.json {
             app.out.document(&json!({"sql": sql.sql}))?;
@@ -54,7 +57,7 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
             app.out.line(sql.sql.trim_end())?;
         }
     } else if app.out.json {
-        app.out.document(&plan_json(&plan, &checks))?;
+        app.out.document(&plan_json(&plan, &checks)?)?;
     } else {
         show(app, &plan, &checks)?;
     }
@@ -65,11 +68,9 @@ fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
     let out = app.out;
     let heading = |text: &str| out.line(styled(out.stdout_color, Style::Bold, text));
     heading(&format!("-- run of {} over {}", plan.job.name, plan.interval))?;
-    out.line(format_args!(
-        "-- writes {} {}",
-        plan.job.table,
-        shown_list(plan.partitions.iter().map(ToString::to_string))
-    ))?;
+    if let Some(table) = &plan.job.table {
+        out.line(format_args!("-- writes {table} {}", shown_list(plan.partitions.iter().map(ToString::to_string))))?;
+    }
     for task in &plan.tasks {
         let after = if task.after.is_empty() {
             String::new()
@@ -78,7 +79,7 @@ fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
         };
         let wait =
             plan.waits.iter().find(|w| w.task == task.name).map(|w| format!(": {}", wait_words(w))).unwrap_or_default();
-        out.line(format_args!("-- task {}{after}{wait}", task.name))?;
+        out.line(format_args!("-- task {}{after}{}{wait}", task.name, option_words(task)))?;
     }
     for table in &plan.reads_latest {
         out.line(format_args!("-- reads the newest partition of {table}, without waiting"))?;
@@ -93,6 +94,11 @@ fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
         heading("-- stage")?;
         out.line(sql.sql.trim_end())?;
     }
+    for task in plan.tasks.iter().filter(|task| task.options.alone) {
+        out.line("")?;
+        heading(&format!("-- {}: {}", task.name, task.kind.as_str()))?;
+        out.line(action_text(&foreseen(plan, task)?))?;
+    }
     for check in checks {
         out.line("")?;
         heading(&format!("-- check {}", check.name))?;
@@ -102,6 +108,61 @@ fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a task does, as far as it can be told before its run.
+fn foreseen(plan: &RunPlan, task: &TaskPlan) -> Result<TaskAction, Failure> {
+    plan.action_foreseen(&task.name).map_err(|failure| {
+        let hint = failure.hint.clone().unwrap_or_default();
+        Failure::usage(failure.message, hint)
+    })
+}
+
+/// When a task runs and what it takes, where that is not the usual.
+fn option_words(task: &TaskPlan) -> String {
+    let options = &task.options;
+    let mut words = String::new();
+    if options.rule != Rule::default() {
+        words += &format!(", rule {}", options.rule.as_str());
+    }
+    if options.allow_failure {
+        words += ", may fail";
+    }
+    match &options.each {
+        Some(Each::Items(items)) => words += &format!(", {} items", items.len()),
+        Some(Each::Later(expression)) => words += &format!(", for each of {expression}"),
+        None => {}
+    }
+    if let Some(pool) = &options.pool {
+        words += &format!(", pool {pool}");
+    }
+    words
+}
+
+/// What a task does, as its command, script, call or query.
+fn action_text(action: &TaskAction) -> String {
+    match action {
+        TaskAction::Shell(shell) => match &shell.command {
+            Command::Text(text) => text.trim_end().to_owned(),
+            Command::Words(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" "),
+        },
+        TaskAction::Python(python) => match (&python.script, &python.file) {
+            (Some(script), _) => script.trim_end().to_owned(),
+            (None, file) => {
+                let words = file.iter().chain(&python.args).map(String::as_str);
+                words.collect::<Vec<_>>().join(" ")
+            }
+        },
+        TaskAction::Http(http) => {
+            let body = match &http.body {
+                None => String::new(),
+                Some(Value::String(text)) => format!("\n{}", text.trim_end()),
+                Some(json) => format!("\n{json}"),
+            };
+            format!("{} {}{body}", http.method.as_str(), http.url)
+        }
+        TaskAction::Sql(sql) => sql.sql.trim_end().to_owned(),
+    }
 }
 
 /// A check of the staged result, in words and as SQL where it is one.
@@ -174,16 +235,29 @@ fn shown_list(items: impl ExactSizeIterator<Item = String>) -> String {
     format!("{} ... {} ({n} partitions)", items[0], items[n - 1])
 }
 
-fn plan_json(plan: &RunPlan, checks: &[Check]) -> Value {
-    let tasks: Vec<Value> =
-        plan.tasks.iter().map(|t| json!({"task": t.name, "kind": t.kind.as_str(), "after": t.after})).collect();
+fn plan_json(plan: &RunPlan, checks: &[Check]) -> Result<Value, Failure> {
+    let mut tasks: Vec<Value> = Vec::with_capacity(plan.tasks.len());
+    for task in &plan.tasks {
+        let mut shown = json!({"task": task.name, "kind": task.kind.as_str(), "after": task.after});
+        if task.options.alone {
+            shown["rule"] = task.options.rule.as_str().into();
+            shown["allow_failure"] = task.options.allow_failure.into();
+            shown["each"] = match &task.options.each {
+                Some(Each::Items(items)) => items.clone().into(),
+                Some(Each::Later(expression)) => expression.as_str().into(),
+                None => Value::Null,
+            };
+            shown["action"] = serde_json::to_value(foreseen(plan, task)?).unwrap_or_default();
+        }
+        tasks.push(shown);
+    }
     let waits: Vec<Value> = plan
         .waits
         .iter()
         .map(|w| json!({"task": w.task, "table": w.table, "partitions": w.partitions, "upto": w.upto}))
         .collect();
     let checks: Vec<Value> = checks.iter().map(|c| json!({"check": c.name, "what": c.what, "sql": c.sql})).collect();
-    json!({
+    Ok(json!({
         "job": plan.job.name,
         "job_version": plan.job.version,
         "table": plan.job.table,
@@ -195,5 +269,5 @@ fn plan_json(plan: &RunPlan, checks: &[Check]) -> Value {
         "reads_latest": plan.reads_latest,
         "sql": plan.sql.as_ref().map(|s| &s.sql),
         "checks": checks,
-    })
+    }))
 }

@@ -50,12 +50,19 @@ pub(crate) struct ShowArgs {
 
 /// Print the log of a run
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  headworks runs logs m1-7
+  headworks runs logs m1-7 --task load
+  headworks runs logs m1-7 --attempt 2")]
 pub(crate) struct LogsArgs {
     /// The run's id, as `runs list` shows it
     run: RunId,
-    /// The attempt; without it the last
+    /// The attempt; without it the last, of a run of tasks the last of each task
     #[arg(long, value_name = "N")]
     attempt: Option<u32>,
+    /// The last attempt of this task, or of its items
+    #[arg(long, value_name = "TASK", conflicts_with = "attempt")]
+    task: Option<String>,
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -150,16 +157,18 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let mut lines = vec![
         ("run", run.id.to_string()),
         ("job", format!("{} (version {})", run.job, run.job_version)),
-        ("table", run.table.to_string()),
         ("interval", run.interval.to_string()),
         ("ds", run.ds.to_string()),
         ("state", state_words(run)),
         ("planned", format!("{} UTC, {}", shown(run.created_at), ago(run.created_at, now))),
     ];
+    if let Some(table) = &run.table {
+        lines.insert(2, ("table", table.to_string()));
+    }
     if let Some(started) = run.started_at {
         lines.push(("took", took(Some(started), run.finished_at, now)));
     }
-    if run.state == State::Success {
+    if run.state == State::Success && run.table.is_some() {
         lines.push(("published", format!("{}, {}", counted(run.rows, "row"), bytes(run.bytes))));
     }
     lines.push(("process", run.owner.clone()));
@@ -174,21 +183,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     app.out.table(&tasks)?;
     if !detail.attempts.is_empty() {
         app.out.line("")?;
-        let mut attempts = Table::new([
-            ("attempt", Align::Right),
-            ("state", Align::Left),
-            ("started", Align::Left),
-            ("took", Align::Right),
-        ]);
-        for attempt in &detail.attempts {
-            attempts.row([
-                attempt.attempt.to_string(),
-                attempt.state.to_string(),
-                format!("{} UTC", shown(attempt.started_at)),
-                took(Some(attempt.started_at), attempt.finished_at, now),
-            ]);
-        }
-        app.out.table(&attempts)?;
+        app.out.table(&attempt_table(&detail.attempts, now))?;
     }
     let last = detail.attempts.iter().rev().find_map(|a| a.failure.as_ref());
     if let Some(failure) = run.failure.as_ref().or(last) {
@@ -200,6 +195,25 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(DONE))
 }
 
+/// The attempts of a run, with their tasks where these are attempted by themselves.
+fn attempt_table(attempts: &[AttemptRecord], now: DateTime<Utc>) -> Table {
+    let of_tasks = attempts.iter().any(|attempt| attempt.task.is_some());
+    let task_column = of_tasks.then_some(("task", Align::Left));
+    let columns = [("attempt", Align::Right)].into_iter().chain(task_column);
+    let columns = columns.chain([("state", Align::Left), ("started", Align::Left), ("took", Align::Right)]);
+    let mut table = Table::new(columns);
+    for attempt in attempts {
+        let task = attempt.task.as_ref().map(ToString::to_string).unwrap_or_default();
+        let cells = [attempt.attempt.to_string()].into_iter().chain(of_tasks.then_some(task));
+        table.row(cells.chain([
+            attempt.state.to_string(),
+            format!("{} UTC", shown(attempt.started_at)),
+            took(Some(attempt.started_at), attempt.finished_at, now),
+        ]));
+    }
+    table
+}
+
 /// A run's failure as `error:` and `hint:` lines.
 pub(crate) fn failure_lines(failure: &TaskFailure, color: bool) -> Vec<String> {
     let mut lines = vec![format!("{} {}", styled(color, Style::Red, "error:"), failure.message)];
@@ -209,43 +223,102 @@ pub(crate) fn failure_lines(failure: &TaskFailure, color: bool) -> Vec<String> {
 
 async fn logs(app: &App, args: LogsArgs) -> anyhow::Result<ExitCode> {
     let detail = detail(app, &args.run).await?;
-    let numbers = || detail.attempts.iter().map(|a| a.attempt.to_string()).collect::<Vec<_>>().join(", ");
-    let attempt = match args.attempt {
-        None => detail.attempts.last(),
-        Some(n) => detail.attempts.iter().find(|a| a.attempt == n),
+    let chosen = chosen_attempts(&detail, &args)?;
+    let [attempt] = chosen[..] else {
+        return logs_of_tasks(app, &args.run, &chosen);
     };
-    let Some(attempt) = attempt else {
-        let run = &args.run;
-        return Err(match args.attempt {
-            Some(n) if !detail.attempts.is_empty() => {
-                Failure::not_found(format!("run `{run}` has no attempt {n}"), format!("it has {}", numbers()))
-            }
-            _ => Failure::not_found(
-                format!("run `{run}` has not begun yet"),
-                format!("headworks runs show {run} says why"),
-            ),
-        }
-        .into());
-    };
-    let path = app.logs_dir()?.join(&attempt.log_path);
-    match fs::read(&path) {
-        Ok(text) if app.out.json => {
-            let mut document = attempt_json(attempt);
-            document["run_id"] = json!(args.run);
-            document["log"] = String::from_utf8_lossy(&text).into();
-            app.out.document(&document)?;
-        }
-        Ok(text) => app.out.data(&text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::not_found(
-                format!("the log of run `{}` is not here: there is no `{}`", args.run, path.display()),
-                "logs are kept for `retention.logs`, on the machine that ran the task",
-            )
-            .into());
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot read the log `{}`", path.display())),
+    let text = read_log(app, &args.run, attempt)?;
+    if app.out.json {
+        app.out.document(&log_json(&args.run, attempt, &text))?;
+    } else {
+        app.out.data(&text)?;
     }
     Ok(ExitCode::from(DONE))
+}
+
+/// The logs of several tasks, each under a heading.
+fn logs_of_tasks(app: &App, run: &RunId, attempts: &[&AttemptRecord]) -> anyhow::Result<ExitCode> {
+    let mut documents = Vec::new();
+    for (n, attempt) in attempts.iter().enumerate() {
+        let text = read_log(app, run, attempt)?;
+        if app.out.json {
+            documents.push(log_json(run, attempt, &text));
+            continue;
+        }
+        let task = attempt.task.as_ref().map(ToString::to_string).unwrap_or_default();
+        let heading = format!("==> {task}, attempt {}: {} <==", attempt.attempt, attempt.state);
+        if n > 0 {
+            app.out.line("")?;
+        }
+        app.out.line(styled(app.out.stdout_color, Style::Bold, &heading))?;
+        app.out.data(&text)?;
+    }
+    if app.out.json {
+        app.out.document(&json!({"run_id": run, "attempts": documents}))?;
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+/// The attempts whose logs are meant: one, or of a run of tasks the last of each.
+fn chosen_attempts<'a>(detail: &'a RunDetail, args: &LogsArgs) -> Result<Vec<&'a AttemptRecord>, Failure> {
+    let run = &args.run;
+    let attempts = &detail.attempts;
+    let numbers = || attempts.iter().map(|a| a.attempt.to_string()).collect::<Vec<_>>().join(", ");
+    let item_of = |task: &str, wanted: &str| {
+        task == wanted || task.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let mut chosen: Vec<&AttemptRecord> = Vec::new();
+    match (args.attempt, &args.task) {
+        (Some(n), _) => chosen.extend(attempts.iter().find(|a| a.attempt == n)),
+        (None, wanted) => {
+            for attempt in attempts {
+                let task = attempt.task.as_ref().map_or("", |task| task.as_str());
+                if wanted.as_ref().is_none_or(|wanted| item_of(task, wanted)) {
+                    chosen.retain(|earlier| earlier.task != attempt.task);
+                    chosen.push(attempt);
+                }
+            }
+        }
+    }
+    if !chosen.is_empty() {
+        return Ok(chosen);
+    }
+    Err(match (args.attempt, &args.task) {
+        (Some(n), _) if !attempts.is_empty() => {
+            Failure::not_found(format!("run `{run}` has no attempt {n}"), format!("it has {}", numbers()))
+        }
+        (_, Some(task)) if !attempts.is_empty() => {
+            let known = detail.tasks.iter().any(|t| t.name.as_str() == task);
+            let what = if known { "did not run in" } else { "is no task of" };
+            Failure::not_found(
+                format!("`{task}` {what} run `{run}`"),
+                format!("headworks runs show {run} lists its tasks"),
+            )
+        }
+        _ => {
+            Failure::not_found(format!("run `{run}` has not begun yet"), format!("headworks runs show {run} says why"))
+        }
+    })
+}
+
+fn read_log(app: &App, run: &RunId, attempt: &AttemptRecord) -> anyhow::Result<Vec<u8>> {
+    let path = app.logs_dir()?.join(&attempt.log_path);
+    match fs::read(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::not_found(
+            format!("the log of run `{run}` is not here: there is no `{}`", path.display()),
+            "logs are kept for `retention.logs`, on the machine that ran the task",
+        )
+        .into()),
+        Err(error) => Err(error).with_context(|| format!("cannot read the log `{}`", path.display())),
+    }
+}
+
+fn log_json(run: &RunId, attempt: &AttemptRecord, text: &[u8]) -> Value {
+    let mut document = attempt_json(attempt);
+    document["run_id"] = json!(run);
+    document["log"] = String::from_utf8_lossy(text).into();
+    document
 }
 
 /// A run as `--json` shows it.
@@ -275,6 +348,7 @@ pub(crate) fn run_json(run: &RunRow) -> Value {
 fn attempt_json(attempt: &AttemptRecord) -> Value {
     json!({
         "attempt": attempt.attempt,
+        "task": attempt.task,
         "state": attempt.state.as_str(),
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,

@@ -43,7 +43,7 @@ impl Runner {
             if self.lake.table(name, At::Now).await.map_err(|e| Stop::from(&e))?.is_some() {
                 continue;
             }
-            let spec = if wait.table == plan.job.table {
+            let spec = if Some(&wait.table) == plan.job.table.as_ref() {
                 Some(request.spec.clone())
             } else {
                 self.project.current().maker(name).map(|job| self.table_spec(job)).transpose().map_err(Stop::Failed)?

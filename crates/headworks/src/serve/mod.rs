@@ -12,7 +12,7 @@ mod told;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use headworks_flow::exec::{Executor, ExecutorOptions};
+use headworks_flow::exec::Executor;
 use headworks_meta::Role;
 use headworks_store::Dialect;
 use serde_json::Map;
@@ -25,7 +25,7 @@ pub(crate) use self::reload::Reloading;
 use self::{clockwork::Clockwork, health::Health, reload::Reload, told::Told};
 use crate::{
     app::App,
-    execute::Signals,
+    execute::{Signals, executor_options},
     fail::{Carried, DONE, FAILED},
     live::LiveProject,
     planner::ProjectPlanner,
@@ -65,9 +65,8 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let (stop, stopped) = watch::channel(false);
     let (tell, told) = mpsc::unbounded_channel();
     let (reloaded, reloads) = watch::channel(0);
-    let mut settings = ExecutorOptions::new(app.logs_dir()?);
-    let tasks_max = options.tasks_max.unwrap_or(config.execution.tasks_max as usize);
-    settings.tasks_max = if options.role == Role::Planner { 0 } else { tasks_max };
+    let tasks_max = if options.role == Role::Planner { Some(0) } else { options.tasks_max };
+    let mut settings = executor_options(app, tasks_max)?;
     settings.store_tries = u32::MAX;
     // Over one SQLite file there is one scheduler, which does its own work.
     settings.pull = options.role == Role::Worker || app.store().await?.dialect() == Dialect::Postgres;

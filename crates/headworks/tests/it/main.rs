@@ -5,6 +5,8 @@
 mod bad_input;
 mod daily_use;
 mod demo;
+mod processes;
 mod project;
 mod serving;
+mod tasks;
 mod words;

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use headworks_domain::{PartitionKey, RunId, SystemClock, TaskName};
 use headworks_flow::{
-    TaskKind, TaskPlan, WaitOn,
+    TaskKind, TaskOptions, TaskPlan, WaitOn,
     exec::{
         BoxFault, Done, Executor, ExecutorOptions, Partition, Partitions, Planner, Request, RunFilter, RunLimits,
         RunShape, RunStore, Segment, Stop, Summary, TaskRunner,
@@ -96,7 +96,7 @@ impl TaskRunner for Publisher {
             segment.begin(&task);
             if task.as_str() == "publish" {
                 let record = segment.finished(1, 1);
-                let table = segment.shape.table.to_string();
+                let table = segment.shape.table.as_ref().unwrap().to_string();
                 let keys = segment.shape.partitions.clone();
                 let published = self.store.write(move |tx| {
                     Box::pin(async move {
@@ -119,7 +119,7 @@ impl TaskRunner for Publisher {
             }
             segment.end(&task);
         }
-        Ok(Done { rows: 1, bytes: 1, published: segment.shape.partitions.clone(), recorded: true })
+        Ok(Done { rows: 1, bytes: 1, published: segment.shape.partitions.clone(), recorded: true, output: None })
     }
 }
 
@@ -157,7 +157,12 @@ fn chain(jobs: usize, days: i64) -> HashMap<Request, RunShape> {
                     upto: None,
                 })
                 .collect();
-            let task = |name: &str, kind, after| TaskPlan { name: name.parse().unwrap(), kind, after };
+            let task = |name: &str, kind, after| TaskPlan {
+                name: name.parse().unwrap(),
+                kind,
+                after,
+                options: TaskOptions::default(),
+            };
             let mut tasks: Vec<TaskPlan> =
                 waits.iter().map(|w| task(w.task.as_str(), TaskKind::Wait, Vec::new())).collect();
             let before: Vec<TaskName> = waits.iter().map(|w| w.task.clone()).collect();
@@ -168,7 +173,7 @@ fn chain(jobs: usize, days: i64) -> HashMap<Request, RunShape> {
             let shape = RunShape {
                 job: name.parse().unwrap(),
                 job_version: "v1".to_owned(),
-                table: name.parse().unwrap(),
+                table: Some(name.parse().unwrap()),
                 interval: day(n),
                 ds: ds(n),
                 partitions: vec![PartitionKey::day(ds(n))],

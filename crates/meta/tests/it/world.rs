@@ -104,7 +104,7 @@ pub(crate) fn wanted(run_id: &RunId, job: &str, n: i64) -> ClaimRequest {
         run_id: run_id.clone(),
         job: job.parse().unwrap(),
         job_version: "v1".to_owned(),
-        table: job.parse().unwrap(),
+        table: Some(job.parse().unwrap()),
         interval: day(n),
         ds: ds(n),
         partitions: Some((PartitionKey::day(ds(n)), PartitionKey::day(ds(n)))),
@@ -138,6 +138,7 @@ pub(crate) fn record(run_id: &RunId, claim: Claim, state: State, now: DateTime<U
             .collect(),
         attempts: vec![AttemptRecord {
             attempt: claim.attempt,
+            task: Some("stage".parse().unwrap()),
             state,
             started_at: now,
             finished_at: over,

@@ -1,13 +1,21 @@
 //! What the board knows of one run.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::RunId;
+use serde_json::{Map, Value};
 
-use super::super::{
-    record::{AttemptRecord, Claim, Partition, Trigger},
-    shape::{Request, RunShape},
+use super::{
+    super::{
+        record::{AttemptRecord, Claim, Partition, Trigger},
+        shape::{Request, RunShape},
+    },
+    items::Items,
 };
 use crate::machine::{Failure, RetryPolicy, Run, State};
 
@@ -49,12 +57,21 @@ pub(super) struct Entry {
     pub(super) started_at: Option<DateTime<Utc>>,
     /// How many records of it are on their way to the store.
     pub(super) keeping: usize,
-    /// The attempt that runs.
-    pub(super) current: Option<AttemptRecord>,
+    /// The attempts that run, by the heads of their segments.
+    pub(super) current: BTreeMap<usize, AttemptRecord>,
     /// Attempts that ended and are not kept yet.
     pub(super) attempts: Vec<AttemptRecord>,
     pub(super) took: Option<Duration>,
+    /// What the run shows as its failure.
     pub(super) failure: Option<Failure>,
+    /// The attempt that failed so.
+    pub(super) failed_attempt: Option<u32>,
+    /// Segments that failed last time, with the attempt.
+    pub(super) failures: Vec<(usize, u32, Failure)>,
+    /// What tasks gave to later ones, by their names.
+    pub(super) outputs: Arc<Map<String, Value>>,
+    /// The items of tasks that run once for each.
+    pub(super) items: HashMap<usize, Items>,
     pub(super) counted: Option<State>,
     pub(super) done_before: bool,
     pub(super) was_blocked: bool,
@@ -80,10 +97,14 @@ impl Entry {
             bytes: 0,
             started_at: None,
             keeping: 0,
-            current: None,
+            current: BTreeMap::new(),
             attempts: Vec::new(),
             took: None,
             failure: None,
+            failed_attempt: None,
+            failures: Vec::new(),
+            outputs: Arc::default(),
+            items: HashMap::new(),
             counted: None,
             done_before: false,
             was_blocked: false,
@@ -103,8 +124,9 @@ impl Entry {
 
     pub(super) fn own_partitions(&self) -> Vec<Partition> {
         let of = |shape: &Arc<RunShape>| {
-            shape.partitions.iter().map(|key| Partition::new(shape.table.clone(), key.clone())).collect()
+            let table = shape.table.clone()?;
+            Some(shape.partitions.iter().map(|key| Partition::new(table.clone(), key.clone())).collect())
         };
-        self.shape.as_ref().map(of).unwrap_or_default()
+        self.shape.as_ref().and_then(of).unwrap_or_default()
     }
 }

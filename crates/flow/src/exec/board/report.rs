@@ -25,6 +25,7 @@ impl Board {
         for run in std::mem::take(&mut self.dirty) {
             if let Some(record) = self.record(run, None).filter(|_| self.runs[run].phase == Phase::Mine) {
                 self.runs[run].keeping += 1;
+                self.runs[run].attempts.clear();
                 records.push((run, record));
             }
         }
@@ -53,7 +54,9 @@ impl Board {
             let failed = entry.counted == Some(State::Failed);
             let Some(failure) = entry.failure.clone().filter(|_| failed) else { continue };
             let log = match (&entry.shape, &entry.run_id) {
-                (Some(shape), Some(id)) if entry.attempt > 0 => Some(log_of(shape, id, entry.attempt)),
+                (Some(shape), Some(id)) if entry.attempt > 0 => {
+                    Some(log_of(shape, id, entry.failed_attempt.unwrap_or(entry.attempt)))
+                }
                 _ => None,
             };
             let run = FailedRun {
@@ -95,7 +98,7 @@ impl Board {
             bytes: entry.bytes,
             failure: entry.failure.clone().filter(|_| entry.machine.state() != State::Success),
             tasks: entry.machine.tasks().cloned().collect(),
-            attempts: entry.attempts.iter().chain(&entry.current).cloned().collect(),
+            attempts: entry.attempts.iter().chain(entry.current.values()).cloned().collect(),
         })
     }
 

@@ -176,7 +176,7 @@ impl Board {
         table_range(&self.partitions, table)
             .take_while(|(p, _)| p.key.ds <= upto)
             .filter(|(_, known)| known.producers > 0)
-            .filter(|(p, _)| p.table != shape.table || !shape.partitions.contains(&p.key))
+            .filter(|(p, _)| Some(&p.table) != shape.table.as_ref() || !shape.partitions.contains(&p.key))
             .map(|(p, _)| p.clone())
             .collect()
     }

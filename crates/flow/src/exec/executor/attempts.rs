@@ -25,16 +25,19 @@ use crate::machine::{Failure, State};
 const OUTAGES_MAX: u32 = 10;
 
 impl Session<'_> {
-    pub(super) fn start(&mut self, run: usize, head: usize) {
+    pub(super) fn start(&mut self, run: usize, head: usize, attempt: u32) {
         let executor = self.executor;
-        let (Some(shape), Some(record)) = (self.board.shape(run).cloned(), self.board.segment_record(run)) else {
+        let (Some(shape), Some(mut record)) = (self.board.shape(run).cloned(), self.board.segment_record(run)) else {
             return;
         };
         let (places, ends_run) = self.board.segment(run, head);
-        let path = AttemptLog::path_of(&shape.job, &shape.interval, &record.run_id, record.attempt);
-        let log = AttemptLog::new(&executor.options.logs, path, Arc::clone(&executor.clock));
-        let (run_id, attempt, fence, timeout_after) =
-            (record.run_id.clone(), record.attempt, record.fence, shape.limits.timeout);
+        // Segments of one run that start together have numbers of their own.
+        record.attempt = attempt;
+        let input = self.board.input(run, head);
+        let path = AttemptLog::path_of(&shape.job, &shape.interval, &record.run_id, attempt);
+        let log =
+            AttemptLog::new(&executor.options.logs, path, executor.options.log_bytes_max, Arc::clone(&executor.clock));
+        let (run_id, fence) = (record.run_id.clone(), record.fence);
         log.line(format!(
             "job {} ds={} run {run_id} attempt {attempt} version {}",
             shape.job, shape.ds, shape.job_version
@@ -45,6 +48,7 @@ impl Session<'_> {
             shape,
             log: log.clone(),
             clock: Arc::clone(&executor.clock),
+            input,
             record,
             places,
             run,
@@ -52,8 +56,14 @@ impl Session<'_> {
             begun_at: executor.clock.now(),
             moves: self.moves.0.clone(),
         };
+        if segment.is_alone() {
+            let name = segment.tasks.first().map(ToString::to_string).unwrap_or_default();
+            log.line(format!("task {name}, try {}", segment.input.tries));
+        }
+        // The runner of such a task ends its processes itself before it says that the time is over.
+        let timeout_after = segment.timeout().filter(|_| !segment.is_alone());
         let begun = segment.attempt_record(State::Running, None);
-        self.board.began(run, AttemptRecord { finished_at: None, ..begun.clone() });
+        self.board.began(run, head, AttemptRecord { finished_at: None, ..begun.clone() });
         let (runner, store) = (Arc::clone(&executor.runner), Arc::clone(&executor.store));
         let tries = executor.options.store_tries;
         let work = async move {
@@ -67,7 +77,12 @@ impl Session<'_> {
             };
             let (state, failure) = match &result {
                 Ok(done) => {
-                    segment.log.line(format!("done: {} rows, {} bytes", done.rows, done.bytes));
+                    let rows = if segment.is_alone() {
+                        "done".to_owned()
+                    } else {
+                        format!("done: {} rows, {} bytes", done.rows, done.bytes)
+                    };
+                    segment.log.last_words(rows);
                     (State::Success, None)
                 }
                 Err(Stop::Failed(failure)) => {
@@ -118,7 +133,7 @@ impl Session<'_> {
             }
             Err(_) => {
                 live.log.line(if self.cancelled { "cancelled" } else { "stopped: another process owns this run now" });
-                self.board.slot_freed();
+                self.board.slot_freed(key);
             }
         }
     }

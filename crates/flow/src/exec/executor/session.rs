@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
         serving: Option<Serving>,
     ) -> Self {
         Self {
-            board: Board::new(executor.options.tasks_max, serving.is_some()),
+            board: Board::new(executor.options.tasks_max, &executor.options.pools, serving.is_some()),
             serving,
             time: SteadyTime::new(Arc::clone(&executor.clock)),
             executor,
@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
         }
         for command in self.board.take_commands() {
             match command {
-                Command::Start { run, head } => self.start(run, head),
+                Command::Start { run, head, attempt } => self.start(run, head, attempt),
                 Command::Keep { run, record } => self.to_keep.push_back((run, record)),
                 Command::Drop { run } => {
                     self.watch(run);

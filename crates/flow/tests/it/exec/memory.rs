@@ -332,7 +332,7 @@ impl RunStore for Handle {
             let (first, last) = row.request.partitions.clone().unwrap();
             let partitions: Vec<_> = wanted
                 .iter()
-                .filter(|p| p.table == row.request.table && first <= p.key && p.key <= last)
+                .filter(|p| Some(&p.table) == row.request.table.as_ref() && first <= p.key && p.key <= last)
                 .cloned()
                 .collect();
             if !partitions.is_empty() {
@@ -516,7 +516,9 @@ impl TaskRunner for Worker {
                 for partition in &segment.shape.partitions {
                     inner.position += 1;
                     let position = inner.position;
-                    inner.published.insert(Partition::new(segment.shape.table.clone(), partition.clone()), position);
+                    inner
+                        .published
+                        .insert(Partition::new(segment.shape.table.clone().unwrap(), partition.clone()), position);
                 }
                 drop(inner);
                 self.handle.database.changed();
@@ -528,7 +530,7 @@ impl TaskRunner for Worker {
             segment.end(&task);
         }
         drop(at_work);
-        Ok(Done { rows: 1, bytes: 10, published: segment.shape.partitions.clone(), recorded: true })
+        Ok(Done { rows: 1, bytes: 10, published: segment.shape.partitions.clone(), recorded: true, output: None })
     }
 }
 

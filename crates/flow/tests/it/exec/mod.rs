@@ -1,6 +1,7 @@
 //! The executor over a store, a registry and a runner in memory.
 
 mod memory;
+mod tasks;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,7 +13,7 @@ use std::{
 use chrono::{TimeDelta, TimeZone, Utc};
 use headworks_domain::{Ds, Interval, JobName, PartitionKey, TableName};
 use headworks_flow::{
-    TaskKind, TaskPlan, WaitOn,
+    TaskKind, TaskOptions, TaskPlan, WaitOn,
     exec::{
         Executor, ExecutorOptions, Partition, Planner, Progress, Reprocess, Request, RunLimits, RunShape, RunStore,
         Summary,
@@ -54,8 +55,8 @@ fn shape(name: &str, n: i64, waits: &[(&str, Vec<i64>)]) -> RunShape {
             upto: None,
         })
         .collect();
-    let mut tasks: Vec<TaskPlan> =
-        waits.iter().map(|w| TaskPlan { name: w.task.clone(), kind: TaskKind::Wait, after: Vec::new() }).collect();
+    let task = |name, kind, after| TaskPlan { name, kind, after, options: TaskOptions::default() };
+    let mut tasks: Vec<TaskPlan> = waits.iter().map(|w| task(w.task.clone(), TaskKind::Wait, Vec::new())).collect();
     let mut after: Vec<_> = waits.iter().map(|w| w.task.clone()).collect();
     for (name, kind) in [
         ("stage", TaskKind::Stage),
@@ -64,12 +65,12 @@ fn shape(name: &str, n: i64, waits: &[(&str, Vec<i64>)]) -> RunShape {
         ("latest", TaskKind::Latest),
     ] {
         let name: headworks_domain::TaskName = name.parse().unwrap();
-        tasks.push(TaskPlan { name: name.clone(), kind, after: std::mem::replace(&mut after, vec![name]) });
+        tasks.push(task(name.clone(), kind, std::mem::replace(&mut after, vec![name])));
     }
     RunShape {
         job: job(name),
         job_version: "v1".to_owned(),
-        table: table(name),
+        table: Some(table(name)),
         interval: day(n),
         ds: ds(n),
         partitions: vec![PartitionKey::day(ds(n))],
@@ -276,7 +277,7 @@ async fn a_failed_run_blocks_what_waits_for_it_and_nothing_else() {
     setup.options.reprocess = Reprocess::All;
     assert_eq!(setup.run(4).await.counts.success, 20, "all once more");
     for shape in &setup.shapes {
-        let own = setup.database.position(&partition(shape.table.as_str(), day_number(shape)));
+        let own = setup.database.position(&partition(shape.table.as_ref().unwrap().as_str(), day_number(shape)));
         for wait in &shape.waits {
             for key in &wait.partitions {
                 let input = setup.database.position(&Partition::new(wait.table.clone(), key.clone()));
