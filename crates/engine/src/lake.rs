@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::{catalog::TableProvider, execution::runtime_env::RuntimeEnv};
+use datafusion::{
+    catalog::TableProvider,
+    datasource::{provider_as_source, source_as_provider},
+    execution::runtime_env::RuntimeEnv,
+    logical_expr::TableSource,
+};
 use headworks_domain::PartitionKey;
-use headworks_lake::{Lake, LakeTable, Table};
+use headworks_lake::{Lake, LakeTable};
 
 use crate::{At, Catalog, Error, Found, Listed, Result};
 
@@ -20,8 +25,11 @@ impl Catalog for Lake {
     }
 
     async fn find(&self, name: &str, at: At) -> Result<Option<Found>> {
-        let version = self.version(at).await?;
-        if let Some(table) = table_at(self, name, version).await? {
+        let version = match at {
+            At::Version(version) => version,
+            at => self.version(at).await?,
+        };
+        if let Some(table) = self.table(name, At::Version(version)).await? {
             let table = LakeTable::open(self.store().clone(), self.storage().clone(), table, version).await?;
             return Ok(Some(Found::Table(Arc::new(table))));
         }
@@ -37,7 +45,7 @@ impl Catalog for Lake {
         let version = self.version(at).await?;
         let mut listed: Vec<Listed> = Vec::new();
         for name in self.table_names(At::Version(version)).await? {
-            let Some(table) = table_at(self, &name, version).await? else { continue };
+            let Some(table) = self.table(&name, At::Version(version)).await? else { continue };
             let schema = LakeTable::open(self.store().clone(), self.storage().clone(), table, version).await;
             // One table that we cannot read does not hide the others.
             let schema = schema.ok().map(|table| table.schema());
@@ -56,15 +64,11 @@ impl Catalog for Lake {
     }
 }
 
-/// A table at a version, from the lake's cache when that version is still the newest.
-async fn table_at(lake: &Lake, name: &str, version: i64) -> Result<Option<Arc<Table>>> {
-    // Versions only grow: when this one is the newest after the look, it was so during it.
-    let newest = lake.table(name, At::Now).await?;
-    if lake.version(At::Now).await? == version {
-        Ok(newest)
-    } else {
-        Ok(lake.table(name, At::Version(version)).await?)
-    }
+/// A table of the lake of which a query needs the least and the greatest values only; `None` for all other sources.
+pub(crate) fn for_extremes(source: &Arc<dyn TableSource>) -> Option<Arc<dyn TableSource>> {
+    let provider = source_as_provider(source).ok()?;
+    let table = provider.downcast_ref::<LakeTable>()?.for_extremes()?;
+    Some(provider_as_source(Arc::new(table)))
 }
 
 struct View {

@@ -33,6 +33,7 @@ pub mod checks;
 pub mod output;
 
 mod coop;
+mod extremes;
 mod information;
 mod lake;
 mod parse;

@@ -36,6 +36,7 @@ use headworks_domain::{PartitionKey, nearest};
 use crate::{
     At, Catalog, Error, Found, QueryOptions, Result, SqlLimits,
     coop::CooperativeJoins,
+    extremes::Extremes,
     information,
     parse::{self, Reading},
     resolve::{self, Name, Wanted},
@@ -94,6 +95,7 @@ impl Planner {
             // Nothing of a query's text may name a file.
             .with_file_formats(Vec::new())
             .with_table_factories(HashMap::new())
+            .with_optimizer_rule(Arc::new(Extremes))
             .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
             .build();
         Self { catalog, narrow, threads, parallel_bytes_min }

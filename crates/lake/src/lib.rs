@@ -130,38 +130,47 @@ impl Lake {
 
     /// The version that `at` means. Errors: `NoVersion` for what is not there any more or not yet.
     pub async fn version(&self, at: At) -> Result<i64> {
+        Ok(self.resolve(at).await?.0)
+    }
+
+    /// The version that `at` means, and the catalog's schema version then, in one statement.
+    async fn resolve(&self, at: At) -> Result<(i64, i64)> {
+        const HEAD: &str = "select snapshot_id, schema_version from ducklake_snapshot";
+        const NEWEST: &str = "order by snapshot_id desc limit 1";
+        let store = self.store();
+        let row = match at {
+            At::Now => store.row(&format!("{HEAD} {NEWEST}"), &[]).await?,
+            At::Version(version) => {
+                store.row(&format!("{HEAD} where snapshot_id <= $1 {NEWEST}"), &values![version]).await?
+            }
+            // Times are compared as the database keeps them; on SQLite as text, which sorts as time does.
+            At::Time(time) => store.row(&format!("{HEAD} where snapshot_time <= $1 {NEWEST}"), &values![time]).await?,
+        };
+        let found = row.map(|row| Ok::<_, Error>((row.i64(0)?, row.i64(1)?))).transpose()?;
+        let asked = match (at, found) {
+            (At::Now, found) => return Ok(found.unwrap_or_default()),
+            (At::Time(_), Some(found)) => return Ok(found),
+            (At::Time(time), None) => time.to_rfc3339(),
+            (At::Version(version), Some(found)) if found.0 == version => return Ok(found),
+            (At::Version(version), _) => version.to_string(),
+        };
         // Two questions: SQLite answers a lone min or max from the key, both together by reading every row.
         let bounds =
             "select (select min(snapshot_id) from ducklake_snapshot), (select max(snapshot_id) from ducklake_snapshot)";
-        let bounds = self.store().row(bounds, &[]).await?;
-        let (oldest, newest) = match bounds {
+        let (oldest, newest) = match store.row(bounds, &[]).await? {
             Some(row) => (row.i64(0)?, row.i64(1)?),
             None => (0, 0),
         };
-        match at {
-            At::Now => Ok(newest),
-            At::Version(version) if (oldest..=newest).contains(&version) => Ok(version),
-            At::Version(version) => Err(Error::NoVersion { asked: version.to_string(), oldest, newest }),
-            At::Time(time) => {
-                // Times are compared as the database keeps them; on SQLite as text, which sorts as time does.
-                let row = self
-                    .store()
-                    .row("select max(snapshot_id) from ducklake_snapshot where snapshot_time <= $1", &values![time])
-                    .await?;
-                let version = row.map_or(Ok(None), |row| row.opt_i64(0))?;
-                version.ok_or_else(|| Error::NoVersion { asked: time.to_rfc3339(), oldest, newest })
-            }
+        match (at, found) {
+            // One of several versions that another program forgot.
+            (At::Version(version), Some((_, schema_version))) if version < newest => Ok((version, schema_version)),
+            _ => Err(Error::NoVersion { asked, oldest, newest }),
         }
     }
 
     /// A table by name, or `None`. Names match as written, else without regard to case.
     pub async fn table(&self, name: &str, at: At) -> Result<Option<Arc<Table>>> {
-        let version = self.version(at).await?;
-        let row = self
-            .store()
-            .row("select schema_version from ducklake_snapshot where snapshot_id = $1", &values![version])
-            .await?;
-        let schema_version = row.map_or(Ok(0), |row| row.i64(0))?;
+        let (version, schema_version) = self.resolve(at).await?;
         if let Some(found) = self.cache().find(schema_version, name) {
             return Ok(found);
         }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::PartitionKey;
-use headworks_store::{Dialect, Error as StoreError, Tx, Value, values};
+use headworks_store::{Dialect, Error as StoreError, Row, Tx, Value, values};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use crate::{
     stats::{TableStats, widen},
     table::{self, Column, From, Table},
     types,
-    write::{StagedFile, StagedPartition},
+    write::{StagedFile, StagedPartition, TableSpec},
 };
 
 /// Who publishes, and from what: kept with the snapshot, so that a number can be traced years later.
@@ -87,6 +87,10 @@ impl Head {
             )
             .await?
             .ok_or_else(|| Error::Corrupt { what: "the catalog has no snapshot".to_owned() })?;
+        Self::of(&row)
+    }
+
+    fn of(row: &Row) -> Result<Self> {
         Ok(Self {
             snapshot: row.i64(0)?,
             time: row.time(1)?,
@@ -131,27 +135,32 @@ pub(crate) async fn lock(tx: &mut Tx) -> Result<()> {
     Ok(())
 }
 
-/// Runs `step` in a savepoint, again and again while a foreign writer takes the snapshot's id first.
+/// Runs `step` in a savepoint, again and again while a foreign writer takes the snapshot's id first. On SQLite none can: the
+/// transaction holds the lock from its beginning, and the caller's savepoint serves for errors.
 macro_rules! against_foreign_writers {
     ($tx:ident, $step:expr) => {{
-        $crate::publish::lock($tx).await?;
-        let mut tries = 0;
-        loop {
-            $tx.savepoint().await?;
-            match $step.await {
-                Ok(value) => {
-                    $tx.release().await?;
-                    break Ok(value);
-                }
-                Err($crate::Error::Store(headworks_store::Error::Unique { .. }))
-                    if tries < $crate::publish::RETRIES =>
-                {
-                    $tx.undo().await?;
-                    tries += 1;
-                }
-                Err(error) => {
-                    $tx.undo().await?;
-                    break Err(error);
+        if $tx.dialect() == headworks_store::Dialect::Sqlite {
+            $step.await
+        } else {
+            $crate::publish::lock($tx).await?;
+            let mut tries = 0;
+            loop {
+                $tx.savepoint().await?;
+                match $step.await {
+                    Ok(value) => {
+                        $tx.release().await?;
+                        break Ok(value);
+                    }
+                    Err($crate::Error::Store(headworks_store::Error::Unique { .. }))
+                        if tries < $crate::publish::RETRIES =>
+                    {
+                        $tx.undo().await?;
+                        tries += 1;
+                    }
+                    Err(error) => {
+                        $tx.undo().await?;
+                        break Err(error);
+                    }
                 }
             }
         }
@@ -164,17 +173,65 @@ pub(crate) async fn publish(tx: &mut Tx, staged: &Staged, info: &PublishInfo, no
     against_foreign_writers!(tx, once(tx, staged, info, now))
 }
 
+/// What a publish has to know of the catalog before it changes anything, read in one statement.
+struct Look {
+    head: Head,
+    /// The newest snapshot that the registry has seen.
+    seen: i64,
+    /// The table's schema version; `None` for a table that was dropped.
+    table_version: Option<i64>,
+    next_row_id: Option<i64>,
+    /// The registry says of the table what the job says.
+    is_described: bool,
+}
+
+impl Look {
+    /// `table_id` may be that of no table.
+    async fn at(tx: &mut Tx, table_id: i64, spec: &TableSpec) -> Result<Self> {
+        let row = tx
+            .row(
+                "select snapshot_id, snapshot_time, schema_version, next_catalog_id, next_file_id,
+                     coalesce((select cast(value as bigint) from hw_lake where key = 'seen'), 0),
+                     (select coalesce(max(v.schema_version), 0) from ducklake_schema_versions v where v.table_id = $1),
+                     (select count(*) from ducklake_table where table_id = $1 and end_snapshot is not null),
+                     (select max(coalesce(next_row_id, 0)) from ducklake_table_stats where table_id = $1),
+                     (select count(*) from hw_table where table_id = $1 and name = $2 and kind = $3 and job is not distinct from $4
+                         and owner is not distinct from $5 and retention_secs is not distinct from $6)
+                 from ducklake_snapshot order by snapshot_id desc limit 1",
+                &values![table_id, spec.name.as_str(), &spec.kind, &spec.job, &spec.owner, spec.retention_secs],
+            )
+            .await?
+            .ok_or_else(|| Error::Corrupt { what: "the catalog has no snapshot".to_owned() })?;
+        Ok(Self {
+            head: Head::of(&row)?,
+            seen: row.i64(5)?,
+            table_version: Some(row.i64(6)?).filter(|_| row.i64(7).is_ok_and(|dropped| dropped == 0)),
+            next_row_id: row.opt_i64(8)?,
+            is_described: row.i64(9)? > 0,
+        })
+    }
+}
+
 async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Utc>) -> Result<Published> {
-    registry::catch_up(tx, now).await?;
-    let mut head = Head::read(tx).await?;
-    head.snapshot += 1;
+    let spec = &staged.spec;
+    let name = spec.name.as_str();
+    let base = staged.base.as_ref().map_or(-1, |base| base.id);
+    let mut look = Look::at(tx, base, spec).await?;
+    if look.seen < look.head.snapshot {
+        registry::catch_up(tx, now).await?;
+        look = Look::at(tx, base, spec).await?;
+    }
     let mut changes = Vec::new();
-    let name = staged.spec.name.as_str();
     let current = match &staged.base {
         // No shape of any table changed since staging: the common case needs no look.
-        Some(base) if base.schema_version == table_version(tx, base.id).await? => Some(Arc::clone(base)),
-        _ => table::load(&mut From::Tx(tx), name, head.snapshot - 1).await?.map(Arc::new),
+        Some(base) if look.table_version == Some(base.schema_version) => Some(Arc::clone(base)),
+        _ => table::load(&mut From::Tx(tx), name, look.head.snapshot).await?.map(Arc::new),
     };
+    if let Some(table) = current.as_ref().filter(|table| table.id != base) {
+        look = Look::at(tx, table.id, spec).await?;
+    }
+    let Look { mut head, next_row_id, is_described, .. } = look;
+    head.snapshot += 1;
     let table_id = match &current {
         None => create(tx, staged, &mut head, &mut changes).await?,
         Some(table) => {
@@ -192,8 +249,7 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
             table: name,
             table_id,
             partition_id,
-            columns: staged
-                .spec
+            columns: spec
                 .partition_by
                 .iter()
                 .filter_map(|k| staged.shape.columns.iter().find(|c| c.name == *k))
@@ -207,7 +263,9 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
     let files: Vec<(&StagedPartition, &StagedFile)> =
         staged.partitions.iter().flat_map(|p| p.files.iter().map(move |f| (p, f))).collect();
     if !files.is_empty() {
-        add_files(tx, &files, table_id, partition_id, &mut head).await?;
+        // A table that was made just now has its row of statistics.
+        let next_row_id = if current.is_some() { next_row_id } else { Some(0) };
+        add_files(tx, &files, table_id, partition_id, next_row_id, &mut head).await?;
         widen_stats(tx, staged, &files, table_id).await?;
         changes.push(format!("inserted_into_table:{table_id}"));
     }
@@ -221,10 +279,14 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
         })).collect::<Vec<_>>(),
     });
     head.write(tx, now, &changes, Some(&message), Some(extra.to_string())).await?;
-    registry::describe(tx, table_id, &staged.spec).await?;
+    if !is_described {
+        registry::describe(tx, table_id, spec).await?;
+    }
     registry::forget_replaced(tx, table_id, staged, head.snapshot, now).await?;
-    for partition in &staged.partitions {
-        let entry = registry::Entry {
+    let entries: Vec<registry::Entry<'_>> = staged
+        .partitions
+        .iter()
+        .map(|partition| registry::Entry {
             table_id,
             partition: &partition.key,
             version: head.snapshot,
@@ -232,27 +294,11 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
             bytes: partition.files.iter().map(|f| f.bytes).sum(),
             files: i64::try_from(partition.files.len()).unwrap_or(i64::MAX),
             now,
-        };
-        registry::record(tx, &entry, info.action, Some(info)).await?;
-    }
+        })
+        .collect();
+    registry::record(tx, &entries, info.action, Some(info)).await?;
     let partitions = staged.partitions.iter().map(|p| p.key.clone()).collect();
     Ok(Published { table_id, version: head.snapshot, partitions })
-}
-
-async fn table_version(tx: &mut Tx, table_id: i64) -> Result<i64> {
-    let row = tx
-        .row(
-            "select coalesce(max(schema_version), 0) from ducklake_schema_versions where table_id = $1",
-            &values![table_id],
-        )
-        .await?;
-    let dropped = tx
-        .row("select 1 from ducklake_table where table_id = $1 and end_snapshot is not null", &values![table_id])
-        .await?;
-    if dropped.is_some() {
-        return Ok(-1);
-    }
-    Ok(row.map_or(Ok(0), |row| row.i64(0))?)
 }
 
 /// Two runs of one partition: the second must not win unseen. Errors: `Conflict`.
@@ -478,24 +524,32 @@ pub(crate) struct Cut<'a> {
 pub(crate) async fn retire(tx: &mut Tx, cut: &Cut<'_>, keys: &[PartitionKey], snapshot: i64) -> Result<i64> {
     let mut rows = 0;
     let mut bytes = 0;
-    for key in keys {
-        let mut files = cut_files(tx, cut, key).await?;
-        files.extend(uncut_files(tx, cut, key).await?);
-        for (file, file_rows, file_bytes) in files {
-            tx.execute(
-                "update ducklake_data_file set end_snapshot = $1 where data_file_id = $2",
-                &values![snapshot, file],
-            )
-            .await?;
-            tx.execute(
-                "update ducklake_delete_file set end_snapshot = $1 where data_file_id = $2 and end_snapshot is null",
-                &values![snapshot, file],
-            )
-            .await?;
-            rows += file_rows;
-            bytes += file_bytes;
+    for keys in keys.chunks(KEYS_MAX) {
+        let found = InTheWay::find(tx, cut, keys).await?;
+        let mut gone = found.cut;
+        for key in keys {
+            gone.extend(only_of(tx, cut, key, &found.uncut).await?);
+            for (inlined, schema_version) in &found.inlined {
+                rows += retire_inlined(tx, cut, key, inlined, *schema_version, snapshot).await?;
+            }
         }
-        rows += retire_inlined(tx, cut, key, snapshot).await?;
+        if gone.is_empty() {
+            continue;
+        }
+        let mut bound = values![snapshot].to_vec();
+        bound.extend(gone.iter().map(|file| Value::from(file.id)));
+        let files = crate::places(2, &bound[1..]);
+        tx.execute(&format!("update ducklake_data_file set end_snapshot = $1 where data_file_id in ({files})"), &bound)
+            .await?;
+        tx.execute(
+            &format!(
+                "update ducklake_delete_file set end_snapshot = $1 where data_file_id in ({files}) and end_snapshot is null"
+            ),
+            &bound,
+        )
+        .await?;
+        rows += gone.iter().map(|file| file.rows).sum::<i64>();
+        bytes += gone.iter().map(|file| file.bytes).sum::<i64>();
     }
     if rows > 0 || bytes > 0 {
         tx.execute(
@@ -507,47 +561,82 @@ pub(crate) async fn retire(tx: &mut Tx, cut: &Cut<'_>, keys: &[PartitionKey], sn
     Ok(rows)
 }
 
-/// Live files whose partition values are the key's: id, rows, bytes.
-async fn cut_files(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey) -> Result<Vec<(i64, i64, i64)>> {
-    let mut sql = "select f.data_file_id, f.record_count, f.file_size_bytes from ducklake_data_file f".to_owned();
-    let mut bound = values![cut.table_id, cut.partition_id.unwrap_or(-1)].to_vec();
-    for (index, value) in key.values().into_iter().enumerate() {
-        bound.push(value.into());
-        sql.push_str(&format!(
-            " join ducklake_file_partition_value v{index} on v{index}.data_file_id = f.data_file_id
-               and v{index}.table_id = $1 and v{index}.partition_key_index = {index} and v{index}.partition_value = ${}",
-            bound.len()
-        ));
-    }
-    sql.push_str(" where f.table_id = $1 and f.end_snapshot is null and f.partition_id = $2");
-    let rows = tx.rows(&sql, &bound).await?;
-    rows.iter().map(|row| Ok((row.i64(0)?, row.opt_i64(1)?.unwrap_or(0), row.opt_i64(2)?.unwrap_or(0)))).collect()
+/// Partitions that one statement looks for.
+const KEYS_MAX: usize = 30;
+
+/// A live file.
+struct LiveFile {
+    id: i64,
+    rows: i64,
+    bytes: i64,
+    path: String,
 }
 
-/// Live files without this table's partition values whose statistics say that they hold the partition and nothing else.
-async fn uncut_files(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey) -> Result<Vec<(i64, i64, i64)>> {
+/// What may hold rows of partitions that are replaced.
+struct InTheWay {
+    /// Files whose partition values are those of one of the keys.
+    cut: Vec<LiveFile>,
+    /// Files without this table's partition values.
+    uncut: Vec<LiveFile>,
+    /// Tables of rows that a foreign client has put into the catalog itself, with their schema version.
+    inlined: Vec<(String, i64)>,
+}
+
+impl InTheWay {
+    /// Finds them in one statement.
+    async fn find(tx: &mut Tx, cut: &Cut<'_>, keys: &[PartitionKey]) -> Result<Self> {
+        let files = |kind: i32, from: &str, other: &str| {
+            format!(
+                "select {kind}, f.data_file_id, coalesce(f.record_count, 0), coalesce(f.file_size_bytes, 0), f.path from {from}
+                 where f.table_id = $1 and f.end_snapshot is null and {other}"
+            )
+        };
+        // Three ranges of one index: an OR would read every file of the table.
+        let mut branches: Vec<String> = ["f.partition_id is null", "f.partition_id < $2", "f.partition_id > $2"]
+            .map(|other| files(1, "ducklake_data_file f", other))
+            .to_vec();
+        branches.push(
+            "select 2, schema_version, 0, 0, table_name from ducklake_inlined_data_tables where table_id = $1"
+                .to_owned(),
+        );
+        let mut bound = values![cut.table_id, cut.partition_id.unwrap_or(-1)].to_vec();
+        for key in keys {
+            let mut from = "ducklake_data_file f".to_owned();
+            for (index, value) in key.values().into_iter().enumerate() {
+                bound.push(value.into());
+                from.push_str(&format!(
+                    " join ducklake_file_partition_value v{index} on v{index}.data_file_id = f.data_file_id
+                       and v{index}.table_id = $1 and v{index}.partition_key_index = {index} and v{index}.partition_value = ${}",
+                    bound.len()
+                ));
+            }
+            branches.push(files(3, &from, "f.partition_id = $2"));
+        }
+        let mut found = Self { cut: Vec::new(), uncut: Vec::new(), inlined: Vec::new() };
+        for row in tx.rows(&branches.join(" union all "), &bound).await? {
+            let (id, name) = (row.i64(1)?, row.text(4)?);
+            if row.i64(0)? == 2 {
+                found.inlined.push((name, id));
+                continue;
+            }
+            let file = LiveFile { id, rows: row.i64(2)?, bytes: row.i64(3)?, path: name };
+            if row.i64(0)? == 1 { found.uncut.push(file) } else { found.cut.push(file) }
+        }
+        Ok(found)
+    }
+}
+
+/// Those files whose statistics say that they hold the partition and nothing else.
+async fn only_of(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey, uncut: &[LiveFile]) -> Result<Vec<LiveFile>> {
     let mut found = Vec::new();
-    let rows = tx
-        .rows(
-            // Three ranges of one index: an OR would read every file of the table.
-            "select data_file_id, record_count, file_size_bytes, path from ducklake_data_file
-             where table_id = $1 and end_snapshot is null and partition_id is null
-             union all select data_file_id, record_count, file_size_bytes, path from ducklake_data_file
-             where table_id = $1 and end_snapshot is null and partition_id < $2
-             union all select data_file_id, record_count, file_size_bytes, path from ducklake_data_file
-             where table_id = $1 and end_snapshot is null and partition_id > $2",
-            &values![cut.table_id, cut.partition_id.unwrap_or(-1)],
-        )
-        .await?;
-    for row in rows {
-        let file = row.i64(0)?;
+    for file in uncut {
         let mut holds = true;
         let mut only = true;
         for (column, value) in cut.columns.iter().zip(key.values()) {
             let stats = tx
                 .row(
                     "select min_value, max_value, null_count from ducklake_file_column_stats where data_file_id = $1 and column_id = $2",
-                    &values![file, column.id],
+                    &values![file.id, column.id],
                 )
                 .await?;
             let bound = |text: Option<String>| types::statistic(&text?, &column.data_type);
@@ -563,45 +652,41 @@ async fn uncut_files(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey) -> Result<V
             }
         }
         if holds && !only {
-            return Err(Error::Spans { table: cut.table.to_owned(), path: row.text(3)?, partition: key.clone() });
+            return Err(Error::Spans { table: cut.table.to_owned(), path: file.path.clone(), partition: key.clone() });
         }
         if holds {
-            found.push((file, row.opt_i64(1)?.unwrap_or(0), row.opt_i64(2)?.unwrap_or(0)));
+            found.push(LiveFile { id: file.id, rows: file.rows, bytes: file.bytes, path: file.path.clone() });
         }
     }
     Ok(found)
 }
 
 /// Ends rows that a foreign client has put into the catalog itself.
-async fn retire_inlined(tx: &mut Tx, cut: &Cut<'_>, key: &PartitionKey, snapshot: i64) -> Result<i64> {
-    let mut rows = 0;
-    let tables = tx
-        .rows(
-            "select table_name, schema_version from ducklake_inlined_data_tables where table_id = $1",
-            &values![cut.table_id],
-        )
-        .await?;
-    for row in tables {
-        let (inlined, schema_version) = (row.text(0)?, row.i64(1)?);
-        let mut sql = format!("update \"{inlined}\" set end_snapshot = $1 where end_snapshot is null");
-        let mut bound = values![snapshot].to_vec();
-        for (column, value) in cut.columns.iter().zip(key.values()) {
-            // The column may have had another name when those rows came.
-            let then = tx
-                .row(
-                    "select column_name from ducklake_column c where table_id = $1 and column_id = $2 and begin_snapshot <= coalesce(
-                         (select max(begin_snapshot) from ducklake_schema_versions where table_id = $1 and schema_version <= $3), 0)
-                     order by begin_snapshot desc limit 1",
-                    &values![cut.table_id, column.id, schema_version],
-                )
-                .await?
-                .map_or_else(|| Ok(column.name.clone()), |row| row.text(0))?;
-            bound.push(value.into());
-            sql.push_str(&format!(" and cast(\"{}\" as varchar) = ${}", then.replace('"', "\"\""), bound.len()));
-        }
-        rows += i64::try_from(tx.execute(&sql, &bound).await?).unwrap_or(0);
+async fn retire_inlined(
+    tx: &mut Tx,
+    cut: &Cut<'_>,
+    key: &PartitionKey,
+    inlined: &str,
+    schema_version: i64,
+    snapshot: i64,
+) -> Result<i64> {
+    let mut sql = format!("update \"{inlined}\" set end_snapshot = $1 where end_snapshot is null");
+    let mut bound = values![snapshot].to_vec();
+    for (column, value) in cut.columns.iter().zip(key.values()) {
+        // The column may have had another name when those rows came.
+        let then = tx
+            .row(
+                "select column_name from ducklake_column c where table_id = $1 and column_id = $2 and begin_snapshot <= coalesce(
+                     (select max(begin_snapshot) from ducklake_schema_versions where table_id = $1 and schema_version <= $3), 0)
+                 order by begin_snapshot desc limit 1",
+                &values![cut.table_id, column.id, schema_version],
+            )
+            .await?
+            .map_or_else(|| Ok(column.name.clone()), |row| row.text(0))?;
+        bound.push(value.into());
+        sql.push_str(&format!(" and cast(\"{}\" as varchar) = ${}", then.replace('"', "\"\""), bound.len()));
     }
-    Ok(rows)
+    Ok(i64::try_from(tx.execute(&sql, &bound).await?).unwrap_or(0))
 }
 
 /// Names the staged files in the catalog, with their statistics and partition values.
@@ -610,85 +695,126 @@ async fn add_files(
     files: &[(&StagedPartition, &StagedFile)],
     table_id: i64,
     partition_id: Option<i64>,
+    next_row_id: Option<i64>,
     head: &mut Head,
 ) -> Result<()> {
     let rows: i64 = files.iter().map(|(_, f)| f.rows).sum();
     let bytes: i64 = files.iter().map(|(_, f)| f.bytes).sum();
-    let mut row_id = tx
-        .row("select next_row_id from ducklake_table_stats where table_id = $1", &values![table_id])
-        .await?
-        .map_or(Ok(None), |row| row.opt_i64(0).map(Some))?;
-    if row_id.is_none() {
-        tx.execute("insert into ducklake_table_stats values ($1, 0, 0, 0)", &values![table_id]).await?;
-        row_id = Some(Some(0));
-    }
-    let mut row_id = row_id.flatten().unwrap_or(0);
+    let mut row_id = match next_row_id {
+        Some(next) => next,
+        None => {
+            tx.execute("insert into ducklake_table_stats values ($1, 0, 0, 0)", &values![table_id]).await?;
+            0
+        }
+    };
     tx.execute(
         "update ducklake_table_stats set record_count = record_count + $1, next_row_id = $2, file_size_bytes = file_size_bytes + $3
          where table_id = $4",
         &values![rows, row_id + rows, bytes, table_id],
     )
     .await?;
+    let mut named = Rows::new(
+        "insert into ducklake_data_file(data_file_id, table_id, begin_snapshot, path, path_is_relative, file_format, record_count,
+             file_size_bytes, footer_size, row_id_start, partition_id) values ",
+    );
+    let mut values = Rows::new("insert into ducklake_file_partition_value values ");
+    let mut stats = Rows::new("insert into ducklake_file_column_stats values ");
     for (partition, file) in files {
         let id = head.next_file_id;
         head.next_file_id += 1;
-        tx.execute(
-            "insert into ducklake_data_file(data_file_id, table_id, begin_snapshot, path, path_is_relative, file_format, record_count,
-                 file_size_bytes, footer_size, row_id_start, partition_id)
-             values ($1, $2, $3, $4, $5, 'parquet', $6, $7, $8, $9, $10)",
-            &values![id, table_id, head.snapshot, &file.path, true, file.rows, file.bytes, file.footer_bytes, row_id, partition_id],
-        )
-        .await?;
+        named
+            .push(
+                tx,
+                values![
+                    id,
+                    table_id,
+                    head.snapshot,
+                    &file.path,
+                    true,
+                    "parquet",
+                    file.rows,
+                    file.bytes,
+                    file.footer_bytes,
+                    row_id,
+                    partition_id
+                ],
+            )
+            .await?;
         row_id += file.rows;
-        let mut values = Rows::new("insert into ducklake_file_partition_value values ");
         for (index, value) in partition.key.values().into_iter().enumerate() {
-            values.push(values![id, table_id, index, value]);
+            values.push(tx, values![id, table_id, index, value]).await?;
         }
-        values.run(tx).await?;
-        let mut stats = Rows::new("insert into ducklake_file_column_stats values ");
         for s in &file.stats {
             let (min, max) =
                 (s.min.as_ref().and_then(types::statistic_text), s.max.as_ref().and_then(types::statistic_text));
-            stats.push(values![
-                id,
-                table_id,
-                s.column_id,
-                s.size_bytes,
-                s.value_count,
-                s.null_count,
-                min,
-                max,
-                s.contains_nan,
-                Value::Null
-            ]);
+            stats
+                .push(
+                    tx,
+                    values![
+                        id,
+                        table_id,
+                        s.column_id,
+                        s.size_bytes,
+                        s.value_count,
+                        s.null_count,
+                        min,
+                        max,
+                        s.contains_nan,
+                        Value::Null
+                    ],
+                )
+                .await?;
         }
-        stats.run(tx).await?;
     }
-    Ok(())
+    named.run(tx).await?;
+    values.run(tx).await?;
+    Ok(stats.run(tx).await?)
 }
 
-/// Many rows for one INSERT.
-struct Rows {
+/// Values that one INSERT carries at most: the databases take 32,766 and 65,535.
+const VALUES_MAX: usize = 5_000;
+
+/// Many rows for few INSERTs.
+pub(crate) struct Rows {
+    insert: &'static str,
+    end: &'static str,
     sql: String,
     values: Vec<Value>,
 }
 
 impl Rows {
-    fn new(sql: &str) -> Self {
-        Self { sql: sql.to_owned(), values: Vec::new() }
+    pub(crate) fn new(insert: &'static str) -> Self {
+        Self::with_end(insert, "")
     }
 
-    fn push<const N: usize>(&mut self, row: [Value; N]) {
-        self.sql.push_str(if self.values.is_empty() { "(" } else { ", (" });
+    /// `end` stands behind the values, as `on conflict ...`.
+    pub(crate) fn with_end(insert: &'static str, end: &'static str) -> Self {
+        Self { insert, end, sql: String::new(), values: Vec::new() }
+    }
+
+    pub(crate) async fn push<const N: usize>(&mut self, tx: &mut Tx, row: [Value; N]) -> Result<(), StoreError> {
+        if self.values.len() + N > VALUES_MAX {
+            self.run(tx).await?;
+        }
+        self.sql.push_str(if self.values.is_empty() { self.insert } else { ", " });
         for (i, value) in row.into_iter().enumerate() {
             self.values.push(value);
-            self.sql.push_str(&format!("{}${}", if i == 0 { "" } else { ", " }, self.values.len()));
+            self.sql.push_str(if i == 0 { "($" } else { ", $" });
+            self.sql.push_str(&self.values.len().to_string());
         }
         self.sql.push(')');
+        Ok(())
     }
 
-    async fn run(self, tx: &mut Tx) -> Result<(), StoreError> {
-        if self.values.is_empty() { Ok(()) } else { tx.execute(&self.sql, &self.values).await.map(drop) }
+    pub(crate) async fn run(&mut self, tx: &mut Tx) -> Result<(), StoreError> {
+        if self.values.is_empty() {
+            return Ok(());
+        }
+        self.sql.push_str(self.end);
+        tx.execute(&self.sql, &self.values).await?;
+        self.sql.clear();
+        self.values.clear();
+        Ok(())
     }
 }
 
@@ -700,9 +826,10 @@ async fn widen_stats(
     table_id: i64,
 ) -> Result<()> {
     let mut known: HashMap<i64, TableStats> = HashMap::new();
+    let mut extra: HashMap<i64, String> = HashMap::new();
     for row in tx
         .rows(
-            "select column_id, contains_null, contains_nan, min_value, max_value from ducklake_table_column_stats where table_id = $1",
+            "select column_id, contains_null, contains_nan, min_value, max_value, extra_stats from ducklake_table_column_stats where table_id = $1",
             &values![table_id],
         )
         .await?
@@ -714,6 +841,9 @@ async fn widen_stats(
             max: row.opt_text(4)?,
         };
         known.insert(row.i64(0)?, stats);
+        if let Some(text) = row.opt_text(5)? {
+            extra.insert(row.i64(0)?, text);
+        }
     }
     fn all<'a>(columns: &'a [Column], into: &mut HashMap<i64, &'a Column>) {
         for column in columns {
@@ -731,27 +861,24 @@ async fn widen_stats(
             after.insert(stats.column_id, wider);
         }
     }
-    for (id, stats) in after {
-        let bound = values![table_id, id, stats.contains_null, stats.contains_nan, &stats.min, &stats.max];
-        match known.get(&id) {
-            Some(before) if *before == stats => {}
-            Some(_) => {
-                tx.execute(
-                    "update ducklake_table_column_stats set contains_null = $3, contains_nan = $4, min_value = $5, max_value = $6
-                     where table_id = $1 and column_id = $2",
-                    &bound,
-                )
-                .await?;
-            }
-            None => {
-                tx.execute(
-                    "insert into ducklake_table_column_stats(table_id, column_id, contains_null, contains_nan, min_value, max_value)
-                     values ($1, $2, $3, $4, $5, $6)",
-                    &bound,
-                )
-                .await?;
-            }
-        }
+    after.retain(|id, stats| known.get(id) != Some(&*stats));
+    let stale: Vec<Value> = after.keys().filter(|id| known.contains_key(id)).map(|id| Value::from(*id)).collect();
+    if !stale.is_empty() {
+        let sql = format!(
+            "delete from ducklake_table_column_stats where table_id = $1 and column_id in ({})",
+            crate::places(2, &stale)
+        );
+        let bound: Vec<Value> = [Value::from(table_id)].into_iter().chain(stale).collect();
+        tx.execute(&sql, &bound).await?;
     }
-    Ok(())
+    let mut rows = Rows::new(
+        "insert into ducklake_table_column_stats(table_id, column_id, contains_null, contains_nan, min_value, max_value, extra_stats)
+         values ",
+    );
+    for (id, stats) in after {
+        let kept = extra.remove(&id);
+        rows.push(tx, values![table_id, id, stats.contains_null, stats.contains_nan, &stats.min, &stats.max, kept])
+            .await?;
+    }
+    Ok(rows.run(tx).await?)
 }

@@ -11,6 +11,7 @@ use headworks_store::{Row, Tx, Value, values};
 
 use crate::{
     PublishInfo, Result, Staged, TableSpec,
+    publish::Rows,
     table::{self, From, Table},
 };
 
@@ -132,28 +133,35 @@ pub(crate) async fn versions<'k>(
     Ok(found)
 }
 
-/// Writes a partition's new version down: the current one and the history.
-pub(crate) async fn record(tx: &mut Tx, entry: &Entry<'_>, action: Action, info: Option<&PublishInfo>) -> Result<()> {
-    let key = entry.partition.to_string();
-    let now = entry.now.timestamp_micros();
-    if action == Action::Drop {
-        tx.execute("delete from hw_partition where table_id = $1 and partition = $2", &values![entry.table_id, &key])
-            .await?;
-    } else {
-        tx.execute(
-            "insert into hw_partition(table_id, partition, version, row_count, bytes, files, published_at) values ($1, $2, $3, $4, $5, $6, $7)
-             on conflict (table_id, partition) do update set version = excluded.version, row_count = excluded.row_count,
-                 bytes = excluded.bytes, files = excluded.files, published_at = excluded.published_at",
-            &values![entry.table_id, &key, entry.version, entry.rows, entry.bytes, entry.files, now],
-        )
-        .await?;
-    }
-    let inputs = info.filter(|i| !i.inputs.is_empty()).and_then(|i| serde_json::to_string(&i.inputs).ok());
-    tx.execute(
+/// Writes partitions' new versions down: the current ones and the history.
+pub(crate) async fn record(
+    tx: &mut Tx,
+    entries: &[Entry<'_>],
+    action: Action,
+    info: Option<&PublishInfo>,
+) -> Result<()> {
+    let mut current = Rows::with_end(
+        "insert into hw_partition(table_id, partition, version, row_count, bytes, files, published_at) values ",
+        " on conflict (table_id, partition) do update set version = excluded.version, row_count = excluded.row_count,
+             bytes = excluded.bytes, files = excluded.files, published_at = excluded.published_at",
+    );
+    let mut history = Rows::with_end(
         "insert into hw_publish(version, table_id, partition, action, row_count, bytes, files, published_at, job, run_id, attempt,
-             job_version, as_of_now, inputs) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-         on conflict (table_id, partition, version) do nothing",
-        &values![
+             job_version, as_of_now, inputs) values ",
+        " on conflict (table_id, partition, version) do nothing",
+    );
+    let inputs = info.filter(|i| !i.inputs.is_empty()).and_then(|i| serde_json::to_string(&i.inputs).ok());
+    for entry in entries {
+        let key = entry.partition.to_string();
+        let now = entry.now.timestamp_micros();
+        if action == Action::Drop {
+            let sql = "delete from hw_partition where table_id = $1 and partition = $2";
+            tx.execute(sql, &values![entry.table_id, &key]).await?;
+        } else {
+            let row = values![entry.table_id, &key, entry.version, entry.rows, entry.bytes, entry.files, now];
+            current.push(tx, row).await?;
+        }
+        let row = values![
             entry.version,
             entry.table_id,
             &key,
@@ -167,11 +175,12 @@ pub(crate) async fn record(tx: &mut Tx, entry: &Entry<'_>, action: Action, info:
             info.map(|i| i.attempt),
             info.map(|i| i.job_version.clone()),
             info.is_some_and(|i| i.as_of_now),
-            inputs
-        ],
-    )
-    .await?;
-    Ok(())
+            &inputs
+        ];
+        history.push(tx, row).await?;
+    }
+    current.run(tx).await?;
+    Ok(history.run(tx).await?)
 }
 
 /// Keeps what the job says of its table; writes only what changed.
@@ -211,7 +220,7 @@ pub(crate) async fn forget_replaced(
             let Ok(key) = row.text(0)?.parse::<PartitionKey>() else { continue };
             if !kept.contains(&key) {
                 let entry = Entry { table_id, partition: &key, version, rows: 0, bytes: 0, files: 0, now };
-                record(tx, &entry, Action::Drop, None).await?;
+                record(tx, &[entry], Action::Drop, None).await?;
             }
         }
     }
@@ -251,7 +260,7 @@ pub(crate) async fn catch_up(tx: &mut Tx, now: DateTime<Utc>) -> Result<()> {
         for (key, version) in touched {
             let (rows, bytes, files) = size(tx, &table, &key).await?;
             let entry = Entry { table_id: id, partition: &key, version, rows, bytes, files, now };
-            record(tx, &entry, Action::Foreign, None).await?;
+            record(tx, &[entry], Action::Foreign, None).await?;
         }
     }
     tx.execute("update hw_lake set value = $1 where key = 'seen'", &values![newest.to_string()]).await?;

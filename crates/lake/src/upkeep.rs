@@ -324,18 +324,19 @@ async fn drop_once(tx: &mut Tx, name: &str, keys: &[PartitionKey], now: DateTime
     retire(tx, &cut, keys, head.snapshot).await?;
     let changes = [format!("deleted_from_table:{}", table.id)];
     head.write(tx, now, &changes, Some(&format!("retention of {name}")), None).await?;
-    for key in keys {
-        let entry = registry::Entry {
+    let entries: Vec<registry::Entry<'_>> = keys
+        .iter()
+        .map(|partition| registry::Entry {
             table_id: table.id,
-            partition: key,
+            partition,
             version: head.snapshot,
             rows: 0,
             bytes: 0,
             files: 0,
             now,
-        };
-        registry::record(tx, &entry, Action::Drop, None).await?;
-    }
+        })
+        .collect();
+    registry::record(tx, &entries, Action::Drop, None).await?;
     Ok(head.snapshot)
 }
 

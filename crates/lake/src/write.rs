@@ -137,9 +137,12 @@ pub(crate) async fn stage(lake: &Lake, request: StageRequest, mut rows: Rows) ->
     let StageRequest { spec, keys, attempt } = request;
     let name = spec.name.as_str();
     let base = lake.table(name, crate::At::Now).await?;
+    let result = rows.schema();
+    let is_new = |table: &Table, name: &str| !table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
     let next_id = match &base {
-        Some(table) => lake.next_column_id(table).await?,
-        None => 1,
+        // Only a column that the table gains needs an id.
+        Some(table) if result.fields().iter().any(|f| is_new(table, f.name())) => lake.next_column_id(table).await?,
+        _ => 1,
     };
     let partition_by: Vec<&str> = spec.partition_by.iter().map(String::as_str).collect();
     if let Some(table) = &base
@@ -149,7 +152,7 @@ pub(crate) async fn stage(lake: &Lake, request: StageRequest, mut rows: Rows) ->
             format!("it is cut by {}, the job by {}", table.partition_columns().join(", "), partition_by.join(", "));
         return Err(Error::Schema { table: name.to_owned(), reason });
     }
-    let shape = shape::fit(name, base.as_deref(), &partition_by, &spec.columns, &rows.schema(), next_id)?;
+    let shape = shape::fit(name, base.as_deref(), &partition_by, &spec.columns, &result, next_id)?;
     let seen = match &base {
         Some(table) => lake.versions(table.id, &keys).await?,
         None => HashMap::new(),

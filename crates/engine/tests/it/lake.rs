@@ -99,6 +99,35 @@ async fn published_rows_are_read_and_pruned() {
 }
 
 #[tokio::test]
+async fn the_least_and_the_greatest_day_need_no_file() {
+    let world = two_days().await;
+    world.publish("orders", "ds=2013-01-03", "select 1 as id, 'x' as name").await;
+    let before = world.lake.version(At::Now).await.unwrap();
+    world.publish("orders", "ds=2013-01-04", "select 1 as id, 'x' as name where false").await;
+    world.publish("orders", "ds=2013-01-01", "select 1 as id, 'x' as name where false").await;
+    std::fs::remove_dir_all(world.dir.path().join("lake/data/main")).unwrap();
+    for (sql, expected) in [
+        ("max(ds) from orders", "2013-01-03"),
+        ("min(ds) from orders", "2013-01-02"),
+        ("max(o.ds) as newest from orders o", "2013-01-03"),
+        ("cast(max(ds) as varchar) || '!' from orders", "2013-01-03!"),
+        ("max(ds) - min(ds) from orders", "1 days"),
+        ("max(ds) from orders where ds < '2013-01-03'", "2013-01-02"),
+        ("max(day) from (select ds as day, id from orders) o where day <= '2013-01-02'", "2013-01-02"),
+        ("max(ds) from orders where ds > '2020-01-01'", ""),
+        ("max(ds) from orders_latest", ""),
+        (&format!("min(ds) from orders at (version => {before})"), "2013-01-01"),
+        ("count(*) from (select 1) one where date '2013-01-03' = (select max(ds) from orders)", "1"),
+    ] {
+        assert_eq!(world.value(&format!("select {sql}")).await, expected, "{sql}");
+    }
+    let explained = world.engine.rows("explain select max(ds), min(ds) from orders", QueryOptions::default()).await;
+    let explained = explained.unwrap();
+    let plan = array_value_to_string(explained[0].column(1), explained[0].num_rows() - 1).unwrap();
+    assert!(!plan.contains(".parquet"), "{plan}");
+}
+
+#[tokio::test]
 async fn latest_and_versions_follow_publishes() {
     let world = two_days().await;
     assert_eq!(world.value("select count(*) from orders_latest").await, "20");

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use arrow::{array::AsArray, datatypes::Int64Type};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use headworks_store::{Dialect, Store, values};
+use headworks_store::{Store, values};
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::{
     arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
@@ -27,19 +27,14 @@ const READS_MAX: usize = 8;
 /// Positions of deleted rows by data file, sorted, each once.
 pub(super) type Deleted = HashMap<i64, Vec<u64>>;
 
-/// Says whether the catalog keeps deletes of this table in a table of its own.
-pub(super) async fn has_inlined(store: &Store, table: i64) -> Result<bool> {
-    let name = format!("ducklake_inlined_delete_{table}");
-    let sql = match store.dialect() {
-        Dialect::Sqlite => "select 1 from sqlite_master where type = 'table' and name = $1",
-        Dialect::Postgres => "select 1 where to_regclass($1) is not null",
-    };
-    Ok(store.row(sql, &values![name]).await?.is_some())
+/// The catalog's table that keeps deletes of a table, when there is one.
+pub(super) fn inlined_table(table: i64) -> String {
+    format!("ducklake_inlined_delete_{table}")
 }
 
 /// Adds the deletes kept in the catalog that are valid at a snapshot.
 pub(super) async fn add_inlined(store: &Store, table: i64, snapshot: i64, deleted: &mut Deleted) -> Result<()> {
-    let sql = format!("select file_id, row_id from ducklake_inlined_delete_{table} where begin_snapshot <= $1");
+    let sql = format!("select file_id, row_id from {} where begin_snapshot <= $1", inlined_table(table));
     for row in store.rows(&sql, &values![snapshot]).await? {
         deleted.entry(row.i64(0)?).or_default().push(position(row.i64(1)?)?);
     }

@@ -179,6 +179,11 @@ impl<'a> Packed<'a> {
     }
 }
 
+/// The condition that a row is valid at the snapshot, which is `$2`.
+pub(super) fn live(table: &str) -> String {
+    format!("{table}.begin_snapshot <= $2 and ({table}.end_snapshot is null or {table}.end_snapshot > $2)")
+}
+
 /// Parameters: `$1` the table, `$2` the snapshot, `$3` the partition's id, further ones those of `narrow`.
 fn statement(
     dialect: Dialect,
@@ -188,7 +193,6 @@ fn statement(
     narrow: Option<&Narrow>,
 ) -> (String, Vec<Value>) {
     let mut values = values![table.id, snapshot].to_vec();
-    let live = |t: &str| format!("{t}.begin_snapshot <= $2 and ({t}.end_snapshot is null or {t}.end_snapshot > $2)");
     let text = |column: &str| format!(" || coalesce(length({column}) || ':' || {column}, '-')");
     let mut select = format!("select {NUMBERS}{}{}", text("f.path"), text("d.path"));
     let mut joins = String::new();

@@ -16,21 +16,8 @@ use crate::{
 /// A table of the catalog that holds rows in the shape that their table had at one schema version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Inlined {
-    name: String,
-    schema_version: i64,
-}
-
-/// Lists the tables of the catalog that may hold rows of a table.
-pub(super) async fn tables(store: &Store, table: i64) -> Result<Vec<Inlined>> {
-    store
-        .rows(
-            "select table_name, schema_version from ducklake_inlined_data_tables where table_id = $1",
-            &values![table],
-        )
-        .await?
-        .iter()
-        .map(|row| Ok(Inlined { name: row.text(0)?, schema_version: row.i64(1)? }))
-        .collect()
+    pub name: String,
+    pub schema_version: i64,
 }
 
 /// Reads the rows that are valid at a snapshot, in the table's columns. `schema` has the types to read them in.

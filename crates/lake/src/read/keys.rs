@@ -25,6 +25,8 @@ pub(super) struct Narrow {
     /// The key's place among the partition's keys.
     pub key: usize,
     wanted: Wanted,
+    /// The key's texts sort as its days do.
+    is_sorted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -40,15 +42,18 @@ const TEXTS_MAX: usize = 400;
 
 impl Narrow {
     /// Finds a condition in the filters; an exact match on any key is better than a range.
-    pub(super) fn find(table: &Table, schema: &Schema, filters: &[Expr]) -> Option<Self> {
+    ///
+    /// `sorted`: the columns of days whose texts sort as they do.
+    pub(super) fn find(table: &Table, schema: &Schema, sorted: &[i64], filters: &[Expr]) -> Option<Self> {
         let keys = &table.partition.as_ref()?.columns;
         let mut best: Option<Self> = None;
         for (key, column) in keys.iter().enumerate().filter(|(_, c)| c.transform == "identity") {
             let Ok(field) = schema.field_with_name(&column.name) else { continue };
+            let is_sorted = sorted.contains(&column.column_id);
             let mut days: (Option<String>, Option<String>) = (None, None);
             for filter in filters.iter().flat_map(split_conjunction) {
                 match Wanted::of(filter, &column.name, field.data_type()) {
-                    Some(Wanted::Any(texts)) => return Some(Self { key, wanted: Wanted::Any(texts) }),
+                    Some(Wanted::Any(texts)) => return Some(Self { key, wanted: Wanted::Any(texts), is_sorted }),
                     Some(Wanted::Days(from, to)) => {
                         days.0 = days.0.max(from);
                         days.1 = match (days.1, to) {
@@ -60,7 +65,7 @@ impl Narrow {
                 }
             }
             if best.is_none() && (days.0.is_some() || days.1.is_some()) {
-                best = Some(Self { key, wanted: Wanted::Days(days.0, days.1) });
+                best = Some(Self { key, wanted: Wanted::Days(days.0, days.1), is_sorted });
             }
         }
         best
@@ -77,14 +82,15 @@ impl Narrow {
                 let places: Vec<String> = texts.iter().map(place).collect();
                 format!("{column} in ({})", places.join(", "))
             }
-            // Texts of days sort as days do, but for years beyond 9999, years before Christ and `infinity`.
             Wanted::Days(from, to) => {
                 let bounds = [
                     from.as_ref().map(|from| format!("{column} >= {}", place(from))),
                     to.as_ref().map(|to| format!("{column} <= {}", place(to))),
                 ];
                 let bounds: Vec<String> = bounds.into_iter().flatten().collect();
-                format!("({} or length({column}) <> 10)", bounds.join(" and "))
+                let within = bounds.join(" and ");
+                // Years beyond 9999, years before Christ and `infinity` sort otherwise. Asking for them costs a look at every file.
+                if self.is_sorted { within } else { format!("({within} or length({column}) <> 10)") }
             }
         }
     }
@@ -205,7 +211,7 @@ mod tests {
     use super::*;
     use crate::table::{Partition, PartitionColumn};
 
-    fn narrow(filter: Expr) -> Option<(String, Vec<Value>)> {
+    fn narrow(filter: Expr, sorted: &[i64]) -> Option<(String, Vec<Value>)> {
         let key = |column_id, name: &str| PartitionColumn {
             column_id,
             name: name.to_owned(),
@@ -223,7 +229,7 @@ mod tests {
         };
         let schema =
             Schema::new(vec![Field::new("ds", DataType::Date32, true), Field::new("hour", DataType::Int32, true)]);
-        let found = Narrow::find(&table, &schema, &[filter])?;
+        let found = Narrow::find(&table, &schema, sorted, &[filter])?;
         let mut values = Vec::new();
         let sql = found.condition(&format!("k{}", found.key), &mut values);
         Some((sql, values))
@@ -234,7 +240,7 @@ mod tests {
     }
 
     fn check(filter: Expr, sql: &str, texts: &[&str]) {
-        let (found, values) = narrow(filter).expect(sql);
+        let (found, values) = narrow(filter, &[]).expect(sql);
         assert_eq!(found, sql);
         assert_eq!(values, texts.iter().map(|t| Value::from(*t)).collect::<Vec<_>>());
     }
@@ -271,6 +277,12 @@ mod tests {
     }
 
     #[test]
+    fn days_that_sort_as_texts_are_one_range() {
+        let week = col("ds").between(day("2013-01-01"), day("2013-01-07"));
+        assert_eq!(narrow(week, &[1]).map(|(sql, _)| sql).as_deref(), Some("k0 >= $1 and k0 <= $2"));
+    }
+
+    #[test]
     fn other_filters_narrow_nothing() {
         for filter in [
             col("ds").not_eq(day("2013-01-01")),
@@ -281,7 +293,7 @@ mod tests {
             col("ds").eq(col("hour")),
             col("ds").is_null(),
         ] {
-            assert_eq!(narrow(filter.clone()), None, "{filter}");
+            assert_eq!(narrow(filter.clone(), &[]), None, "{filter}");
         }
     }
 }

@@ -8,6 +8,7 @@
 mod bounds;
 mod columns;
 mod deletes;
+mod extremes;
 mod files;
 mod inlined;
 mod keys;
@@ -26,7 +27,7 @@ use std::{
 use arrow::{
     array::RecordBatch,
     compute::filter_record_batch,
-    datatypes::{Schema, SchemaRef},
+    datatypes::{DataType, Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
@@ -37,7 +38,7 @@ use datafusion::{
     logical_expr::{Expr, TableProviderFilterPushDown, TableType},
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
-use headworks_store::{Store, values};
+use headworks_store::{Dialect, Store, values};
 
 use self::{
     deletes::Deleted,
@@ -59,6 +60,7 @@ use crate::{
 /// Schema: the table's columns in their order; texts and blobs as views. Errors while planning and running are
 /// [`Error`] inside DataFusion's, found by [`error_in`]: `Corrupt` for a file that is missing or damaged, naming it; `Unsupported` for
 /// what we do not read.
+#[derive(Clone)]
 pub struct LakeTable {
     store: Store,
     storage: Storage,
@@ -69,6 +71,8 @@ pub struct LakeTable {
     past: Past,
     /// The files of a result that is not published; the catalog's otherwise.
     staged: Option<Vec<DataFile>>,
+    /// The reader wants no more than the least and the greatest value of each column.
+    only_extremes: bool,
 }
 
 impl Lake {
@@ -93,6 +97,9 @@ struct Past {
     reshaped: bool,
     /// Columns that may hold NaN.
     nan: Arc<[i64]>,
+    /// Columns of days that all have ten characters as text, so that their texts sort as they do: no year beyond 9999, none
+    /// before Christ, no `infinity`.
+    days: Arc<[i64]>,
     /// Tables of the catalog that may hold rows.
     inlined: Vec<Inlined>,
     /// Whether the catalog may hold deletes.
@@ -115,7 +122,14 @@ impl LakeTable {
         let past = Past::of(&store, &table).await?;
         let schema = Arc::new(Schema::new(table.columns.iter().map(types::read_field).collect::<Vec<_>>()));
         let columns = table.columns.clone().into();
-        Ok(Self { store, storage, table, snapshot, schema, columns, past, staged: None })
+        Ok(Self { store, storage, table, snapshot, schema, columns, past, staged: None, only_extremes: false })
+    }
+
+    /// The same table for a reader to whom only the least and the greatest value of each column that it asks for matter: a scan
+    /// may leave out rows that are neither, and finds the days in the catalog's index. `None` when that is nothing new.
+    pub fn for_extremes(&self) -> Option<Self> {
+        let is_new = !self.only_extremes && self.staged.is_none();
+        is_new.then(|| Self { only_extremes: true, ..self.clone() })
     }
 
     /// The table.
@@ -188,33 +202,43 @@ impl LakeTable {
 }
 
 impl Past {
+    /// Reads it in one statement: every query asks for every table of its own.
     async fn of(store: &Store, table: &Table) -> Result<Self> {
-        let reshaped = store
-            .row(
-                "select 1 from ducklake_column where table_id = $1
-                 and (end_snapshot is not null or begin_snapshot <> (select min(begin_snapshot) from ducklake_table where table_id = $1))",
-                &values![table.id],
-            )
-            .await?
-            .is_some();
+        let is_there = match store.dialect() {
+            Dialect::Sqlite => "exists(select 1 from sqlite_master where type = 'table' and name = $2)",
+            Dialect::Postgres => "to_regclass($2) is not null",
+        };
+        let sql = format!(
+            "select 1, column_id, '', case when contains_nan then 1 when not contains_nan then 0 else -1 end,
+                 case when length(min_value) = 10 and length(max_value) = 10 then 1 else 0 end
+             from ducklake_table_column_stats where table_id = $1
+             union all select 2, schema_version, table_name, 0, 0 from ducklake_inlined_data_tables where table_id = $1
+             union all select 3, 0, '', 0, 0 where exists(select 1 from ducklake_column where table_id = $1
+                 and (end_snapshot is not null or begin_snapshot <> (select min(begin_snapshot) from ducklake_table where table_id = $1)))
+             union all select 4, 0, '', 0, 0 where {is_there}"
+        );
+        let mut past = Self::default();
         let mut nan: Vec<i64> = table.columns.iter().filter(|c| c.data_type.is_floating()).map(|c| c.id).collect();
-        if !nan.is_empty() {
-            for row in store
-                .rows(
-                    "select column_id, contains_nan from ducklake_table_column_stats where table_id = $1",
-                    &values![table.id],
-                )
-                .await?
-            {
-                let id = row.i64(0)?;
-                if row.opt_bool(1)? == Some(false) {
-                    nan.retain(|column| *column != id);
+        let mut days = Vec::new();
+        for row in store.rows(&sql, &values![table.id, deletes::inlined_table(table.id)]).await? {
+            let id = row.i64(1)?;
+            match row.i64(0)? {
+                1 => {
+                    if row.i64(3)? == 0 {
+                        nan.retain(|column| *column != id);
+                    }
+                    if row.i64(4)? == 1 {
+                        days.push(id);
+                    }
                 }
+                2 => past.inlined.push(Inlined { name: row.text(2)?, schema_version: id }),
+                3 => past.reshaped = true,
+                _ => past.deletes = true,
             }
         }
-        let inlined = inlined::tables(store, table.id).await?;
-        let deletes = deletes::has_inlined(store, table.id).await?;
-        Ok(Self { reshaped, nan: nan.into(), inlined, deletes })
+        let is_day = |id: i64| table.columns.iter().any(|c| c.id == id && c.data_type == DataType::Date32);
+        days.retain(|id| is_day(*id));
+        Ok(Self { nan: nan.into(), days: days.into(), ..past })
     }
 }
 
@@ -246,7 +270,12 @@ impl TableProvider for LakeTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> QueryResult<Arc<dyn ExecutionPlan>> {
-        let narrow = Narrow::find(&self.table, &self.schema, filters);
+        if self.only_extremes
+            && let Some(rows) = extremes::find(self, state, projection, filters).await?
+        {
+            return Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], Arc::clone(&self.schema), projection.cloned())?);
+        }
+        let narrow = Narrow::find(&self.table, &self.schema, &self.past.days, filters);
         let contents = self.contents(narrow.as_ref()).await.map_err(external)?;
         let keys = self.key_columns();
         let (exact, inexact): (Vec<&Expr>, Vec<&Expr>) = filters.iter().partition(|filter| keys::is_on(filter, &keys));

@@ -72,6 +72,16 @@ impl Lake {
         let schema = Arc::new(Schema::new(table.columns.iter().map(types::read_field).collect::<Vec<_>>()));
         let columns = table.columns.clone().into();
         let (store, storage) = (self.store().clone(), self.storage().clone());
-        Arc::new(LakeTable { store, storage, table, snapshot: 0, schema, columns, past, staged: Some(files) })
+        Arc::new(LakeTable {
+            store,
+            storage,
+            table,
+            snapshot: 0,
+            schema,
+            columns,
+            past,
+            staged: Some(files),
+            only_extremes: false,
+        })
     }
 }
