@@ -5,6 +5,7 @@ mod app;
 mod cli;
 mod execute;
 mod fail;
+mod lakes;
 mod output;
 mod planner;
 mod progress;

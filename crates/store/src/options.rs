@@ -16,12 +16,25 @@ pub struct StoreOptions {
     pub readers_max: u32,
     /// PostgreSQL: the schema of our own tables; the lake's catalog stands in `<schema>_lake`.
     pub schema: String,
+    /// Opens what is there for reading: nothing is made, migrated or written, by the database's own means.
+    pub read_only: bool,
 }
 
 impl StoreOptions {
     /// The defaults for a database: wait 30 s for locks, at most three readers.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), lock_timeout: Duration::from_secs(30), readers_max: 3, schema: "headworks".to_owned() }
+        Self {
+            url: url.into(),
+            lock_timeout: Duration::from_secs(30),
+            readers_max: 3,
+            schema: "headworks".to_owned(),
+            read_only: false,
+        }
+    }
+
+    /// The same database, for reading only.
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
     }
 
     /// The dialect that the URL names. Errors: `Url`.

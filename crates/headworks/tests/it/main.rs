@@ -5,5 +5,6 @@
 mod bad_input;
 mod daily_use;
 mod demo;
+mod environments;
 mod project;
 mod words;
