@@ -202,6 +202,7 @@ fn environments_are_not_mixed_up() {
     let taken = project.run(&["--env", "new", "runs", "list"]);
     assert_eq!(taken.code, 2, "{taken:?}");
     assert!(taken.stderr.contains("belongs to environment `other`, not to `new`"), "{taken:?}");
+    project.write("headworks.toml", "[project]\nname = \"test\"\n");
     let swapped =
         project.run(&["--set", "metadata.url=sqlite:.headworks/environments/other/metadata.db", "runs", "list"]);
     assert!(swapped.stderr.contains("belongs to environment `other`, not to `production`"), "{swapped:?}");
