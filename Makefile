@@ -53,5 +53,9 @@ bench: ## the workloads beside their references, one run
 	$(CARGO) build -p headworks
 	$(CARGO) run -p headworks-bench -- $(ARGS)
 
+.PHONY: bench-airflow
+bench-airflow: ## installs Airflow and measures it on the orchestrator's workloads; half an hour, most of it waiting
+	python3 bench/airflow/run.py $(ARGS)
+
 features: ## writes crates/features anew after a dependency changed
 	@python3 testkit/features.py

@@ -20,7 +20,7 @@ mod secret;
 mod time;
 
 pub use error::{Code, ErrorKind, Fault};
-pub use name::{ConnectionName, JobName, NameError, RunId, TableName, TaskName, nearest};
+pub use name::{ConnectionName, EnvironmentName, JobName, NameError, RunId, TableName, TaskName, nearest};
 pub use partition::{PartitionKey, PartitionKeyError};
 pub use problem::{Place, Problem, Severity};
 pub use secret::Secret;

@@ -130,6 +130,29 @@ name!(
 );
 
 name!(
+    /// A place to run a project in: `production`, or one that `headworks.toml` has under `[environments.NAME]`.
+    EnvironmentName,
+    "environment",
+    |s| check_part("environment", s, s, "-")
+);
+
+impl EnvironmentName {
+    /// The environment that every project has.
+    pub const PRODUCTION: &str = "production";
+
+    /// True for the environment that every project has.
+    pub fn is_production(&self) -> bool {
+        self.0 == Self::PRODUCTION
+    }
+}
+
+impl Default for EnvironmentName {
+    fn default() -> Self {
+        Self(Self::PRODUCTION.to_owned())
+    }
+}
+
+name!(
     /// A run's id: letters, digits, `_`, `-`; made by the platform and unique for ever.
     RunId,
     "run",

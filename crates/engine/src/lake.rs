@@ -12,7 +12,7 @@ use datafusion::{
 use headworks_domain::PartitionKey;
 use headworks_lake::{Lake, LakeTable};
 
-use crate::{At, Catalog, Error, Found, Listed, Result};
+use crate::{At, Catalog, Error, Found, Listed, Moment, Newest, Result};
 
 #[async_trait]
 impl Catalog for Lake {
@@ -20,12 +20,18 @@ impl Catalog for Lake {
         self.storage().register(runtime);
     }
 
-    async fn fix(&self, at: At) -> Result<At> {
-        Ok(At::Version(self.version(at).await?))
+    async fn fix(&self, at: At, latest_of: &[&str]) -> Result<(Moment, Newest)> {
+        // The newest partitions first: a publish between the two looks then adds rows to none of them.
+        let mut newest = Newest::new();
+        for name in latest_of {
+            newest.insert((*name).to_owned(), self.latest_partition(name, at).await?);
+        }
+        let version = At::Version(self.version(at).await?);
+        Ok((Moment { at: version, below: version, is_named: at != At::Now }, newest))
     }
 
-    async fn find(&self, name: &str, at: At) -> Result<Option<Found>> {
-        let version = match at {
+    async fn find(&self, name: &str, at: Moment) -> Result<Option<Found>> {
+        let version = match at.at {
             At::Version(version) => version,
             at => self.version(at).await?,
         };
@@ -37,12 +43,20 @@ impl Catalog for Lake {
         Ok(view.map(|view| Found::View { sql: view.sql, columns: view.columns }))
     }
 
-    async fn latest(&self, name: &str, at: At) -> Result<Option<PartitionKey>> {
-        Ok(self.latest_partition(name, at).await?)
+    async fn latest(&self, name: &str, at: Moment) -> Result<Option<PartitionKey>> {
+        Ok(self.latest_partition(name, at.at).await?)
     }
 
-    async fn list(&self, at: At) -> Result<Vec<Listed>> {
-        let version = self.version(at).await?;
+    async fn has(&self, name: &str) -> Result<bool> {
+        if self.table(name, At::Now).await?.is_some() {
+            return Ok(true);
+        }
+        let version = self.version(At::Now).await?;
+        Ok(views(self, version).await?.iter().any(|view| view.name == name))
+    }
+
+    async fn list(&self, at: Moment) -> Result<Vec<Listed>> {
+        let version = self.version(at.at).await?;
         let mut listed: Vec<Listed> = Vec::new();
         for name in self.table_names(At::Version(version)).await? {
             let Some(table) = self.table(&name, At::Version(version)).await? else { continue };

@@ -36,15 +36,17 @@ mod coop;
 mod extremes;
 mod information;
 mod lake;
+mod layered;
 mod parse;
 mod plan;
 mod pool;
 mod resolve;
 mod types;
 
-pub use catalog::{Catalog, Found, Listed, NoTables};
+pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
 pub use engine::{Engine, QueryStream};
 pub use error::{Error, Position, Result};
 pub use headworks_lake::At;
+pub use layered::Layered;
 pub use options::{EngineOptions, QueryOptions, SqlLimits};
 pub use types::sql_type_name;

@@ -34,7 +34,7 @@ use datafusion::{
 use headworks_domain::{PartitionKey, nearest};
 
 use crate::{
-    At, Catalog, Error, Found, QueryOptions, Result, SqlLimits,
+    Catalog, Error, Found, Moment, Newest, QueryOptions, Result, SqlLimits,
     coop::CooperativeJoins,
     extremes::Extremes,
     information,
@@ -214,14 +214,13 @@ impl Lookup<'_> {
         &self,
         state: &SessionState,
         wanted: BTreeMap<Name, Wanted>,
-        fixed: Option<At>,
+        fixed: Option<Moment>,
         views: usize,
     ) -> Result<Sources> {
         let catalog = &self.planner.catalog;
         let mut sources = Sources::new();
         let mut own = Sources::new();
-        // The newest partitions first: a publish between the two looks then adds rows to none of them.
-        let mut newest = HashMap::new();
+        let mut latest_of: Vec<&str> = Vec::new();
         for (name, table) in &wanted {
             if name.is_bare
                 && table.at.is_none()
@@ -229,13 +228,19 @@ impl Lookup<'_> {
             {
                 own.insert(name.clone(), provider_as_source(provider.clone()));
             } else if let (false, Some(base)) = (name.is_information, table.table.strip_suffix("_latest")) {
-                newest.insert(base.to_owned(), catalog.latest(base, self.options.at).await?);
+                latest_of.push(base);
             }
         }
-        let at = match fixed {
-            Some(at) => at,
-            None if own.len() == wanted.len() => self.options.at,
-            None => catalog.fix(self.options.at).await?,
+        let (at, newest) = match fixed {
+            Some(at) => {
+                let mut newest = Newest::new();
+                for base in latest_of {
+                    newest.insert(base.to_owned(), catalog.latest(base, at).await?);
+                }
+                (at, newest)
+            }
+            None if own.len() == wanted.len() => (self.options.at.into(), Newest::new()),
+            None => catalog.fix(self.options.at, &latest_of).await?,
         };
         for (name, table) in wanted {
             let source = match own.remove(&name) {
@@ -248,7 +253,7 @@ impl Lookup<'_> {
         Ok(sources)
     }
 
-    async fn information(&self, wanted: &Wanted, at: At) -> Result<Arc<dyn TableSource>> {
+    async fn information(&self, wanted: &Wanted, at: Moment) -> Result<Arc<dyn TableSource>> {
         if !information::is_table(&wanted.table) {
             return Err(Error::UnknownTable {
                 name: format!("{}.{}", resolve::INFORMATION_SCHEMA, wanted.table),
@@ -266,8 +271,8 @@ impl Lookup<'_> {
         &self,
         state: &SessionState,
         wanted: &Wanted,
-        at: At,
-        newest: &HashMap<String, Option<PartitionKey>>,
+        at: Moment,
+        newest: &Newest,
         views: usize,
     ) -> Result<Arc<dyn TableSource>> {
         let catalog = &self.planner.catalog;
@@ -286,7 +291,7 @@ impl Lookup<'_> {
             return Ok(latest(base, table, key)?);
         }
         let at = match wanted.at {
-            Some(own) => catalog.fix(own).await?,
+            Some(own) => catalog.fix(own, &[]).await?.0,
             None => at,
         };
         match catalog.find(&wanted.table, at).await? {
@@ -313,7 +318,7 @@ impl Lookup<'_> {
         name: &str,
         sql: &str,
         columns: Vec<String>,
-        at: At,
+        at: Moment,
         views: usize,
     ) -> Result<Arc<dyn TableSource>> {
         let unreadable = |error: Error| match error {

@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use headworks_domain::ConnectionName;
+use headworks_domain::{ConnectionName, EnvironmentName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::environments::ENVIRONMENTS;
 use crate::units::{ByteSize, Span};
 
-/// Everything that `headworks.toml` may say; all of it may be left out.
+/// Everything that `headworks.toml` may say of one environment; all of it may be left out. The file may have
+/// `[environments.NAME]` besides, with the same keys; what is loaded are the settings of the one that was asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "Headworks project")]
@@ -48,11 +50,14 @@ pub struct ProjectConfig {
     /// The zone of jobs that name none.
     #[schemars(extend("format" = "time-zone"))]
     pub timezone: String,
+    /// The environment that commands work in unless `--env` or `HEADWORKS_ENV` names another.
+    #[schemars(with = "String", extend("format" = "environment-name"))]
+    pub environment: EnvironmentName,
 }
 
 impl Default for ProjectConfig {
     fn default() -> Self {
-        Self { name: None, timezone: "UTC".to_owned() }
+        Self { name: None, timezone: "UTC".to_owned(), environment: EnvironmentName::default() }
     }
 }
 
@@ -62,11 +67,14 @@ impl Default for ProjectConfig {
 pub struct MetadataConfig {
     /// `sqlite:PATH` (relative to the project) or `postgres://user@host/database`; `${env:NAME}` stands for a variable.
     pub url: String,
+    /// PostgreSQL: the schema of our tables; the lake's catalog is in the one with `_lake` behind it.
+    #[schemars(extend("format" = "schema-name"))]
+    pub schema: String,
 }
 
 impl Default for MetadataConfig {
     fn default() -> Self {
-        Self { url: "sqlite:.headworks/metadata.db".to_owned() }
+        Self { url: "sqlite:.headworks/metadata.db".to_owned(), schema: "headworks".to_owned() }
     }
 }
 
@@ -214,7 +222,24 @@ impl Default for RetentionConfig {
 /// The file's name in the project's folder.
 pub const CONFIG_FILE: &str = "headworks.toml";
 
-pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(|| schemars::schema_for!(Config).to_value());
+pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let mut schema = schemars::schema_for!(Config).to_value();
+    // An environment has the keys of the whole file, whatever is added to them.
+    let environment = json!({
+        "type": "object",
+        "description": "Settings of one environment: what differs from production.",
+        "properties": schema["properties"],
+        "additionalProperties": false,
+    });
+    schema["$defs"]["EnvironmentConfig"] = environment;
+    schema["properties"][ENVIRONMENTS] = json!({
+        "description": "Places besides production to run the project in, by name.",
+        "type": "object",
+        "propertyNames": { "format": "environment-name" },
+        "additionalProperties": { "$ref": "#/$defs/EnvironmentConfig" },
+    });
+    schema
+});
 
 /// The JSON Schema of `headworks.toml`.
 pub fn config_schema() -> Value {

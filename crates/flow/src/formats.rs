@@ -1,7 +1,7 @@
 //! Texts with a shape of their own, named by `format` in the schema: each is checked where it stands.
 
 use chrono_tz::{TZ_VARIANTS, Tz};
-use headworks_domain::{ConnectionName, Ds, JobName, TableName, nearest};
+use headworks_domain::{ConnectionName, Ds, EnvironmentName, JobName, TableName, nearest};
 
 use crate::{
     column::ColumnType,
@@ -25,6 +25,8 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         "table" if text == "self" || text == "this" => Ok(()),
         "table" => plain(text.parse::<TableName>(), "name a table of the lake"),
         "connection-name" => plain(text.parse::<ConnectionName>(), "use letters, digits, `_`, `-`"),
+        "environment-name" => plain(text.parse::<EnvironmentName>(), "use letters, digits, `_`, `-`"),
+        "schema-name" => schema_name(text),
         "ds" => plain(text.parse::<Ds>(), ""),
         "span" => plain(text.parse::<Span>(), ""),
         "byte-size" => plain(text.parse::<ByteSize>(), ""),
@@ -62,6 +64,21 @@ pub(crate) fn example(format: &str) -> Option<&'static str> {
 
 fn plain<T, E: std::error::Error>(parsed: Result<T, E>, hint: &str) -> Result<(), Wrong> {
     parsed.map(|_| ()).map_err(|error| Wrong { message: error.to_string(), hint: hint.to_owned() })
+}
+
+/// The most letters of a schema's name: PostgreSQL keeps 63, and `_lake` goes behind it.
+const SCHEMA_BYTES_MAX: usize = 50;
+
+fn schema_name(text: &str) -> Result<(), Wrong> {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    let begins = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+    if begins && text.len() <= SCHEMA_BYTES_MAX && text.bytes().all(is_plain) && !text.starts_with("pg_") {
+        return Ok(());
+    }
+    Err(Wrong {
+        message: format!("`{text}` is not the name of a schema"),
+        hint: "use at most 50 of a-z, 0-9 and `_`, as `headworks_staging`".to_owned(),
+    })
 }
 
 fn time_zone(text: &str) -> Result<(), Wrong> {

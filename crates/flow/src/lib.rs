@@ -30,6 +30,7 @@ mod config;
 mod connection;
 mod cron;
 mod document;
+mod environments;
 mod error;
 pub mod exec;
 mod formats;
@@ -69,7 +70,7 @@ pub use plan::{Each, RunContext, RunPlan, TaskKind, TaskOptions, TaskPlan, WaitO
 pub use project::{Loaded, Project};
 pub use render::Rendered;
 pub use schedule::{Schedule, ScheduleError};
-pub use settings::{LoadedConfig, Origin, Overrides, Setting, load_config, url_without_password};
+pub use settings::{ENVIRONMENT_VARIABLE, LoadedConfig, Origin, Overrides, Setting, load_config, url_without_password};
 pub use spec::{
     Catchup, ColumnCheck, ColumnNames, ColumnSpec, ImportSpec, JobSpec, Kind, OnFail, Overlap, PartitionColumn, Reach,
     Relationship, Retries, RowCount, RowCountCheck, SqlCheck, TableCheck, Upto, WaitRef, WaitSpec, WaitTable,

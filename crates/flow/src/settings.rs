@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use headworks_domain::{Place, Problem, Severity, nearest};
+use headworks_domain::{EnvironmentName, Place, Problem, Severity, nearest};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     config::{CONFIG_FILE, Config, ConnectionConfig, SCHEMA},
     document::{Key, Node, Tree, parse_toml},
-    schema,
+    environments, schema,
     source::Source,
 };
 
@@ -47,7 +47,7 @@ pub struct Setting {
 /// Values from outside the file, the later over the earlier: the environment, then flags.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// Environment variables; those that begin with `HEADWORKS__` count, as `HEADWORKS__METADATA__URL`.
+    /// Environment variables; those that begin with `HEADWORKS__` count, as `HEADWORKS__METADATA__URL`, and `HEADWORKS_ENV`.
     pub env: BTreeMap<String, String>,
     /// Paths and values, as (`metadata.url`, `sqlite:other.db`).
     pub flags: Vec<(String, String)>,
@@ -58,6 +58,8 @@ pub struct Overrides {
 pub struct LoadedConfig {
     /// The settings; defaults where the file has problems.
     pub config: Config,
+    /// The settings of production, when these are of another environment: it may read production's lake.
+    pub production: Option<Config>,
     /// Every setting with its origin, in the order of the schema.
     pub settings: Vec<Setting>,
     /// Everything wrong with the file and the overrides.
@@ -66,7 +68,15 @@ pub struct LoadedConfig {
 
 const ENV_PREFIX: &str = "HEADWORKS__";
 
-/// Reads settings from the text of `headworks.toml`.
+/// The variable that names the environment, short for `HEADWORKS__PROJECT__ENVIRONMENT`.
+pub const ENVIRONMENT_VARIABLE: &str = "HEADWORKS_ENV";
+
+/// The setting that names the environment.
+const ENVIRONMENT: &str = "project.environment";
+
+/// Reads settings from the text of `headworks.toml`, for the environment that flags, variables or the file name.
+///
+/// An environment's own value wins over one for all, wherever they stand; a flag holds for the environment of its command.
 pub fn load_config(text: &str, overrides: &Overrides) -> LoadedConfig {
     let source = Source::new(CONFIG_FILE, text);
     let (mut tree, malformed) = parse_toml(&source);
@@ -74,8 +84,7 @@ pub fn load_config(text: &str, overrides: &Overrides) -> LoadedConfig {
     let mut problems: Vec<Problem> =
         malformed.iter().map(|m| source.error(m.at, format!("this is not TOML: {}", m.message), hint)).collect();
     if problems.is_empty() {
-        let findings = schema::check(&SCHEMA, &tree);
-        problems.extend(findings.into_iter().map(|f| source.error(f.at, f.message, f.hint)));
+        problems.extend(misfits(&source, &tree));
     }
     if !problems.is_empty() {
         // Overrides are checked all the same, over an empty file.
@@ -85,31 +94,44 @@ pub fn load_config(text: &str, overrides: &Overrides) -> LoadedConfig {
     for (path, at) in leaves(&tree, "") {
         origins.insert(path, Origin::File { line: at.0 });
     }
-    let env = overrides.env.iter().filter_map(|(name, value)| {
-        let path = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
-        Some((path, value, Origin::Env { name: name.clone() }, name.clone()))
-    });
-    let flags =
-        overrides.flags.iter().map(|(path, value)| (path.clone(), value, Origin::Flag, format!("--set {path}")));
-    for (path, value, origin, shown) in env.chain(flags) {
-        match override_value(&mut tree, &path, value) {
-            Ok(()) => {
-                origins.insert(path, origin);
-            }
-            Err((message, hint)) => problems.push(Problem {
-                severity: Severity::Error,
-                place: Place { file: shown, line: 0, column: 0 },
-                text: String::new(),
-                message,
-                hint: Some(hint).filter(|h| !h.is_empty()),
-            }),
-        }
-    }
-    if problems.is_empty() && origins.values().any(|origin| !matches!(origin, Origin::File { .. })) {
+    let (for_all, for_one) = outside(overrides);
+    let is_changed = !for_all.is_empty();
+    problems.extend(for_all.into_iter().filter_map(|value| value.put(&mut tree, &mut origins)));
+    if problems.is_empty() && is_changed {
         // Values from outside may have begun something that lacks its other half, as a connection without a type.
-        problems.extend(schema::check(&SCHEMA, &tree).into_iter().map(|f| source.error(f.at, f.message, f.hint)));
+        problems.extend(misfits(&source, &tree));
     }
-    let config: Config = match serde_json::from_value(tree.to_json()) {
+    let name = tree.get("project").and_then(|p| p.get("environment")).and_then(|node| match &node.tree {
+        Tree::Text(name) => name.parse::<EnvironmentName>().ok(),
+        _ => None,
+    });
+    let name = name.unwrap_or_default();
+    let mut base = tree.clone();
+    let environments = environments::take(&mut base);
+    if problems.is_empty() {
+        problems.extend(unknown(&name, &environments, &source, &tree, &origins));
+    }
+    environments::put(&mut base, "project", "environment", EnvironmentName::PRODUCTION);
+    let mut effective = base.clone();
+    let own = environments.iter().find(|(known, _)| *known == name);
+    if let Some((_, own)) = own {
+        let (laid, defaults) = environments::laid_over(&base, &name, own);
+        effective = laid;
+        for (path, _) in leaves(own, "") {
+            let origin = origins.get(&format!("{}.{name}.{path}", environments::ENVIRONMENTS)).cloned();
+            origins.insert(path, origin.unwrap_or(Origin::Default));
+        }
+        for path in defaults {
+            origins.remove(path);
+        }
+        environments::put(&mut effective, "project", "environment", name.as_str());
+    }
+    let is_changed = !for_one.is_empty();
+    problems.extend(for_one.into_iter().filter_map(|value| value.put(&mut effective, &mut origins)));
+    if problems.is_empty() && is_changed {
+        problems.extend(misfits(&source, &effective));
+    }
+    let config = match decoded(&effective) {
         Ok(config) => config,
         Err(error) => {
             if problems.is_empty() {
@@ -118,9 +140,116 @@ pub fn load_config(text: &str, overrides: &Overrides) -> LoadedConfig {
             Config::default()
         }
     };
-    problems.extend(semantic_problems(&config, &source, &tree));
+    let production = decoded(&base).unwrap_or_default();
+    problems.extend(semantic_problems(&config, &source, &effective));
+    if problems.is_empty() {
+        // All environments, so that `validate` tells of a clash before anybody works in one.
+        let mut all =
+            vec![(EnvironmentName::default(), if name.is_production() { &config } else { &production }.clone())];
+        for (other, own) in &environments {
+            let laid = environments::laid_over(&base, other, own).0;
+            all.push((other.clone(), if *other == name { config.clone() } else { decoded(&laid).unwrap_or_default() }));
+        }
+        problems.extend(environments::clashes(&source, &tree, &all));
+    }
     let settings = settings(&config, &origins);
-    LoadedConfig { config, settings, problems }
+    LoadedConfig { config, production: own.map(|_| production), settings, problems }
+}
+
+fn decoded(tree: &Node) -> Result<Config, serde_json::Error> {
+    serde_json::from_value(tree.to_json())
+}
+
+fn misfits(source: &Source, tree: &Node) -> Vec<Problem> {
+    schema::check(&SCHEMA, tree).into_iter().map(|f| source.error(f.at, f.message, f.hint)).collect()
+}
+
+/// A value from a variable or a flag.
+struct Outside<'a> {
+    path: String,
+    value: &'a str,
+    origin: Origin,
+    /// How it is named in a problem.
+    shown: String,
+}
+
+impl Outside<'_> {
+    /// Puts the value into the tree, or tells what is wrong with it.
+    fn put(self, tree: &mut Node, origins: &mut BTreeMap<String, Origin>) -> Option<Problem> {
+        match override_value(tree, &self.path, self.value) {
+            Ok(()) => {
+                origins.insert(self.path, self.origin);
+                None
+            }
+            Err((message, hint)) => Some(outside_problem(self.shown, message, hint)),
+        }
+    }
+}
+
+fn outside_problem(shown: String, message: String, hint: String) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        place: Place { file: shown, line: 0, column: 0 },
+        text: String::new(),
+        message,
+        hint: Some(hint).filter(|h| !h.is_empty()),
+    }
+}
+
+/// The values from outside: those that the file could say, and those for the environment of the command.
+fn outside(overrides: &Overrides) -> (Vec<Outside<'_>>, Vec<Outside<'_>>) {
+    let mut for_all = Vec::new();
+    for (name, value) in &overrides.env {
+        let path = match name.strip_prefix(ENV_PREFIX) {
+            Some(path) => path.to_lowercase().replace("__", "."),
+            None if name == ENVIRONMENT_VARIABLE => ENVIRONMENT.to_owned(),
+            None => continue,
+        };
+        let origin = Origin::Env { name: name.clone() };
+        for_all.push(Outside { path, value, origin, shown: name.clone() });
+    }
+    let mut for_one = Vec::new();
+    for (path, value) in &overrides.flags {
+        let value = Outside { path: path.clone(), value, origin: Origin::Flag, shown: format!("--set {path}") };
+        if path == ENVIRONMENT || path.starts_with(&format!("{}.", environments::ENVIRONMENTS)) {
+            for_all.push(value);
+        } else {
+            for_one.push(value);
+        }
+    }
+    (for_all, for_one)
+}
+
+/// Problems with the environments' names.
+fn unknown(
+    name: &EnvironmentName,
+    environments: &[(EnvironmentName, Node)],
+    source: &Source,
+    tree: &Node,
+    origins: &BTreeMap<String, Origin>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if environments.iter().any(|(known, _)| known.is_production()) {
+        let at = tree.at(&[environments::ENVIRONMENTS, EnvironmentName::PRODUCTION]);
+        let message = "`production` is no environment besides production";
+        problems.push(source.error(at, message, "its settings are those outside of `[environments]`: move them there"));
+    }
+    if name.is_production() || environments.iter().any(|(known, _)| known == name) {
+        return problems;
+    }
+    let names = environments.iter().map(|(known, _)| known.as_str());
+    let message = format!("there is no environment `{name}`");
+    let hint = match nearest(name.as_str(), names.clone().chain([EnvironmentName::PRODUCTION])) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if environments.is_empty() => format!("add `[environments.{name}]` to headworks.toml to have one"),
+        None => format!("there are {}", schema::listed([EnvironmentName::PRODUCTION].into_iter().chain(names))),
+    };
+    problems.push(match origins.get(ENVIRONMENT) {
+        Some(Origin::Env { name }) => outside_problem(name.clone(), message, hint),
+        Some(Origin::Flag) => outside_problem(format!("--env {name}"), message, hint),
+        _ => source.error(tree.at(&["project", "environment"]), message, hint),
+    });
+    problems
 }
 
 /// What types cannot say.
@@ -442,5 +571,131 @@ mod tests {
         let env = [("HEADWORKS__CONNECTIONS__P__PATH", "x.db"), ("HEADWORKS__CONNECTIONS__P__TYPE", "sqlite")];
         let loaded = load("", &env, &[]);
         assert_eq!((loaded.problems, loaded.config.connections.len()), (vec![], 1));
+    }
+
+    const STAGED: &str = "[metadata]\nurl = \"postgres://me@db/prod\"\n[storage]\npath = \"s3://lake/prod\"\nregion = \"eu\"\n\
+        [engine]\nmemory = \"2GiB\"\n[connections.shop]\ntype = \"postgres\"\nurl = \"postgres://me@shop/db\"\npassword_env = \"PW\"\n\
+        [environments.staging]\nstorage.path = \"s3://lake/staging\"\nmetadata.url = \"postgres://me@db/staging\"\n\
+        [environments.staging.connections.shop]\ntype = \"sqlite\"\npath = \"shop.db\"\n[environments.local]\n";
+
+    #[test]
+    fn an_environment_lies_over_production() {
+        let loaded = load(STAGED, &[], &[("project.environment", "staging")]);
+        assert_eq!(loaded.problems, vec![]);
+        let config = &loaded.config;
+        assert_eq!(config.project.environment.as_str(), "staging");
+        assert_eq!(
+            (config.metadata.url.as_str(), config.storage.path.as_str()),
+            ("postgres://me@db/staging", "s3://lake/staging")
+        );
+        assert_eq!(config.storage.region.as_deref(), Some("eu"), "what it leaves out is production's");
+        assert_eq!(config.engine.memory.bytes(), 2 << 30);
+        let shop = config.connection(&"shop".parse().unwrap()).unwrap();
+        assert_eq!(*shop, ConnectionConfig::Sqlite { path: "shop.db".to_owned() }, "a connection is taken whole");
+        let setting = |path: &str| loaded.settings.iter().find(|s| s.path == path).unwrap();
+        assert_eq!(setting("metadata.url").origin, Origin::File { line: 14 });
+        assert_eq!(setting("storage.region").origin, Origin::File { line: 5 });
+        assert_eq!(setting("project.environment").origin, Origin::Flag);
+        let production = loaded.production.unwrap();
+        assert_eq!(
+            (production.metadata.url.as_str(), production.project.environment.as_str()),
+            ("postgres://me@db/prod", "production")
+        );
+        assert_eq!(load(STAGED, &[], &[]).production, None);
+        assert_eq!(load(STAGED, &[], &[]).config, production);
+    }
+
+    #[test]
+    fn an_environment_that_names_no_places_has_its_own() {
+        let loaded = load(STAGED, &[("HEADWORKS_ENV", "local")], &[]);
+        assert_eq!(loaded.problems, vec![]);
+        assert_eq!(loaded.config.metadata.url, "sqlite:.headworks/environments/local/metadata.db");
+        assert_eq!(loaded.config.storage.path, ".headworks/environments/local/lake");
+        let origin = |path: &str| loaded.settings.iter().find(|s| s.path == path).unwrap().origin.clone();
+        assert_eq!(origin("metadata.url"), Origin::Default);
+        assert_eq!(origin("project.environment"), Origin::Env { name: "HEADWORKS_ENV".to_owned() });
+        // A schema alone is another place in production's database.
+        let text = "[metadata]\nurl = \"postgres://me@db/x\"\n[environments.dev]\nmetadata.schema = \"dev\"\n";
+        let loaded = load(text, &[], &[("project.environment", "dev")]);
+        assert_eq!((loaded.problems, loaded.config.metadata.url.as_str()), (vec![], "postgres://me@db/x"));
+    }
+
+    #[test]
+    fn an_environments_own_value_wins_and_a_flag_over_it() {
+        let env = [
+            ("HEADWORKS__METADATA__URL", "postgres://me@db/elsewhere"),
+            ("HEADWORKS__ENGINE__MEMORY", "3GiB"),
+            ("HEADWORKS__ENVIRONMENTS__STAGING__ENGINE__THREADS", "5"),
+            ("HEADWORKS__PROJECT__ENVIRONMENT", "staging"),
+        ];
+        let loaded = load(STAGED, &env, &[("storage.path", "s3://lake/mine")]);
+        assert_eq!(loaded.problems, vec![]);
+        assert_eq!(
+            loaded.config.metadata.url, "postgres://me@db/staging",
+            "the variable is for all, the line for staging"
+        );
+        assert_eq!((loaded.config.engine.memory.bytes(), loaded.config.engine.threads), (3 << 30, Some(5)));
+        assert_eq!(loaded.config.storage.path, "s3://lake/mine");
+        let production = loaded.production.unwrap();
+        assert_eq!(production.metadata.url, "postgres://me@db/elsewhere");
+        assert_eq!(production.storage.path, "s3://lake/prod", "the flag is for the command's environment");
+    }
+
+    #[test]
+    fn wrong_environments_are_told() {
+        check(
+            "[environments.staging]\nmetadata.ulr = \"x\"\n[environments.\"a b\"]\n[environments.x]\nengien.memory = \"1GiB\"\n",
+            &[
+                "2:10 unknown key `ulr` in `environments.staging.metadata` (did you mean `url`?)",
+                "3:15 `a b` is not a environment name: it may have letters, digits and `_` only (use letters, digits, `_`, `-`)",
+                "5:1 unknown key `engien` in `environments.x` (did you mean `engine`?)",
+            ],
+        );
+        check(
+            "[project]\nenvironment = \"stagin\"\n[environments.staging]\n[environments.production]\n",
+            &[
+                "4:15 `production` is no environment besides production (its settings are those outside of `[environments]`: move them there)",
+                "2:1 there is no environment `stagin` (did you mean `staging`?)",
+            ],
+        );
+        check(
+            "[metadata]\nurl = \"sqlite:a.db\"\n[environments.one]\nmetadata.url = \"sqlite:./a.db\"\nstorage.path = \"x\"\n\
+             [environments.two]\nstorage.path = \"x/data/y\"\n",
+            &[
+                "4:10 environment `one` has the metadata database of `production`: `sqlite:./a.db` (give it a `metadata.url` of its own, or none: it is then `sqlite:.headworks/environments/one/metadata.db`)",
+                "7:9 environment `two` has its files where `one` has them: `x/data/y` (give it a `storage.path` of its own, or none: it is then `.headworks/environments/two/lake`)",
+            ],
+        );
+        let shown = |flags: &[(&str, &str)], env: &[(&str, &str)], text: &str| -> Vec<String> {
+            let problems = load(text, env, flags).problems;
+            problems
+                .iter()
+                .map(|p| format!("{}: {} ({})", p.place.file, p.message, p.hint.as_deref().unwrap_or("")))
+                .collect()
+        };
+        assert_eq!(
+            shown(&[("project.environment", "dev")], &[], ""),
+            ["--env dev: there is no environment `dev` (add `[environments.dev]` to headworks.toml to have one)"]
+        );
+        assert_eq!(
+            shown(&[], &[("HEADWORKS_ENV", "unknown")], "[environments.a]\n[environments.b]\n"),
+            ["HEADWORKS_ENV: there is no environment `unknown` (there are `production`, `a`, `b`)"]
+        );
+        assert_eq!(
+            shown(&[("project.environment", "../x")], &[], ""),
+            [
+                "--set project.environment: `../x` is not a environment name: it must begin with a letter or `_` (use letters, digits, `_`, `-`)"
+            ]
+        );
+        assert_eq!(shown(&[("metadata.schema", "a b")], &[], "").len(), 1);
+        let clash = shown(
+            &[("project.environment", "a"), ("metadata.url", "sqlite:.headworks/metadata.db")],
+            &[],
+            "[environments.a]\n",
+        );
+        assert!(
+            clash.len() == 1 && clash[0].contains("environment `a` has the metadata database of `production`"),
+            "{clash:?}"
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use headworks_domain::{Clock, ErrorKind, Problem, Severity, SystemClock};
+use headworks_domain::{Clock, EnvironmentName, ErrorKind, Problem, Severity, SystemClock};
 use headworks_engine::{Engine, EngineOptions};
 use headworks_flow::{
     CONFIG_FILE, Config, Job, Loaded, LoadedConfig, Overrides, Project, Setting, exec::Partitions, load_config,
@@ -19,8 +19,8 @@ use headworks_store::{Store, StoreOptions};
 use tokio::sync::OnceCell;
 
 use crate::{
-    connections::Connections, fail::Failure, output::Out, registry::Registry, runners::Children, serve::Reloading,
-    settings::Environment,
+    connections::Connections, fail::Failure, lakes::Lakes, output::Out, registry::Registry, runners::Children,
+    serve::Reloading, settings::Environment,
 };
 
 /// One command's view of its project.
@@ -39,6 +39,9 @@ pub(crate) struct App {
     loaded: OnceLock<(Arc<Project>, Vec<Problem>)>,
     store: OnceCell<Store>,
     lake: OnceCell<Lake>,
+    /// Production's lake, in another environment.
+    production: OnceCell<Option<Lake>>,
+    lakes: OnceCell<Lakes>,
     engine: OnceCell<Engine>,
     runs: OnceCell<Arc<Runs>>,
 }
@@ -61,6 +64,8 @@ impl App {
             loaded: OnceLock::new(),
             store: OnceCell::new(),
             lake: OnceCell::new(),
+            production: OnceCell::new(),
+            lakes: OnceCell::new(),
             engine: OnceCell::new(),
             runs: OnceCell::new(),
         }
@@ -138,8 +143,23 @@ impl App {
     }
 
     /// The environment's name, as `{{ env }}` says it.
-    pub(crate) fn env_name(&self) -> String {
-        "production".to_owned()
+    pub(crate) fn env_name(&self) -> anyhow::Result<&EnvironmentName> {
+        Ok(&self.config()?.project.environment)
+    }
+
+    /// A hint as it holds in this environment.
+    pub(crate) fn hint(&self, hint: &str) -> String {
+        match self.env_name() {
+            Ok(name) if !name.is_production() => crate::cli::in_environment(hint, name),
+            _ => hint.to_owned(),
+        }
+    }
+
+    /// The platform's own folder for the environment: that of production holds the others'.
+    fn own_folder(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.root()?.join(OWN_FOLDER);
+        let name = self.env_name()?;
+        Ok(if name.is_production() { folder } else { folder.join("environments").join(name.as_str()) })
     }
 
     /// The project with all that is wrong with its files.
@@ -191,55 +211,113 @@ impl App {
 
     /// Where attempts write their logs.
     pub(crate) fn logs_dir(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.root()?.join(OWN_FOLDER).join("logs"))
+        Ok(self.own_folder()?.join("logs"))
     }
 
     /// The metadata database.
     pub(crate) async fn store(&self) -> anyhow::Result<&Store> {
         self.store
             .get_or_try_init(|| async {
-                let url = self.config()?.metadata_url(self.root()?, &|name| self.variable(name))?;
-                Ok(Store::open(&StoreOptions::new(url.expose())).await?)
+                let store = Store::open(&self.store_options(self.config()?)?).await?;
+                headworks_lake::claim(&store, self.env_name()?).await?;
+                Ok(store)
             })
             .await
     }
 
+    fn store_options(&self, config: &Config) -> anyhow::Result<StoreOptions> {
+        let url = config.metadata_url(self.root()?, &|name| self.variable(name))?;
+        Ok(StoreOptions { schema: config.metadata.schema.clone(), ..StoreOptions::new(url.expose()) })
+    }
+
     /// The lake's files, opened anew.
     pub(crate) fn storage(&self) -> anyhow::Result<Storage> {
-        let (config, root) = (self.config()?, self.root()?);
+        Ok(Storage::open(&self.storage_options(self.config()?)?)?)
+    }
+
+    fn storage_options(&self, config: &Config) -> anyhow::Result<StorageOptions> {
         let variable = |name: &str| self.variable(name);
-        let options = StorageOptions {
-            path: config.storage_location(root),
+        Ok(StorageOptions {
+            path: config.storage_location(self.root()?),
             endpoint: config.storage.endpoint.clone(),
             region: config.storage.region.clone(),
             access_key_id: config.storage_key_id(&variable)?,
             secret_access_key: config.storage_secret(&variable)?,
             allow_http: config.storage.allow_http,
-        };
-        Ok(Storage::open(&options)?)
+        })
     }
 
-    /// The lake.
+    /// The environment's own lake, the one that commands write.
     pub(crate) async fn lake(&self) -> anyhow::Result<&Lake> {
         self.lake
             .get_or_try_init(|| async {
-                let store = self.store().await?.clone();
-                Ok(Lake::open(store, self.storage()?, self.clock.clone()).await?)
+                let (store, storage) = (self.store().await?.clone(), self.storage()?);
+                self.refuse_shared_files(&storage)?;
+                Ok(Lake::open(store, storage, self.clock.clone()).await?)
             })
             .await
+    }
+
+    /// Another environment's folder may be a link to production's, where clean-up would find files that it does not know.
+    fn refuse_shared_files(&self, storage: &Storage) -> anyhow::Result<()> {
+        let Some(production) = &self.loaded_config()?.production else { return Ok(()) };
+        let theirs = Path::new(&production.storage_location(self.root()?)).join("data").canonicalize();
+        let (Some(own), Ok(theirs)) = (storage.local(), theirs) else { return Ok(()) };
+        if !own.starts_with(&theirs) && !theirs.starts_with(own) {
+            return Ok(());
+        }
+        let message = format!(
+            "environment `{}` would keep its files in `{}`, among production's",
+            self.env_name()?,
+            own.display()
+        );
+        Err(Failure::new(ErrorKind::Invalid, "ENVIRONMENT_SHARED", message)
+            .hint("give it a storage.path of its own, without links into production's")
+            .into())
+    }
+
+    /// The lakes that commands read: the environment's own, and production's for the tables that the first lacks.
+    pub(crate) async fn lakes(&self) -> anyhow::Result<&Lakes> {
+        self.lakes
+            .get_or_try_init(|| async {
+                let (own, production) = (self.lake().await?, self.production().await?);
+                Ok(Lakes::new(own.clone(), production.cloned()))
+            })
+            .await
+    }
+
+    /// Production's lake for reading only; `None` in production itself, and while production has no lake.
+    pub(crate) async fn production(&self) -> anyhow::Result<Option<&Lake>> {
+        let open = || async {
+            let Some(config) = &self.loaded_config()?.production else { return Ok(None) };
+            self.open_production(config).await.with_context(|| {
+                format!("cannot open production's lake, which environment `{}` reads", config.project.environment)
+            })
+        };
+        Ok(self.production.get_or_try_init(open).await?.as_ref())
+    }
+
+    async fn open_production(&self, config: &Config) -> anyhow::Result<Option<Lake>> {
+        let options = self.store_options(config)?.read_only();
+        if options.file().is_some_and(|file| !file.exists()) {
+            return Ok(None);
+        }
+        let Some(storage) = Storage::open_read_only(&self.storage_options(config)?)? else { return Ok(None) };
+        let store = Store::open(&options).await?;
+        Ok(Lake::open_read_only(store, storage, self.clock.clone()).await?)
     }
 
     /// The SQL engine over the lake.
     pub(crate) async fn engine(&self) -> anyhow::Result<&Engine> {
         self.engine
             .get_or_try_init(|| async {
-                let lake = self.lake().await?;
+                let catalog = self.lakes().await?.catalog();
                 let settings = &self.config()?.engine;
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
                 let threads = settings.threads.map_or(cores, |n| n as usize);
-                let mut options = EngineOptions::new(self.root()?.join(OWN_FOLDER).join("spill"), threads);
+                let mut options = EngineOptions::new(self.own_folder()?.join("spill"), threads);
                 options.memory_bytes = usize::try_from(settings.memory.bytes()).unwrap_or(usize::MAX);
-                Ok(Engine::new(Arc::new(lake.clone()), options)?)
+                Ok(Engine::new(catalog, options)?)
             })
             .await
     }
@@ -256,7 +334,7 @@ impl App {
 
     /// The registry of published partitions, as the executor asks it.
     pub(crate) async fn partitions(&self) -> anyhow::Result<Arc<dyn Partitions>> {
-        Ok(Arc::new(Registry::new(self.lake().await?.clone())))
+        Ok(Arc::new(Registry::new(self.lakes().await?.clone())))
     }
 }
 
@@ -269,6 +347,9 @@ impl App {
         self.children.gone(CHILDREN_GONE_WITHIN).await;
         if let Some(store) = self.store.get() {
             store.close().await;
+        }
+        if let Some(Some(production)) = self.production.get() {
+            production.store().close().await;
         }
     }
 }

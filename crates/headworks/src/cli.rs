@@ -5,7 +5,8 @@
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use headworks_domain::EnvironmentName;
 use tracing_subscriber::EnvFilter;
 
 use crate::{app::App, fail, output::Out, settings::Environment};
@@ -69,6 +70,9 @@ struct GlobalArgs {
     /// Log to stderr what happens inside; twice for more
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
     verbose: u8,
+    /// Work in this environment of headworks.toml instead of production; HEADWORKS_ENV says the same
+    #[arg(long, value_name = "NAME", global = true, help_heading = "Global options")]
+    env: Option<String>,
     /// Set a setting for this command, as `--set engine.memory=2GiB`
     #[arg(long = "set", value_name = "KEY=VALUE", global = true, help_heading = "Global options")]
     settings: Vec<String>,
@@ -113,7 +117,9 @@ pub(crate) fn main() -> ExitCode {
     };
     log_to_stderr(cli.global.verbose, &environment);
     let out = Out::new(cli.global.json, cli.global.quiet, environment.no_color(), environment.dumb_terminal());
-    let app = App::new(out, environment, cli.global.project, cli.global.settings);
+    let mut settings = cli.global.settings;
+    settings.extend(cli.global.env.map(|name| format!("project.environment={name}")));
+    let app = App::new(out, environment, cli.global.project, settings);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail::report(out, &anyhow::Error::new(error).context("cannot start the runtime")),
@@ -127,8 +133,17 @@ pub(crate) fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(code) => code,
-        Err(error) => fail::report(out, &error),
+        Err(error) => fail::report_with(out, &error, |hint| app.hint(&hint)),
     }
+}
+
+/// Puts the environment's name behind each `headworks COMMAND` of a hint: copied as it stands the command would work in production.
+pub(crate) fn in_environment(hint: &str, name: &EnvironmentName) -> String {
+    let mut hint = hint.to_owned();
+    for command in Cli::command().get_subcommands().map(clap::Command::get_name) {
+        hint = hint.replace(&format!("headworks {command}"), &format!("headworks --env {name} {command}"));
+    }
+    hint
 }
 
 async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
@@ -188,9 +203,23 @@ fn log_to_stderr(verbose: u8, environment: &Environment) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    #[test]
+    fn hints_name_the_environment() {
+        let name = "staging".parse().unwrap();
+        for (hint, expected) in [
+            ("see headworks runs logs r1", "see headworks --env staging runs logs r1"),
+            (
+                "`headworks backfill t`, or headworks run t",
+                "`headworks --env staging backfill t`, or headworks --env staging run t",
+            ),
+            ("see metadata.url in headworks.toml", "see metadata.url in headworks.toml"),
+            ("use a newer version of headworks", "use a newer version of headworks"),
+        ] {
+            assert_eq!(in_environment(hint, &name), expected);
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

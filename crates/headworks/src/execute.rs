@@ -67,7 +67,11 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     let executor = Executor {
         store: app.run_store().await?.clone(),
         partitions: app.partitions().await?,
-        planner: Arc::new(ProjectPlanner { project: live.clone(), env: app.env_name(), params: wanted.params }),
+        planner: Arc::new(ProjectPlanner {
+            project: live.clone(),
+            env: app.env_name()?.to_string(),
+            params: wanted.params,
+        }),
         runner: runners::open(app, live, wanted.as_of_now).await?,
         clock: app.clock.clone(),
         options,
@@ -193,7 +197,7 @@ pub(crate) fn tell(app: &App, summary: &Summary, started: DateTime<Utc>) -> anyh
     let color = app.out.stderr_color;
     for (word, runs) in [("failed", &summary.failed), ("blocked", &summary.blocked)] {
         for run in runs.iter().take(FAILURES_TOLD_MAX) {
-            app.out.complain(failed_text(word, run, color));
+            app.out.complain(failed_text(app, word, run, color));
         }
         if runs.len() > FAILURES_TOLD_MAX {
             let more = count((runs.len() - FAILURES_TOLD_MAX) as u64);
@@ -211,7 +215,7 @@ pub(crate) fn tell(app: &App, summary: &Summary, started: DateTime<Utc>) -> anyh
     Ok(())
 }
 
-fn failed_text(word: &str, run: &FailedRun, color: bool) -> String {
+fn failed_text(app: &App, word: &str, run: &FailedRun, color: bool) -> String {
     let ds = run.ds.map(|ds| format!(" for ds={ds}")).unwrap_or_default();
     let message = &run.failure.message;
     let mut text = format!("{} ", styled(color, Style::Red, "error:"));
@@ -222,10 +226,11 @@ fn failed_text(word: &str, run: &FailedRun, color: bool) -> String {
     text += message;
     // Problems of the job's file bring their own hints.
     if let Some(hint) = run.failure.hint.as_ref().filter(|hint| !message.contains(hint.as_str())) {
-        text += &format!("\n{} {hint}", styled(color, Style::Cyan, "hint:"));
+        text += &format!("\n{} {}", styled(color, Style::Cyan, "hint:"), app.hint(hint));
     }
     if let Some(id) = run.run_id.as_ref().filter(|_| run.log.is_some()) {
-        text += &format!("\n{} headworks runs logs {id}", styled(color, Style::Dim, "log:"));
+        let log = app.hint(&format!("headworks runs logs {id}"));
+        text += &format!("\n{} {log}", styled(color, Style::Dim, "log:"));
     }
     text
 }

@@ -129,13 +129,18 @@ pub(crate) fn fault(error: &anyhow::Error) -> Option<&dyn Fault> {
 
 /// Writes the error to stderr, as text or JSON, and gives the exit code.
 pub(crate) fn report(out: Out, error: &anyhow::Error) -> ExitCode {
+    report_with(out, error, |hint| hint)
+}
+
+/// The same, with what the command line knows of hints.
+pub(crate) fn report_with(out: Out, error: &anyhow::Error, adapted: impl Fn(String) -> String) -> ExitCode {
     if error.chain().any(is_closed_stdout) {
         return ExitCode::from(DONE);
     }
     let fault = fault(error);
     let problems = error.downcast_ref::<Failure>().map_or(&[][..], |f| &f.problems);
     let message = message(error);
-    let hint = fault.and_then(Fault::hint);
+    let hint = fault.and_then(Fault::hint).map(adapted);
     if out.json {
         let code = fault.map_or("CLI_FAILED", Fault::code);
         out.complain(json_error(code, &message, hint.as_deref(), problems));

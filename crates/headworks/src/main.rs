@@ -6,6 +6,7 @@ mod cli;
 mod connections;
 mod execute;
 mod fail;
+mod lakes;
 mod live;
 mod output;
 mod planner;

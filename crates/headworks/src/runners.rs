@@ -19,26 +19,26 @@ use std::{
 };
 
 use async_trait::async_trait;
-use headworks_domain::{ErrorKind, Fault, PartitionKey};
+use headworks_domain::{EnvironmentName, ErrorKind, Fault, PartitionKey, TableName};
 use headworks_engine::Engine;
 use headworks_flow::{
     Failure, Job, JobBody, Kind, RunPlan, TaskKind,
     exec::{Done, Segment, Stop, TaskRunner},
 };
-use headworks_lake::{Action, ColumnSpec, Input, Lake, PublishInfo, StageRequest, Staged, TableSpec};
+use headworks_lake::{Action, At, ColumnSpec, Input, Lake, PublishInfo, StageRequest, Staged, TableSpec};
 
 pub(crate) use process::Children;
 
-use crate::{app::App, connections::Connections, live::LiveProject};
+use crate::{app::App, connections::Connections, lakes::Lakes, live::LiveProject};
 
 /// The runner of all tasks of a command. `as_of_now`: the command fills past days with the present of whole tables.
 pub(crate) async fn open(app: &App, project: LiveProject, as_of_now: bool) -> anyhow::Result<Arc<dyn TaskRunner>> {
     Ok(Arc::new(Runner {
         project,
         connections: app.connections()?,
-        lake: app.lake().await?.clone(),
+        lakes: app.lakes().await?.clone(),
         engine: app.engine().await?.clone(),
-        env: app.env_name(),
+        env: app.env_name()?.to_string(),
         as_of_now,
         described: Mutex::default(),
         surroundings: tasks::Surroundings::new(app)?,
@@ -48,7 +48,7 @@ pub(crate) async fn open(app: &App, project: LiveProject, as_of_now: bool) -> an
 
 struct Runner {
     project: LiveProject,
-    lake: Lake,
+    lakes: Lakes,
     engine: Engine,
     env: String,
     connections: Connections,
@@ -64,6 +64,8 @@ struct Runner {
 struct Work {
     staged: Option<Staged>,
     inputs: Vec<Input>,
+    /// Tables of the waits that are read from production's lake.
+    borrowed: Vec<TableName>,
 }
 
 #[async_trait]
@@ -98,7 +100,10 @@ impl TaskRunner for Runner {
 
 impl Runner {
     async fn stage(&self, segment: &Segment, plan: &RunPlan, work: &mut Work) -> Result<(), Stop> {
-        work.inputs = self.inputs(plan).await?;
+        (work.inputs, work.borrowed) = self.inputs(plan).await?;
+        for table in &work.borrowed {
+            segment.log.line(format!("reading `{table}` from production: this environment has no such table"));
+        }
         let request = StageRequest {
             spec: self.table_spec(&plan.job).map_err(Stop::Failed)?,
             keys: plan.partitions.clone(),
@@ -122,6 +127,7 @@ impl Runner {
 
     /// One transaction: the run's end by its fence, then the partitions. Either both are there or neither.
     async fn publish(&self, segment: &Segment, plan: &RunPlan, work: &mut Work, done: &mut Done) -> Result<(), Stop> {
+        self.refuse_what_came_meanwhile(work).await?;
         let staged = work.staged.take().ok_or_else(|| internal("nothing was staged"))?;
         let (rows, bytes) = (count(staged.rows()), count(staged.bytes()));
         let info = PublishInfo {
@@ -135,9 +141,9 @@ impl Runner {
         };
         let keys: Vec<PartitionKey> = staged.keys().cloned().collect();
         segment.log.line(format!("publishing {}", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")));
-        let (record, lake) = (segment.finished(rows, bytes), self.lake.clone());
+        let (record, lake) = (segment.finished(rows, bytes), self.lake().clone());
         let outcome = self
-            .lake
+            .lake()
             .store()
             .write(move |tx| {
                 Box::pin(async move {
@@ -159,13 +165,11 @@ impl Runner {
 
     /// True when this very attempt's publish is in the lake.
     async fn is_published(&self, segment: &Segment, plan: &RunPlan, keys: &[PartitionKey]) -> Result<bool, Stop> {
-        let Some(table) =
-            self.lake.table(plan.job.table_name(), headworks_lake::At::Now).await.map_err(|e| Stop::from(&e))?
-        else {
+        let Some(table) = self.lake().table(plan.job.table_name(), At::Now).await.map_err(|e| Stop::from(&e))? else {
             return Ok(false);
         };
         let Some(key) = keys.first() else { return Ok(false) };
-        let newest = self.lake.history(table.id, Some(key), 1).await.map_err(|e| Stop::from(&e))?;
+        let newest = self.lake().history(table.id, Some(key), 1).await.map_err(|e| Stop::from(&e))?;
         Ok(newest.first().is_some_and(|v| {
             v.attempt == Some(segment.fence()) && v.run_id.as_deref() == Some(segment.run_id().as_str())
         }))
@@ -174,11 +178,11 @@ impl Runner {
     async fn publish_view(&self, segment: &Segment, plan: &RunPlan, done: &mut Done) -> Result<(), Stop> {
         let sql = plan.sql.as_ref().map(|r| r.sql.clone()).ok_or_else(|| internal("a view without SQL"))?;
         self.try_view(plan, &sql).await?;
-        let (record, lake) = (segment.finished(0, 0), self.lake.clone());
+        let (record, lake) = (segment.finished(0, 0), self.lake().clone());
         let name = plan.job.table.clone().ok_or_else(|| internal("a view without a name"))?;
         let comment = plan.job.spec.description.clone();
         let outcome = self
-            .lake
+            .lake()
             .store()
             .write(move |tx| {
                 Box::pin(async move {
@@ -192,20 +196,64 @@ impl Runner {
         Ok(())
     }
 
-    /// The versions of what the run reads, as far as it waits for it: what a number was made of.
-    async fn inputs(&self, plan: &RunPlan) -> Result<Vec<Input>, Stop> {
-        let mut inputs = Vec::new();
+    /// The lake that is written.
+    fn lake(&self) -> &Lake {
+        self.lakes.own()
+    }
+
+    /// The versions of what the run reads, as far as it waits for it: what a number was made of. And which of those tables are
+    /// read from production.
+    async fn inputs(&self, plan: &RunPlan) -> Result<(Vec<Input>, Vec<TableName>), Stop> {
+        let (mut inputs, mut borrowed) = (Vec::new(), Vec::new());
         for wait in &plan.waits {
-            let versions =
-                self.lake.published(wait.table.as_str(), &wait.partitions).await.map_err(|e| Stop::from(&e))?;
+            let name = wait.table.as_str();
+            let lake = self.lakes.reading(name).await.map_err(|e| Stop::from(&e))?;
+            let versions = lake.published(name, &wait.partitions).await.map_err(|e| Stop::from(&e))?;
+            let is_borrowed = lake.is_read_only();
+            if is_borrowed {
+                borrowed.push(wait.table.clone());
+            }
+            if let (Some(production), false) = (self.lakes.production(), is_borrowed) {
+                // The wait may have found them in production, before this environment got a table of that name.
+                let missing: Vec<PartitionKey> =
+                    wait.partitions.iter().filter(|key| !versions.contains_key(key)).cloned().collect();
+                let there = production.published(name, &missing).await.map_err(|e| Stop::from(&e))?;
+                if let Some(key) = there.keys().min() {
+                    return Err(Stop::Failed(self.lacks(&wait.table, key)));
+                }
+            }
             inputs.extend(versions.into_iter().map(|(partition, version)| Input {
                 table: wait.table.to_string(),
                 partition,
                 version,
+                environment: is_borrowed.then(|| EnvironmentName::PRODUCTION.to_owned()),
             }));
         }
         inputs.sort_by(|a, b| (&a.table, &a.partition).cmp(&(&b.table, &b.partition)));
-        Ok(inputs)
+        Ok((inputs, borrowed))
+    }
+
+    fn lacks(&self, table: &TableName, key: &PartitionKey) -> Failure {
+        let message = format!("environment `{}` has a table `{table}` of its own, without {key}", self.env);
+        Failure::new(ErrorKind::NotFound, "ENVIRONMENT_LACKS", message).with_hint(format!(
+            "start it with `headworks backfill {table} --from {0} --to {0}`: a table is read from one environment only",
+            key.ds
+        ))
+    }
+
+    /// Refuses to publish when a table that was borrowed from production has come into this environment since: the query may have
+    /// read this or that one.
+    async fn refuse_what_came_meanwhile(&self, work: &Work) -> Result<(), Stop> {
+        for table in &work.borrowed {
+            if self.lake().table(table.as_str(), At::Now).await.map_err(|e| Stop::from(&e))?.is_some() {
+                let message =
+                    format!("table `{table}` came into environment `{}` while it was read from production", self.env);
+                let failure = Failure::new(ErrorKind::Conflict, "ENVIRONMENT_CHANGED", message)
+                    .with_hint("run it again: it reads the environment's own table then");
+                return Err(Stop::Failed(failure));
+            }
+        }
+        Ok(())
     }
 
     fn table_spec(&self, job: &Job) -> Result<TableSpec, Failure> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headworks_flow::Overrides;
+use headworks_flow::{ENVIRONMENT_VARIABLE, Overrides};
 
 use crate::fail::Failure;
 
@@ -49,8 +49,10 @@ impl Environment {
     ///
     /// Errors: a usage error when a flag is not `KEY=VALUE`.
     pub(crate) fn overrides(&self, flags: &[String]) -> Result<Overrides, Failure> {
-        let env =
-            self.0.iter().filter(|(name, _)| name.starts_with(PREFIX)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let is_setting = |(name, value): &(&String, &String)| {
+            name.starts_with(PREFIX) || (*name == ENVIRONMENT_VARIABLE && !value.is_empty())
+        };
+        let env = self.0.iter().filter(is_setting).map(|(k, v)| (k.clone(), v.clone())).collect();
         let flags = flags.iter().map(|flag| key_and_value(flag)).collect::<Result<_, _>>()?;
         Ok(Overrides { env, flags })
     }
@@ -73,12 +75,17 @@ mod tests {
     #[test]
     fn variables_and_flags_are_settings() {
         let environment = Environment(
-            [("HEADWORKS__METADATA__URL", "sqlite:x.db"), ("HEADWORKS_LOG", "debug"), ("HOME", "/")]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into(),
+            [
+                ("HEADWORKS__METADATA__URL", "sqlite:x.db"),
+                ("HEADWORKS_ENV", "staging"),
+                ("HEADWORKS_LOG", "debug"),
+                ("HOME", "/"),
+            ]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into(),
         );
         let overrides = environment.overrides(&["a.b=c=d".to_owned()]).unwrap();
-        assert_eq!(overrides.env.keys().collect::<Vec<_>>(), ["HEADWORKS__METADATA__URL"]);
+        assert_eq!(overrides.env.keys().collect::<Vec<_>>(), ["HEADWORKS_ENV", "HEADWORKS__METADATA__URL"]);
         assert_eq!(overrides.flags, [("a.b".to_owned(), "c=d".to_owned())]);
         for bad in ["", "x", "=1", "a.=1", ".a=1"] {
             assert!(environment.overrides(&[bad.to_owned()]).is_err(), "{bad}");

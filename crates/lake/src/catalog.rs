@@ -70,7 +70,7 @@ const CATALOG: &[Migration] = &[Migration {
 
 /// `hw_lake` has one row a fact about the lake; `hw_table` what we know of a table besides its catalog rows; `hw_partition` the
 /// newest version of every partition; `hw_publish` every version there ever was.
-const REGISTRY: &[Migration] = &[Migration {
+pub(crate) const REGISTRY: &[Migration] = &[Migration {
     version: 1,
     sql: "create table hw_lake(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 create table hw_table(table_id BIGINT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, job TEXT, owner TEXT, retention_secs BIGINT, columns TEXT);
@@ -117,6 +117,19 @@ pub(crate) async fn open(store: &Store, data_path: &str, now: DateTime<Utc>) -> 
     check(store, data_path).await?.ok_or_else(|| Error::Corrupt { what: "the catalog has no version".to_owned() })
 }
 
+/// Looks at a catalog that this process only reads and answers the lake's id; `None` when there is no lake yet.
+///
+/// Errors: as with [`open`].
+pub(crate) async fn look(store: &Store, data_path: &str) -> Result<Option<String>> {
+    // Migrations only expand, so what an older program made can be read as it is.
+    for (component, migrations) in [("lake_catalog", CATALOG), ("lake_registry", REGISTRY)] {
+        if store.migrated(component, migrations).await? == 0 {
+            return Ok(None);
+        }
+    }
+    check(store, data_path).await
+}
+
 /// The lake's id if the catalog is there and fits; `None` when it is empty.
 async fn check(store: &Store, data_path: &str) -> Result<Option<String>> {
     let mut id = None;
@@ -153,6 +166,9 @@ async fn move_to(store: &Store, from: &str, to: &str) -> Result<()> {
     let empty = store.row("select 1 from ducklake_data_file limit 1", &[]).await?.is_none();
     if !moved && !empty {
         return Err(Error::Elsewhere { catalog: from.to_owned(), configured: to.to_owned() });
+    }
+    if store.is_read_only() {
+        return Ok(());
     }
     let to = to.to_owned();
     store

@@ -131,6 +131,16 @@ pub enum Error {
         /// Where the configuration looks.
         configured: String,
     },
+    /// The database belongs to another environment.
+    #[error("the metadata database {url} belongs to environment `{found}`, not to `{asked}`")]
+    Environment {
+        /// The database, without its password.
+        url: String,
+        /// Whose it is.
+        found: String,
+        /// Who opened it.
+        asked: String,
+    },
     /// The catalog is older than the lake: a restored backup.
     #[error("the catalog is older (version {catalog}) than the lake's files (version {lake})")]
     Behind {
@@ -138,6 +148,12 @@ pub enum Error {
         catalog: i64,
         /// The newest version that the lake has seen.
         lake: i64,
+    },
+    /// The lake was opened for reading only.
+    #[error("`{path}` cannot be written: its lake was opened for reading only")]
+    ReadOnly {
+        /// The file.
+        path: String,
     },
     /// Something that DuckLake knows and we do not read or write.
     #[error("{what}, which headworks cannot use")]
@@ -208,8 +224,10 @@ impl Fault for Error {
             | Self::Spans { .. }
             | Self::Newer { .. }
             | Self::Elsewhere { .. }
+            | Self::Environment { .. }
             | Self::Behind { .. }
             | Self::Unsupported { .. } => ErrorKind::Invalid,
+            Self::ReadOnly { .. } => ErrorKind::Denied,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Parquet { .. } | Self::Arrow(_) => ErrorKind::Internal,
             Self::Source(error) => error.kind(),
@@ -234,7 +252,9 @@ impl Fault for Error {
             Self::Corrupt { .. } => "LAKE_CORRUPT",
             Self::Newer { .. } => "LAKE_NEWER",
             Self::Elsewhere { .. } => "LAKE_ELSEWHERE",
+            Self::Environment { .. } => "LAKE_ENVIRONMENT",
             Self::Behind { .. } => "LAKE_BEHIND",
+            Self::ReadOnly { .. } => "LAKE_READ_ONLY",
             Self::Unsupported { .. } => "LAKE_UNSUPPORTED",
             Self::Parquet { .. } => "LAKE_PARQUET",
             Self::Source(error) => error.code(),
@@ -281,6 +301,11 @@ impl Fault for Error {
             }
             Self::Newer { .. } => "use a newer version of headworks".to_owned(),
             Self::Elsewhere { .. } => "set storage.path back, or use another metadata database".to_owned(),
+            Self::Environment { asked, .. } => {
+                format!(
+                    "give each environment a database of its own: headworks --env {asked} config show tells where metadata.url comes from"
+                )
+            }
             Self::Behind { .. } => {
                 "it looks restored from a backup: nothing is removed until headworks doctor has been through".to_owned()
             }
@@ -288,7 +313,11 @@ impl Fault for Error {
                 "restore that partition: headworks tables history TABLE shows its versions, or run its job again"
                     .to_owned()
             }
-            Self::Unsupported { .. } | Self::Parquet { .. } | Self::Query(_) | Self::Arrow(_) => return None,
+            Self::ReadOnly { .. }
+            | Self::Unsupported { .. }
+            | Self::Parquet { .. }
+            | Self::Query(_)
+            | Self::Arrow(_) => return None,
         })
     }
 }

@@ -13,7 +13,9 @@
 //! ours; a new version of ours is a new [`headworks_store::Migration`].
 
 mod catalog;
+mod environment;
 mod error;
+mod foreign;
 mod publish;
 mod read;
 mod registry;
@@ -29,14 +31,15 @@ mod view;
 mod write;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
 };
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{Clock, PartitionKey, nearest};
-use headworks_store::{Store, Tx, Value, values};
+use headworks_store::{Row, Store, Tx, Value, values};
 
+pub use environment::claim;
 pub use error::{Error, Result};
 pub use publish::{Input, PublishInfo, Published};
 pub use read::{LakeTable, error_in};
@@ -74,6 +77,16 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// Tables by name, good while the catalog's schema version is the one they were read at.
     tables: Mutex<TableCache>,
+    /// Of a lake that is only read: what the registry has not seen of other programs' commits.
+    unseen: tokio::sync::Mutex<Unseen>,
+}
+
+/// Changes of foreign commits after one version and up to another.
+#[derive(Default)]
+struct Unseen {
+    seen: i64,
+    newest: i64,
+    changes: Arc<Vec<foreign::Change>>,
 }
 
 /// Tables as they were read, for the newest schema version only: old versions are looked at rarely.
@@ -104,13 +117,31 @@ impl Lake {
     /// Errors: `Newer`, `Elsewhere`, and what the storage and the database say.
     pub async fn open(store: Store, storage: Storage, clock: Arc<dyn Clock>) -> Result<Self> {
         let id = catalog::open(&store, storage.data_path(), clock.now()).await?;
-        let tables = Mutex::default();
-        Ok(Self { inner: Arc::new(Inner { id, store, storage, clock, tables }) })
+        Ok(Self::new(id, store, storage, clock))
+    }
+
+    /// Opens a lake that this process only reads: nothing is made, migrated or caught up, and what other programs committed is
+    /// found anew each time. `None` when there is no lake yet. Store and storage must be opened for reading only as well.
+    ///
+    /// Errors: as with [`open`](Self::open).
+    pub async fn open_read_only(store: Store, storage: Storage, clock: Arc<dyn Clock>) -> Result<Option<Self>> {
+        let id = catalog::look(&store, storage.data_path()).await?;
+        Ok(id.map(|id| Self::new(id, store, storage, clock)))
+    }
+
+    fn new(id: String, store: Store, storage: Storage, clock: Arc<dyn Clock>) -> Self {
+        let (tables, unseen) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { inner: Arc::new(Inner { id, store, storage, clock, tables, unseen }) }
     }
 
     /// The lake's own id, for ever the same.
     pub fn id(&self) -> &str {
         &self.inner.id
+    }
+
+    /// True when it was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.store().is_read_only()
     }
 
     /// The database that holds the catalog.
@@ -212,18 +243,24 @@ impl Lake {
                 &[],
             )
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(TableNote {
-                    table_id: row.i64(0)?,
-                    name: row.text(1)?,
-                    kind: row.text(2)?,
-                    job: row.opt_text(3)?,
-                    owner: row.opt_text(4)?,
-                    retention_secs: row.opt_i64(5)?,
-                })
+        let note = |row: &Row| {
+            Ok(TableNote {
+                table_id: row.i64(0)?,
+                name: row.text(1)?,
+                kind: row.text(2)?,
+                job: row.opt_text(3)?,
+                owner: row.opt_text(4)?,
+                retention_secs: row.opt_i64(5)?,
             })
-            .collect()
+        };
+        let mut notes: Vec<TableNote> = rows.iter().map(note).collect::<Result<_>>()?;
+        for change in self.unseen().await?.iter() {
+            if notes.iter().all(|n| n.table_id != change.table_id) {
+                notes.push(change.note());
+                notes.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+        }
+        Ok(notes)
     }
 
     /// The published partitions of a table, oldest first.
@@ -235,7 +272,21 @@ impl Lake {
                 &values![table_id],
             )
             .await?;
-        rows.iter().map(registry::partition_info).collect()
+        let known: Vec<PartitionInfo> = rows.iter().map(registry::partition_info).collect::<Result<_>>()?;
+        let unseen = self.unseen().await?;
+        if unseen.iter().all(|c| c.table_id != table_id) {
+            return Ok(known);
+        }
+        let mut by_key: BTreeMap<String, PartitionInfo> =
+            known.into_iter().map(|info| (info.key.to_string(), info)).collect();
+        for change in unseen.iter().filter(|c| c.table_id == table_id) {
+            let info = change.info(self.now());
+            let newest = by_key.entry(change.key.to_string()).or_insert_with(|| info.clone());
+            if newest.version < info.version {
+                *newest = info;
+            }
+        }
+        Ok(by_key.into_values().collect())
     }
 
     /// The newest published partition of a table, also when it has no rows. At an older version, the newest of that time.
@@ -259,7 +310,11 @@ impl Lake {
                     .await?
             }
         };
-        Ok(row.map_or(Ok(None), |row| row.opt_text(0))?.and_then(|text| text.parse().ok()))
+        let known = row.map_or(Ok(None), |row| row.opt_text(0))?;
+        let unseen = self.unseen().await?;
+        let up_to = if at == At::Now || unseen.is_empty() { i64::MAX } else { self.version(at).await? };
+        let unseen = unseen.iter().filter(|c| c.table_id == table.id && c.version <= up_to).map(|c| c.key.to_string());
+        Ok(known.into_iter().chain(unseen).max().and_then(|text| text.parse().ok()))
     }
 
     /// The current versions of those partitions that are published; empty for a table that is not there.
@@ -271,7 +326,27 @@ impl Lake {
     }
 
     pub(crate) async fn versions(&self, table_id: i64, keys: &[PartitionKey]) -> Result<HashMap<PartitionKey, i64>> {
-        registry::versions(&mut From::Store(self.store()), table_id, keys.iter()).await
+        let mut versions = registry::versions(&mut From::Store(self.store()), table_id, keys.iter()).await?;
+        for change in self.unseen().await?.iter().filter(|c| c.table_id == table_id && keys.contains(&c.key)) {
+            let version = versions.entry(change.key.clone()).or_insert(change.version);
+            *version = change.version.max(*version);
+        }
+        Ok(versions)
+    }
+
+    /// What other programs committed and the registry does not know: nothing, but for a lake that is only read.
+    async fn unseen(&self) -> Result<Arc<Vec<foreign::Change>>> {
+        if !self.is_read_only() {
+            return Ok(Arc::default());
+        }
+        let from = &mut From::Store(self.store());
+        let (seen, newest) = foreign::behind(from).await?;
+        let mut known = self.inner.unseen.lock().await;
+        if (known.seen, known.newest) != (seen, newest) {
+            let changes = if seen < newest { foreign::changes(from, seen, newest).await? } else { Vec::new() };
+            *known = Unseen { seen, newest, changes: Arc::new(changes) };
+        }
+        Ok(Arc::clone(&known.changes))
     }
 
     /// The versions of a table's partitions, newest first; of one partition when `key` is given. At most `limit`.
@@ -289,19 +364,24 @@ impl Lake {
                 &values![table_id, key.map(ToString::to_string).unwrap_or_default(), limit],
             )
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(PartitionVersion {
-                    info: registry::partition_info(row)?,
-                    action: row.text(6)?,
-                    job: row.opt_text(7)?,
-                    run_id: row.opt_text(8)?,
-                    attempt: row.opt_i64(9)?,
-                    job_version: row.opt_text(10)?,
-                    as_of_now: row.bool(11)?,
-                })
+        let version = |row: &Row| {
+            Ok(PartitionVersion {
+                info: registry::partition_info(row)?,
+                action: row.text(6)?,
+                job: row.opt_text(7)?,
+                run_id: row.opt_text(8)?,
+                attempt: row.opt_i64(9)?,
+                job_version: row.opt_text(10)?,
+                as_of_now: row.bool(11)?,
             })
-            .collect()
+        };
+        let mut versions: Vec<PartitionVersion> = rows.iter().map(version).collect::<Result<_>>()?;
+        let unseen = self.unseen().await?;
+        let unseen = unseen.iter().filter(|c| c.table_id == table_id && key.is_none_or(|key| *key == c.key));
+        versions.extend(unseen.map(|change| change.version(self.now())));
+        versions.sort_by_key(|v| std::cmp::Reverse(v.info.version));
+        versions.truncate(limit);
+        Ok(versions)
     }
 
     /// The partitions that got a new version after `position`, as table and key, and the newest version.
@@ -325,12 +405,16 @@ impl Lake {
                 published.push((row.text(0)?, key));
             }
         }
+        let unseen = self.unseen().await?;
+        published.extend(unseen.iter().filter(|c| c.version > position).map(|c| (c.table.clone(), c.key.clone())));
         Ok((published, newest))
     }
 
-    /// Adds what other programs committed to the registry. Cheap when there was nothing; answers whether there was.
+    /// Adds what other programs committed to the registry. Cheap when there was nothing; answers whether there was. A lake that
+    /// is only read stays as it is: its answers count such commits in.
     pub async fn catch_up(&self) -> Result<bool> {
-        if !registry::is_behind(&mut From::Store(self.store())).await? {
+        let (seen, newest) = foreign::behind(&mut From::Store(self.store())).await?;
+        if seen >= newest || self.is_read_only() {
             return Ok(false);
         }
         let now = self.now();

@@ -49,6 +49,9 @@ pub struct Input {
     pub partition: PartitionKey,
     /// Its version at that time.
     pub version: i64,
+    /// The environment whose lake it was read from; `None` for the lake of the publish itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
 }
 
 /// What a publish did.
@@ -65,7 +68,8 @@ pub struct Published {
 /// How often a publish starts over because a foreign writer took the snapshot's id.
 const FOREIGN_RETRIES: usize = 20;
 
-/// The advisory lock that orders our own publishes on PostgreSQL.
+/// The advisory lock that orders our own publishes on PostgreSQL, one for each schema: environments in one database don't wait
+/// for each other.
 const CATALOG_LOCK: i64 = 0x6865_6164_776f_726b;
 
 /// The head of the catalog: what the next snapshot continues from.
@@ -130,7 +134,7 @@ impl Head {
 /// Takes the lock that orders publishes among our own processes.
 pub(crate) async fn lock(tx: &mut Tx) -> Result<()> {
     if tx.dialect() == Dialect::Postgres {
-        tx.execute("select pg_advisory_xact_lock($1)", &values![CATALOG_LOCK]).await?;
+        tx.execute("select pg_advisory_xact_lock($1 + hashtext(current_schema()))", &values![CATALOG_LOCK]).await?;
     }
     Ok(())
 }

@@ -3,17 +3,13 @@
 //! It stands beside the catalog and changes in the same transaction. It knows a published partition of zero rows, answers waits
 //! and `_latest`, and feeds the pages. Foreign commits do not know it: `catch_up` adds what they did.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::PartitionKey;
 use headworks_store::{Row, Tx, Value, values};
 
-use crate::{
-    PublishInfo, Result, Staged, TableSpec,
-    publish::Rows,
-    table::{self, From, Table},
-};
+use crate::{PublishInfo, Result, Staged, TableSpec, foreign, publish::Rows, table::From};
 
 /// Why a partition has a new version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -227,196 +223,31 @@ pub(crate) async fn forget_replaced(
     Ok(())
 }
 
-/// True when foreign commits came that the registry has not seen. Cheap: two rows by key.
-pub(crate) async fn is_behind(from: &mut From<'_>) -> Result<bool> {
-    let rows = from.rows(BEHIND, &[]).await?;
-    Ok(rows.first().map_or(Ok(false), |row| Ok::<_, headworks_store::Error>(row.i64(0)? < row.i64(1)?))?)
-}
-
-const BEHIND: &str = "select coalesce((select cast(value as bigint) from hw_lake where key = 'seen'), 0),
-    (select max(snapshot_id) from ducklake_snapshot)";
-
 /// Adds what foreign commits did to partitioned tables since the last look.
 pub(crate) async fn catch_up(tx: &mut Tx, now: DateTime<Utc>) -> Result<()> {
-    let Some(row) = tx.row(BEHIND, &[]).await? else { return Ok(()) };
-    let (seen, newest) = (row.i64(0)?, row.i64(1)?);
+    let (seen, newest) = foreign::behind(&mut From::Tx(tx)).await?;
     if seen >= newest {
         return Ok(());
     }
-    for (name, id) in table::names(&mut From::Tx(tx), newest).await? {
-        let Ok(Some(table)) = table::load(&mut From::Tx(tx), &name, newest).await else { continue };
-        if table.partition_columns().first() != Some(&"ds") {
-            continue;
-        }
-        let touched = touched(tx, &table, seen, newest).await?;
-        if touched.is_empty() {
-            continue;
-        }
+    for change in foreign::changes(&mut From::Tx(tx), seen, newest).await? {
         tx.execute(
             "insert into hw_table(table_id, name, kind) values ($1, $2, 'foreign') on conflict (table_id) do nothing",
-            &values![id, &name],
+            &values![change.table_id, &change.table],
         )
         .await?;
-        for (key, version) in touched {
-            let (rows, bytes, files) = size(tx, &table, &key).await?;
-            let entry = Entry { table_id: id, partition: &key, version, rows, bytes, files, now };
-            record(tx, &[entry], Action::Foreign, None).await?;
-        }
+        let entry = Entry {
+            table_id: change.table_id,
+            partition: &change.key,
+            version: change.version,
+            rows: change.rows,
+            bytes: change.bytes,
+            files: change.files,
+            now,
+        };
+        record(tx, &[entry], Action::Foreign, None).await?;
     }
     tx.execute("update hw_lake set value = $1 where key = 'seen'", &values![newest.to_string()]).await?;
     Ok(())
-}
-
-/// The partitions that snapshots after `seen` changed, each with the last of those snapshots.
-async fn touched(tx: &mut Tx, table: &Table, seen: i64, newest: i64) -> Result<BTreeMap<PartitionKey, i64>> {
-    let mut keys: BTreeMap<PartitionKey, i64> = BTreeMap::new();
-    let mut note = |key: Option<PartitionKey>, version: i64| {
-        if let Some(key) = key {
-            let last = keys.entry(key).or_insert(version);
-            *last = version.max(*last);
-        }
-    };
-    let rows = tx
-        .rows(
-            "select f.data_file_id, case when f.end_snapshot > $2 and f.end_snapshot <= $3 then f.end_snapshot else f.begin_snapshot end
-             from ducklake_data_file f where f.table_id = $1
-               and ((f.begin_snapshot > $2 and f.begin_snapshot <= $3) or (f.end_snapshot > $2 and f.end_snapshot <= $3))
-             union all select d.data_file_id, d.begin_snapshot from ducklake_delete_file d
-             where d.table_id = $1 and d.begin_snapshot > $2 and d.begin_snapshot <= $3",
-            &values![table.id, seen, newest],
-        )
-        .await?;
-    for row in rows {
-        note(file_key(tx, table, row.i64(0)?).await?, row.i64(1)?);
-    }
-    for (inlined, columns) in inlined(tx, table).await? {
-        let rows = tx
-            .rows(
-                &format!(
-                    "select {columns}, max(case when end_snapshot > $1 then end_snapshot else begin_snapshot end) from \"{inlined}\"
-                     where begin_snapshot > $1 or end_snapshot > $1 group by {columns}"
-                ),
-                &values![seen],
-            )
-            .await?;
-        let count = table.partition_columns().len();
-        for row in rows {
-            note(row_key(table, &row)?, row.i64(count)?);
-        }
-    }
-    let deletes = format!("ducklake_inlined_delete_{}", table.id);
-    if exists(tx, &deletes).await? {
-        let rows = tx
-            .rows(
-                &format!(
-                    "select file_id, max(begin_snapshot) from {deletes} where begin_snapshot > $1 group by file_id"
-                ),
-                &values![seen],
-            )
-            .await?;
-        for row in rows {
-            note(file_key(tx, table, row.i64(0)?).await?, row.i64(1)?);
-        }
-    }
-    Ok(keys)
-}
-
-/// The partition of a file: by its partition values, else by statistics that leave one value only.
-async fn file_key(tx: &mut Tx, table: &Table, file: i64) -> Result<Option<PartitionKey>> {
-    let rows = tx
-        .rows(
-            "select partition_value from ducklake_file_partition_value where data_file_id = $1 order by partition_key_index",
-            &values![file],
-        )
-        .await?;
-    let columns = table.partition_columns();
-    let mut texts: Vec<Option<String>> = rows.iter().map(|r| r.opt_text(0)).collect::<Result<_, _>>()?;
-    if texts.len() != columns.len() {
-        texts.clear();
-        for column in columns.iter().filter_map(|c| table.column(c)) {
-            let row = tx
-                .row(
-                    "select min_value from ducklake_file_column_stats where data_file_id = $1 and column_id = $2 and min_value = max_value",
-                    &values![file, column.id],
-                )
-                .await?;
-            texts.push(row.map_or(Ok(None), |r| r.opt_text(0))?);
-        }
-    }
-    Ok(key_of(&columns, texts))
-}
-
-fn row_key(table: &Table, row: &Row) -> Result<Option<PartitionKey>> {
-    let columns = table.partition_columns();
-    let texts = (0..columns.len()).map(|i| row.opt_text(i)).collect::<Result<Vec<_>, _>>()?;
-    Ok(key_of(&columns, texts))
-}
-
-fn key_of(columns: &[&str], texts: Vec<Option<String>>) -> Option<PartitionKey> {
-    let mut key: Option<PartitionKey> = None;
-    for (column, text) in columns.iter().zip(texts) {
-        let text = text?;
-        match (*column, &mut key) {
-            ("ds", none) => *none = Some(PartitionKey::day(text.parse().ok()?)),
-            ("hour", Some(key)) => key.hour = Some(text.parse().ok().filter(|h| *h < 24)?),
-            ("event_type", Some(key)) => key.event_type = Some(text),
-            _ => return None,
-        }
-    }
-    key
-}
-
-/// The tables of a table's inlined rows, each with its partition columns as text.
-async fn inlined(tx: &mut Tx, table: &Table) -> Result<Vec<(String, String)>> {
-    let columns =
-        table.partition_columns().iter().map(|c| format!("cast(\"{c}\" as varchar)")).collect::<Vec<_>>().join(", ");
-    let rows =
-        tx.rows("select table_name from ducklake_inlined_data_tables where table_id = $1", &values![table.id]).await?;
-    rows.iter().map(|row| Ok((row.text(0)?, columns.clone()))).collect()
-}
-
-pub(crate) async fn exists(tx: &mut Tx, name: &str) -> Result<bool> {
-    let sql = match tx.dialect() {
-        headworks_store::Dialect::Sqlite => "select 1 from sqlite_master where name = $1",
-        headworks_store::Dialect::Postgres => "select 1 from pg_class where oid = to_regclass($1)",
-    };
-    Ok(tx.row(sql, &values![name]).await?.is_some())
-}
-
-/// Rows, bytes and files of a partition as the catalog has it now.
-async fn size(tx: &mut Tx, table: &Table, key: &PartitionKey) -> Result<(i64, i64, i64)> {
-    let mut joins = String::new();
-    let mut bound = values![table.id].to_vec();
-    for (index, value) in key.values().into_iter().enumerate() {
-        bound.push(value.into());
-        joins.push_str(&format!(
-            " join ducklake_file_partition_value v{index} on v{index}.data_file_id = f.data_file_id and v{index}.table_id = $1
-               and v{index}.partition_key_index = {index} and v{index}.partition_value = ${}",
-            index + 2
-        ));
-    }
-    let sql = format!(
-        "select cast(coalesce(sum(f.record_count - coalesce((select max(d.delete_count) from ducklake_delete_file d
-             where d.data_file_id = f.data_file_id and d.end_snapshot is null), 0)), 0) as bigint),
-             cast(coalesce(sum(f.file_size_bytes), 0) as bigint), count(*)
-         from ducklake_data_file f {joins} where f.table_id = $1 and f.end_snapshot is null"
-    );
-    let row = tx.row(&sql, &bound).await?;
-    let (mut rows, bytes, files) = match row {
-        Some(row) => (row.i64(0)?, row.i64(1)?, row.i64(2)?),
-        None => (0, 0, 0),
-    };
-    let columns = table.partition_columns();
-    for (name, _) in inlined(tx, table).await? {
-        let mut sql = format!("select count(*) from \"{name}\" where end_snapshot is null");
-        let mut bound = Vec::new();
-        for (column, value) in columns.iter().zip(key.values()) {
-            bound.push(Value::from(value));
-            sql.push_str(&format!(" and cast(\"{column}\" as varchar) = ${}", bound.len()));
-        }
-        rows += tx.row(&sql, &bound).await?.map_or(Ok(0), |row| row.i64(0))?;
-    }
-    Ok((rows, bytes, files))
 }
 
 pub(crate) fn partition_info(row: &Row) -> Result<PartitionInfo> {

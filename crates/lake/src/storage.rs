@@ -1,3 +1,5 @@
+mod read_only;
+
 use std::{
     fs::{self, File},
     io::Write as _,
@@ -14,6 +16,7 @@ use object_store::{
 };
 use url::Url;
 
+use self::read_only::ReadOnly;
 use crate::{Error, Result};
 
 /// Where the lake's files are.
@@ -44,6 +47,7 @@ pub struct Storage {
     /// The lake's root, for the few files that are not data.
     root: Arc<dyn ObjectStore>,
     local: Option<PathBuf>,
+    is_read_only: bool,
 }
 
 /// Smaller S3 objects go in one request.
@@ -53,6 +57,17 @@ impl Storage {
     /// Opens the storage, making a local folder that is not there. Errors: `Place`, `Io`.
     pub fn open(options: &StorageOptions) -> Result<Self> {
         if options.path.starts_with("s3://") { Self::open_s3(options) } else { Self::open_local(&options.path) }
+    }
+
+    /// Opens the storage for reading only: what it gives out can neither write nor delete. `None` for a local folder that is not
+    /// there. Errors: as [`open`](Self::open).
+    pub fn open_read_only(options: &StorageOptions) -> Result<Option<Self>> {
+        if !options.path.contains("://") && !FilePath::new(&options.path).join("data").is_dir() {
+            return Ok(None);
+        }
+        let open = Self::open(options)?;
+        let read_only = |store| Arc::new(ReadOnly(store)) as Arc<dyn ObjectStore>;
+        Ok(Some(Self { files: read_only(open.files), root: read_only(open.root), is_read_only: true, ..open }))
     }
 
     fn open_local(path: &str) -> Result<Self> {
@@ -75,7 +90,7 @@ impl Storage {
             .to_str()
             .map(|p| format!("{p}/"))
             .ok_or_else(|| Error::Place { url: path.to_owned(), reason: "its name is not Unicode".to_owned() })?;
-        Ok(Self { data_path, files: open(&data)?, root: open(&root)?, local: Some(data) })
+        Ok(Self { data_path, files: open(&data)?, root: open(&root)?, local: Some(data), is_read_only: false })
     }
 
     fn open_s3(options: &StorageOptions) -> Result<Self> {
@@ -101,7 +116,13 @@ impl Storage {
             files: Arc::new(PrefixStore::new(Arc::clone(&s3), data)),
             root: Arc::new(PrefixStore::new(s3, prefix)),
             local: None,
+            is_read_only: false,
         })
+    }
+
+    /// True when it was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// The data path as the catalog names it, ending in `/`.
@@ -124,9 +145,11 @@ impl Storage {
         self.local.as_deref()
     }
 
-    /// The URL under which query sessions find the data files: `lake://data`.
+    /// The URL under which query sessions find the data files: `lake://data`, or `lake://read-only`, so that one session may
+    /// read a lake of its own and another.
     pub fn url(&self) -> ObjectStoreUrl {
-        ObjectStoreUrl::parse("lake://data").expect("the URL is a constant")
+        let url = if self.is_read_only { "lake://read-only" } else { "lake://data" };
+        ObjectStoreUrl::parse(url).expect("the URL is a constant")
     }
 
     /// Lets a query session read the data files.
@@ -136,6 +159,9 @@ impl Storage {
 
     /// Begins a new data file; it exists once `finish` returns.
     pub(crate) fn create(&self, path: &str) -> Result<NewFile> {
+        if self.is_read_only {
+            return Err(Error::ReadOnly { path: format!("{}{path}", self.data_path) });
+        }
         let location = Path::parse(path).map_err(|e| Error::Place { url: path.to_owned(), reason: e.to_string() })?;
         let to = match &self.local {
             Some(root) => To::Local { path: root.join(path), root: root.clone(), file: None },

@@ -1,7 +1,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use headworks_store::{Row, Store, Tx, Value, values};
+use headworks_store::{Dialect, Row, Store, Tx, Value, values};
 use uuid::Uuid;
 
 use crate::{Error, Result, types};
@@ -128,6 +128,17 @@ impl From<'_> {
             Self::Store(store) => store.rows(sql, values).await?,
             Self::Tx(tx) => tx.rows(sql, values).await?,
         })
+    }
+
+    pub(crate) async fn row(&mut self, sql: &str, values: &[Value]) -> Result<Option<Row>> {
+        Ok(self.rows(sql, values).await?.into_iter().next())
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Store(store) => store.dialect(),
+            Self::Tx(tx) => tx.dialect(),
+        }
     }
 }
 

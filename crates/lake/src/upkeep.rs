@@ -259,7 +259,8 @@ impl Lake {
 
     /// Local lakes only: a partition's folder goes with its last file.
     async fn remove_empty_folders(&self) -> Result<()> {
-        let Some(root) = self.storage().local().map(std::path::Path::to_path_buf) else { return Ok(()) };
+        let root = self.storage().local().filter(|_| !self.storage().is_read_only());
+        let Some(root) = root.map(std::path::Path::to_path_buf) else { return Ok(()) };
         fn sweep(folder: &std::path::Path, is_root: bool) -> std::io::Result<()> {
             for entry in std::fs::read_dir(folder)? {
                 let entry = entry?;

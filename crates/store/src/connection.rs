@@ -35,15 +35,15 @@ impl Connection {
         let failed = |source| Error::Open { url: options.shown(), source };
         match options.dialect()? {
             Dialect::Sqlite => {
-                if let Some(parent) = options.file().and_then(|f| f.parent()).filter(|p| !p.as_os_str().is_empty()) {
-                    std::fs::create_dir_all(parent).map_err(|e| failed(sqlx::Error::Io(e)))?;
+                let mut to = sqlite_options(options);
+                if !options.read_only {
+                    if let Some(parent) = options.file().and_then(|f| f.parent()).filter(|p| !p.as_os_str().is_empty())
+                    {
+                        std::fs::create_dir_all(parent).map_err(|e| failed(sqlx::Error::Io(e)))?;
+                    }
+                    to = to.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
                 }
-                let mut connection = sqlite_options(options)
-                    .create_if_missing(true)
-                    .journal_mode(SqliteJournalMode::Wal)
-                    .connect()
-                    .await
-                    .map_err(failed)?;
+                let mut connection = to.connect().await.map_err(failed)?;
                 // A file that is no database shows itself only when it is read.
                 sqlx::query("select count(*) from sqlite_master").fetch_one(&mut connection).await.map_err(failed)?;
                 Ok(Self::Sqlite(connection))
@@ -143,6 +143,7 @@ impl Readers {
 fn sqlite_options(options: &StoreOptions) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(options.file().unwrap_or_else(|| std::path::Path::new("")))
+        .read_only(options.read_only)
         // In WAL mode only FULL makes a commit survive a power cut: NORMAL lost every acknowledged row in a trial.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(options.lock_timeout)
@@ -158,12 +159,13 @@ fn sqlite_options(options: &StoreOptions) -> SqliteConnectOptions {
 fn postgres_options(options: &StoreOptions) -> Result<PgConnectOptions> {
     let parsed =
         PgConnectOptions::from_str(&options.url).map_err(|source| Error::Open { url: options.shown(), source })?;
-    Ok(parsed.application_name("headworks").options([
+    let parsed = parsed.application_name("headworks").options([
         ("search_path", format!("{},{},public", options.schema, options.lake_schema())),
         ("lock_timeout", format!("{}ms", options.lock_timeout.as_millis())),
         ("idle_in_transaction_session_timeout", "60000".to_owned()),
         ("timezone", "UTC".to_owned()),
-    ]))
+    ]);
+    Ok(if options.read_only { parsed.options([("default_transaction_read_only", "on")]) } else { parsed })
 }
 
 type SqliteQuery<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;

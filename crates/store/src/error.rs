@@ -58,6 +58,12 @@ pub enum Error {
         /// What the driver said.
         message: String,
     },
+    /// The store was opened for reading only.
+    #[error("the metadata database {url} was opened for reading only")]
+    ReadOnly {
+        /// The URL without its password.
+        url: String,
+    },
     /// A later version of Headworks has migrated the database.
     #[error(
         "the metadata database was written by a newer Headworks: {component} is at version {found}, this program knows {known}"
@@ -138,6 +144,7 @@ impl Fault for Error {
             Self::Locked { .. } | Self::Lost { .. } | Self::CommitUnknown { .. } => ErrorKind::Unavailable,
             Self::Unique { .. } => ErrorKind::Conflict,
             Self::Full { .. } => ErrorKind::Exhausted,
+            Self::ReadOnly { .. } => ErrorKind::Denied,
             Self::Closed => ErrorKind::Cancelled,
             Self::Statement { .. } | Self::Type { .. } | Self::Panicked => ErrorKind::Internal,
         }
@@ -153,6 +160,7 @@ impl Fault for Error {
             Self::Full { .. } => "STORE_FULL",
             Self::Lost { .. } => "STORE_LOST",
             Self::CommitUnknown { .. } => "STORE_COMMIT_UNKNOWN",
+            Self::ReadOnly { .. } => "STORE_READ_ONLY",
             Self::Newer { .. } => "STORE_NEWER",
             Self::Type { .. } => "STORE_TYPE",
             Self::Closed => "STORE_CLOSED",

@@ -54,21 +54,29 @@ struct Inner {
     options: StoreOptions,
     dialect: Dialect,
     readers: Readers,
-    writer: Writer,
+    /// None when the database was opened for reading only: then nothing here can write.
+    writer: Option<Writer>,
     watch: Watch,
     migrating: Mutex<()>,
 }
 
 impl Store {
-    /// Opens the database, making a SQLite file (and its folder) that does not exist yet.
+    /// Opens the database, making a SQLite file (and its folder) that does not exist yet. With `read_only` nothing is made, and
+    /// the store has no connection that could write.
     ///
-    /// Errors: `Open` when the file is no database, is not writable, or the server does not answer (retryable).
+    /// Errors: `Open` when the file is no database, is not writable (is not there, with `read_only`), or the server does not
+    /// answer (retryable).
     pub async fn open(options: &StoreOptions) -> Result<Self> {
         let dialect = options.dialect()?;
         let first = Connection::open(options).await?;
         let readers = Readers::open(options)?;
         let watch = Watch::default();
-        let writer = Writer::start(options.clone(), first, watch.clone());
+        let writer = if options.read_only {
+            first.close().await;
+            None
+        } else {
+            Some(Writer::start(options.clone(), first, watch.clone()))
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 options: options.clone(),
@@ -91,6 +99,11 @@ impl Store {
         &self.inner.options
     }
 
+    /// True when it was opened for reading only: every write fails with `ReadOnly`.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.writer.is_none()
+    }
+
     /// The SQLite file's path; `None` on PostgreSQL.
     pub fn file(&self) -> Option<&Path> {
         self.inner.options.file()
@@ -110,14 +123,17 @@ impl Store {
     ///
     /// An error of `work` undoes what it did and nothing else. The closure may touch the transaction only: whatever it waits
     /// for besides holds up the others of its group. Errors: `CommitUnknown` when the reply to COMMIT was lost, so that the
-    /// caller must look whether its rows are there.
+    /// caller must look whether its rows are there; `ReadOnly`.
     pub async fn write<T, E, F>(&self, work: F) -> std::result::Result<T, E>
     where
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, std::result::Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.inner.writer.write(work).await
+        match &self.inner.writer {
+            Some(writer) => writer.write(work).await,
+            None => Err(Error::ReadOnly { url: self.inner.options.shown() }.into()),
+        }
     }
 
     /// Brings a component's tables to the newest version. Concurrent callers, in this process or others, are safe.
@@ -128,6 +144,13 @@ impl Store {
         migrate::migrate(self, component, home, migrations).await
     }
 
+    /// Looks how far a component's tables were migrated, 0 when there are none. What is there is left as it is.
+    ///
+    /// Errors: `Newer` as with [`migrate`](Self::migrate).
+    pub async fn migrated(&self, component: &'static str, migrations: &'static [Migration]) -> Result<i64> {
+        migrate::migrated(self, component, migrations).await
+    }
+
     /// Watches for commits: our own at once, those of other processes within a tenth of a second (SQLite) or half a second.
     pub fn changes(&self) -> Changes {
         self.inner.watch.subscribe(&self.inner.options)
@@ -135,12 +158,14 @@ impl Store {
 
     /// The count of durable commits of this process so far; a group counts once.
     pub fn commits(&self) -> u64 {
-        self.inner.writer.commits()
+        self.inner.writer.as_ref().map_or(0, Writer::commits)
     }
 
     /// Finishes what was handed in and closes every connection; later writes fail with `Closed`.
     pub async fn close(&self) {
-        self.inner.writer.close().await;
+        if let Some(writer) = &self.inner.writer {
+            writer.close().await;
+        }
         self.inner.readers.close().await;
     }
 }

@@ -31,12 +31,7 @@ pub(crate) async fn migrate(
     home: Home,
     migrations: &'static [Migration],
 ) -> Result<()> {
-    let known = migrations.last().map_or(0, |m| m.version);
-    let found = version(store, component).await?;
-    if found > known {
-        return Err(Error::Newer { component: component.to_owned(), found, known });
-    }
-    if found == known {
+    if migrated(store, component, migrations).await? == newest(migrations) {
         return Ok(());
     }
     let schemas = [store.options().schema.clone(), store.options().lake_schema()];
@@ -45,7 +40,11 @@ pub(crate) async fn migrate(
             Box::pin(async move {
                 if tx.dialect() == Dialect::Postgres {
                     // Two processes that start together must not both create.
-                    tx.execute("select pg_advisory_xact_lock(hashtext('headworks migrate'))", &[]).await?;
+                    tx.execute(
+                        "select pg_advisory_xact_lock(hashtext('headworks migrate ' || $1))",
+                        &values![&schemas[0]],
+                    )
+                    .await?;
                     for schema in &schemas {
                         tx.script(&format!("create schema if not exists \"{schema}\"")).await?;
                     }
@@ -75,6 +74,16 @@ pub(crate) async fn migrate(
             })
         })
         .await
+}
+
+/// How far a component is, when this program knows that version.
+pub(crate) async fn migrated(store: &Store, component: &'static str, migrations: &'static [Migration]) -> Result<i64> {
+    let (found, known) = (version(store, component).await?, newest(migrations));
+    if found > known { Err(Error::Newer { component: component.to_owned(), found, known }) } else { Ok(found) }
+}
+
+fn newest(migrations: &[Migration]) -> i64 {
+    migrations.last().map_or(0, |m| m.version)
 }
 
 /// The version found; 0 when the ledger does not exist yet.

@@ -16,6 +16,8 @@ pub struct StoreOptions {
     pub readers_max: u32,
     /// PostgreSQL: the schema of our own tables; the lake's catalog stands in `<schema>_lake`.
     pub schema: String,
+    /// Opens what is there for reading: nothing is made, migrated or written, by the database's own means.
+    pub read_only: bool,
 }
 
 impl StoreOptions {
@@ -24,7 +26,18 @@ impl StoreOptions {
     pub fn new(url: impl Into<String>) -> Self {
         let url = url.into();
         let readers_max = if url.starts_with("sqlite:") { 3 } else { 2 };
-        Self { url, lock_timeout: Duration::from_secs(30), readers_max, schema: "headworks".to_owned() }
+        Self {
+            url,
+            lock_timeout: Duration::from_secs(30),
+            readers_max,
+            schema: "headworks".to_owned(),
+            read_only: false,
+        }
+    }
+
+    /// The same database, for reading only.
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
     }
 
     /// The dialect that the URL names. Errors: `Url`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::util::display::array_value_to_string;
 use headworks_domain::{ErrorKind, Fault, PartitionKey, SystemClock};
-use headworks_engine::{At, Engine, EngineOptions, Error, QueryOptions};
+use headworks_engine::{At, Engine, EngineOptions, Error, Layered, QueryOptions};
 use headworks_lake::{Action, Lake, PublishInfo, StageRequest, Storage, StorageOptions, TableSpec};
 use headworks_store::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -170,4 +170,47 @@ async fn lost_files_are_named() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains("orders"), "{error}");
     assert_eq!(world.value("select sum(id) from orders where ds = '2013-01-02'").await, "210");
+}
+
+/// A lake that is only read, and a new one over it.
+async fn layered() -> (World, World, Engine) {
+    let lower = two_days().await;
+    lower.lake.store().close().await;
+    let store = Store::open(&lower.lake.store().options().clone().read_only()).await.unwrap();
+    let path = lower.dir.path().join("lake").display().to_string();
+    let storage = Storage::open_read_only(&StorageOptions { path, ..StorageOptions::default() }).unwrap().unwrap();
+    let below = Lake::open_read_only(store, storage, Arc::new(SystemClock)).await.unwrap().unwrap();
+    let upper = World::new().await;
+    let both = Layered::new(Arc::new(upper.lake.clone()), Arc::new(below));
+    let engine = Engine::new(Arc::new(both), EngineOptions::new(upper.dir.path().join("spill"), 2)).unwrap();
+    (lower, upper, engine)
+}
+
+async fn value(engine: &Engine, sql: &str) -> String {
+    let batches = engine.rows(sql, QueryOptions::default()).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    array_value_to_string(batches[0].column(0), 0).unwrap()
+}
+
+#[tokio::test]
+async fn names_that_a_lake_lacks_are_found_in_the_one_below() {
+    let (_lower, upper, engine) = layered().await;
+    upper.publish("mine", "ds=2013-05-01", "select 3 as id").await;
+    assert_eq!(value(&engine, "select count(*) from orders").await, "30");
+    assert_eq!(value(&engine, "select count(*) from orders_latest").await, "20");
+    let both = "select o.name from mine m join orders_latest o on o.id = m.id";
+    assert_eq!(value(&engine, both).await, "x3");
+    // Its versions are counted where the table is: the upper lake has no version 2.
+    assert_eq!(value(&engine, "select count(*) from orders at (version => 1)").await, "10");
+    let names = "select string_agg(table_name, ' ' order by table_name) from information_schema.tables where table_schema = 'main'";
+    assert_eq!(value(&engine, names).await, "mine mine_latest orders orders_latest");
+    let error = engine.rows("select * from ordres", QueryOptions::default()).await.unwrap_err();
+    assert!(error.hint().unwrap().contains("`orders`"), "{error}");
+
+    // From now on it is the upper lake's, whole: the days that it lacks are not filled up from below.
+    upper.publish("orders", "ds=2013-01-01", "select 7 as id, 'seven' as name").await;
+    assert_eq!(value(&engine, "select count(*) from orders").await, "1");
+    assert_eq!(value(&engine, "select max(ds) from orders_latest").await, "2013-01-01");
+    assert_eq!(value(&engine, "select count(*) from orders at (version => 2)").await, "1");
+    let error = engine.rows("select * from orders at (version => 1)", QueryOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }

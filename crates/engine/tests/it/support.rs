@@ -10,7 +10,9 @@ use arrow::{
 use async_trait::async_trait;
 use datafusion::catalog::{MemTable, TableProvider};
 use headworks_domain::{Ds, PartitionKey};
-use headworks_engine::{At, Catalog, Engine, EngineOptions, Error, Found, Listed, QueryOptions, Result};
+use headworks_engine::{
+    At, Catalog, Engine, EngineOptions, Error, Found, Listed, Moment, Newest, QueryOptions, Result,
+};
 use tempfile::TempDir;
 
 /// A lake in memory: some tables per version, some views.
@@ -28,17 +30,19 @@ pub const VERSION: i64 = 7;
 
 #[async_trait]
 impl Catalog for Tables {
-    async fn fix(&self, at: At) -> Result<At> {
-        Ok(match at {
+    async fn fix(&self, at: At, latest_of: &[&str]) -> Result<(Moment, Newest)> {
+        let version = match at {
             At::Now => At::Version(VERSION),
             At::Time(time) if time.timestamp() < 1_500_000_000 => At::Version(3),
             At::Time(_) => At::Version(VERSION),
             version => version,
-        })
+        };
+        let newest = latest_of.iter().map(|name| ((*name).to_owned(), self.newest.get(name).cloned())).collect();
+        Ok((Moment { at: version, below: version, is_named: at != At::Now }, newest))
     }
 
-    async fn find(&self, name: &str, at: At) -> Result<Option<Found>> {
-        let At::Version(version) = at else { panic!("`{name}` was asked for at a moment that is not fixed") };
+    async fn find(&self, name: &str, at: Moment) -> Result<Option<Found>> {
+        let At::Version(version) = at.at else { panic!("`{name}` was asked for at a moment that is not fixed") };
         self.asked.lock().unwrap().push(format!("{name}@{version}"));
         if let Some((sql, columns)) = self.views.get(name) {
             return Ok(Some(Found::View { sql: (*sql).to_owned(), columns: columns.clone() }));
@@ -47,11 +51,15 @@ impl Catalog for Tables {
         Ok(found.map(|(_, table)| Found::Table(table.clone())))
     }
 
-    async fn latest(&self, name: &str, _at: At) -> Result<Option<PartitionKey>> {
+    async fn latest(&self, name: &str, _at: Moment) -> Result<Option<PartitionKey>> {
         Ok(self.newest.get(name).cloned())
     }
 
-    async fn list(&self, _at: At) -> Result<Vec<Listed>> {
+    async fn has(&self, name: &str) -> Result<bool> {
+        Ok(self.views.contains_key(name) || self.tables.keys().any(|(_, table)| *table == name))
+    }
+
+    async fn list(&self, _at: Moment) -> Result<Vec<Listed>> {
         let mut listed: Vec<Listed> = Vec::new();
         for ((_, name), table) in &self.tables {
             if listed.iter().all(|l| l.name != *name) {

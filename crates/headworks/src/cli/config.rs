@@ -19,6 +19,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   headworks config show
+  headworks config show --env staging
   HEADWORKS__ENGINE__MEMORY=2GiB headworks config show --json")]
 pub(crate) struct ShowArgs {}
 
@@ -31,16 +32,14 @@ pub(crate) fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
 fn show(app: &App) -> anyhow::Result<ExitCode> {
     let settings = app.settings()?;
     if app.out.json {
-        let settings: Vec<Value> = settings
-            .iter()
-            .map(|s| json!({"setting": s.path, "value": s.value, "origin": origin_words(&s.origin)}))
-            .collect();
+        let settings: Vec<Value> =
+            settings.iter().map(|s| json!({"setting": s.path, "value": s.value, "origin": origin_words(s)})).collect();
         app.out.document(&json!({"project": app.root()?, "settings": settings}))?;
         return Ok(ExitCode::from(DONE));
     }
     let mut table = Table::new([("setting", Align::Left), ("value", Align::Left), ("from", Align::Left)]);
     for setting in settings {
-        table.row([setting.path.clone(), value_words(setting), origin_words(&setting.origin)]);
+        table.row([setting.path.clone(), value_words(setting), origin_words(setting)]);
     }
     app.out.table(&table)?;
     Ok(ExitCode::from(DONE))
@@ -53,11 +52,12 @@ fn value_words(setting: &Setting) -> String {
     }
 }
 
-fn origin_words(origin: &Origin) -> String {
-    match origin {
+fn origin_words(setting: &Setting) -> String {
+    match &setting.origin {
         Origin::Default => "default".to_owned(),
         Origin::File { line } => format!("headworks.toml:{line}"),
         Origin::Env { name } => name.clone(),
+        Origin::Flag if setting.path == "project.environment" => "--env".to_owned(),
         Origin::Flag => "--set".to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use anyhow::Context;
-use headworks_domain::{ErrorKind, Fault, Severity};
+use headworks_domain::{EnvironmentName, ErrorKind, Fault, Severity};
 use headworks_flow::exec::{RunFilter, RunRow, RunStore};
 use headworks_lake::Storage;
 use headworks_store::{Dialect, Store};
@@ -78,6 +78,7 @@ pub(crate) async fn run(app: &App, _: Args) -> anyhow::Result<ExitCode> {
         Err(error) => findings.push(Finding::of("metadata database", &error)),
     }
     findings.push(lake(app).await);
+    findings.extend(production(app).await);
     findings.push(removable(app).await);
     findings.extend(disk(app));
     let failed = findings.iter().any(|f| f.state == State::Fail);
@@ -224,6 +225,22 @@ async fn lake(app: &App) -> Finding {
         Ok(message) => Finding::ok("lake", message),
         Err(error) => Finding::of("lake", &error),
     }
+}
+
+/// In another environment: production's lake, whose tables it reads.
+async fn production(app: &App) -> Option<Finding> {
+    if app.env_name().is_ok_and(EnvironmentName::is_production) {
+        return None;
+    }
+    let look = async {
+        let Some(lake) = app.production().await? else { return anyhow::Ok("there is none yet".to_owned()) };
+        let tables = counted(lake.notes().await?.len() as u64, "table");
+        Ok(format!("{tables} at {}, for reading only", lake.storage().data_path()))
+    };
+    Some(match look.await {
+        Ok(message) => Finding::ok("production's lake", message),
+        Err(error) => Finding::of("production's lake", &error),
+    })
 }
 
 /// Writes, reads and removes a file, and sees that a second writer of the same name is refused.

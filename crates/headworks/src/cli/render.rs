@@ -37,7 +37,7 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     }
     let context = RunContext {
         run_id: "render".parse().expect("a run's name"),
-        env: app.env_name(),
+        env: app.env_name()?.to_string(),
         params: args.when.params()?,
     };
     let unfit = |problems| {

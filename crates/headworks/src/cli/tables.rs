@@ -1,6 +1,6 @@
 use std::{process::ExitCode, sync::Arc};
 
-use headworks_domain::{Ds, PartitionKey};
+use headworks_domain::{Ds, EnvironmentName, PartitionKey};
 use headworks_lake::{At, Column, Lake, PartitionInfo, PartitionVersion, Table as LakeTable, TableNote};
 use headworks_store::Dialect;
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ pub(crate) enum Command {
 }
 
 /// List the tables of the lake
+///
+/// In an environment besides production it lists production's, too, as far as the environment has none of the same name.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {}
 
@@ -95,9 +97,20 @@ async fn lake_now(app: &App) -> anyhow::Result<&Lake> {
     Ok(lake)
 }
 
+/// The lake that a table is read from: the environment's own, or production's when only that has the table.
+async fn lake_of<'a>(app: &'a App, table: &str) -> anyhow::Result<&'a Lake> {
+    lake_now(app).await?;
+    Ok(app.lakes().await?.reading(table).await?)
+}
+
+/// The environment that a lake is of, in an environment besides production.
+fn environment_of<'a>(app: &'a App, lake: &Lake) -> anyhow::Result<&'a str> {
+    Ok(if lake.is_read_only() { EnvironmentName::PRODUCTION } else { app.env_name()?.as_str() })
+}
+
 async fn list(app: &App) -> anyhow::Result<ExitCode> {
-    let lake = lake_now(app).await?;
-    let mut table = Table::new([
+    let own = lake_now(app).await?;
+    let mut headings = vec![
         ("table", Align::Left),
         ("kind", Align::Left),
         ("owner", Align::Left),
@@ -106,9 +119,23 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
         ("newest", Align::Left),
         ("rows", Align::Right),
         ("bytes", Align::Right),
-    ]);
+    ];
+    let is_production = app.env_name()?.is_production();
+    if !is_production {
+        headings.push(("from", Align::Left));
+    }
+    let mut notes: Vec<(TableNote, &Lake)> = own.notes().await?.into_iter().map(|note| (note, own)).collect();
+    if let Some(production) = app.production().await? {
+        for note in production.notes().await? {
+            if own.table(&note.name, At::Now).await?.is_none() {
+                notes.push((note, production));
+            }
+        }
+        notes.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    }
+    let mut table = Table::new(headings);
     let mut documents: Vec<Value> = Vec::new();
-    for note in lake.notes().await? {
+    for (note, lake) in notes {
         let partitions = lake.partitions(note.table_id).await?;
         let newest = partitions.last().map(|p| p.key.to_string());
         let sums = Sums::of(&partitions);
@@ -121,8 +148,9 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
             "newest": newest,
             "rows": sums.rows,
             "bytes": sums.bytes,
+            "environment": environment_of(app, lake)?,
         }));
-        table.row([
+        let mut row = vec![
             note.name,
             note.kind,
             note.owner.unwrap_or_default(),
@@ -131,7 +159,11 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
             newest.unwrap_or_default(),
             count(sums.rows),
             bytes(sums.bytes),
-        ]);
+        ];
+        if !is_production {
+            row.push(environment_of(app, lake)?.to_owned());
+        }
+        table.row(row);
     }
     if app.out.json {
         app.out.document(&json!({"tables": documents}))?;
@@ -160,13 +192,15 @@ impl Sums {
 }
 
 async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
-    let lake = lake_now(app).await?;
+    let lake = lake_of(app, &args.table).await?;
     let table = lake.expect_table(&args.table, At::Now).await?;
     let note = lake.notes().await?.into_iter().find(|n| n.table_id == table.id);
     let partitions = lake.partitions(table.id).await?;
     let shown = &partitions[partitions.len().saturating_sub(args.partitions)..];
     if app.out.json {
-        app.out.document(&table_json(lake, &table, note.as_ref(), &partitions, shown))?;
+        let mut document = table_json(lake, &table, note.as_ref(), &partitions, shown);
+        document["environment"] = json!(environment_of(app, lake)?);
+        app.out.document(&document)?;
     } else {
         show_text(app, lake, &table, note.as_ref(), &partitions, shown)?;
     }
@@ -186,6 +220,9 @@ fn show_text(
         out.line(format_args!("{} {value}", styled(out.stdout_color, Style::Bold, &format!("{name:11}"))))
     };
     line("table", &table.name)?;
+    if !app.env_name()?.is_production() {
+        line("from", environment_of(app, lake)?)?;
+    }
     if let Some(comment) = &table.comment {
         line("description", comment)?;
     }
@@ -325,7 +362,7 @@ pub(crate) fn type_words(column: &Column) -> String {
 }
 
 async fn history(app: &App, args: HistoryArgs) -> anyhow::Result<ExitCode> {
-    let lake = lake_now(app).await?;
+    let lake = lake_of(app, &args.table).await?;
     let table = lake.expect_table(&args.table, At::Now).await?;
     let versions = match args.ds {
         None => lake.history(table.id, None, args.limit).await?,

@@ -62,7 +62,7 @@ impl Runner {
         }
         let report = reader.report.clone();
         let rows = headworks_lake::rows(reader.schema.clone(), reader.stream.map_err(source_error));
-        let staged = self.lake.stage(request, rows).await.map_err(|e| Stop::from(&e))?;
+        let staged = self.lake().stage(request, rows).await.map_err(|e| Stop::from(&e))?;
         for warning in report.get().warnings {
             segment
                 .log

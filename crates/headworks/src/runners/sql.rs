@@ -28,7 +28,7 @@ impl Runner {
         let schema = rows.schema();
         // Batches are taken as they come; an error of the query keeps its kind through the writer.
         let rows = headworks_lake::rows(schema, rows.map_err(source_error));
-        self.lake.stage(request, rows).await.map_err(|error| match error {
+        self.lake().stage(request, rows).await.map_err(|error| match error {
             headworks_lake::Error::Source(source) => sql_failure(plan, source.as_ref()),
             other => Stop::from(&other),
         })
@@ -40,7 +40,8 @@ impl Runner {
         let mut query = options();
         for wait in &plan.waits {
             let name = wait.table.as_str();
-            if self.lake.table(name, At::Now).await.map_err(|e| Stop::from(&e))?.is_some() {
+            let lake = self.lakes.reading(name).await.map_err(|e| Stop::from(&e))?;
+            if lake.table(name, At::Now).await.map_err(|e| Stop::from(&e))?.is_some() {
                 continue;
             }
             let spec = if Some(&wait.table) == plan.job.table.as_ref() {
@@ -49,7 +50,7 @@ impl Runner {
                 self.project.current().maker(name).map(|job| self.table_spec(job)).transpose().map_err(Stop::Failed)?
             };
             if let Some(spec) = spec {
-                query = table_option(query, name, self.lake.unmade(&spec).map_err(|e| Stop::from(&e))?);
+                query = table_option(query, name, self.lake().unmade(&spec).map_err(|e| Stop::from(&e))?);
             }
         }
         Ok(query)

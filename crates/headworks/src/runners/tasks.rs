@@ -59,7 +59,7 @@ impl Surroundings {
         Ok(Self {
             root: app.root()?.to_owned(),
             work: app.work_dir()?,
-            env: app.env_name(),
+            env: app.env_name()?.to_string(),
             passed,
             variables: Arc::new(move |name| environment.get(name).map(str::to_owned)),
             python: execution.python.clone(),

@@ -26,11 +26,11 @@ impl Runner {
         request: StageRequest,
     ) -> Result<Staged, Stop> {
         let fresh = self.stage_sql(segment, plan, request.clone()).await?;
-        let this = self.lake.staged(&fresh).map_err(|e| Stop::from(&e))?;
+        let this = self.lake().staged(&fresh).map_err(|e| Stop::from(&e))?;
         let keys: Vec<String> = plan.job.spec.key.iter().map(|k| quoted(k)).collect();
         self.refuse_doubles(&this, &keys).await?;
         let table = request.spec.name.as_str();
-        let old = self.lake.table(table, At::Now).await.map_err(|e| Stop::from(&e))?;
+        let old = self.lake().table(table, At::Now).await.map_err(|e| Stop::from(&e))?;
         let Some(old) = old else { return Ok(fresh) };
         let cut: Vec<String> = request.spec.partition_by.iter().map(|c| quoted(c)).collect();
         let same = keys.iter().map(|k| format!("old.{k} = new.{k}")).collect::<Vec<_>>().join(" and ");
@@ -69,8 +69,8 @@ impl Runner {
         let rows = self.engine.query(&merged, options()).await.map_err(|e| Stop::from(&e))?;
         let rows = headworks_lake::rows(rows.schema(), rows.map_err(source_error));
         let request = StageRequest { keys: partitions.into_iter().collect(), ..request };
-        let staged = self.lake.stage(request, rows).await.map_err(|e| Stop::from(&e))?;
-        self.lake.discard(&fresh).await.map_err(|e| Stop::from(&e))?;
+        let staged = self.lake().stage(request, rows).await.map_err(|e| Stop::from(&e))?;
+        self.lake().discard(&fresh).await.map_err(|e| Stop::from(&e))?;
         Ok(staged)
     }
 

@@ -73,7 +73,11 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let executor = Executor {
         store: runs.clone(),
         partitions: app.partitions().await?,
-        planner: Arc::new(ProjectPlanner { project: live.clone(), env: app.env_name(), params: Map::new() }),
+        planner: Arc::new(ProjectPlanner {
+            project: live.clone(),
+            env: app.env_name()?.to_string(),
+            params: Map::new(),
+        }),
         runner: runners::open(app, live.clone(), false).await?,
         clock: app.clock.clone(),
         options: settings,

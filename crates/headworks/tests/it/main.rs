@@ -5,6 +5,7 @@
 mod bad_input;
 mod daily_use;
 mod demo;
+mod environments;
 mod processes;
 mod project;
 mod serving;

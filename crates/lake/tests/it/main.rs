@@ -4,3 +4,4 @@
 
 mod publish;
 mod read;
+mod read_only;

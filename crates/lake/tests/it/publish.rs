@@ -21,27 +21,27 @@ use headworks_store::{Store, StoreOptions};
 use headworks_testkit::{Attach, DuckDb, Moto, TempPostgres, TempProject};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Catalog {
+pub(crate) enum Catalog {
     Sqlite,
     Postgres,
 }
 
-const BOTH: [Catalog; 2] = [Catalog::Sqlite, Catalog::Postgres];
+pub(crate) const BOTH: [Catalog; 2] = [Catalog::Sqlite, Catalog::Postgres];
 
-struct World {
-    project: TempProject,
-    lake: Lake,
+pub(crate) struct World {
+    pub(crate) project: TempProject,
+    pub(crate) lake: Lake,
     attach: Attach,
 }
 
 impl World {
-    async fn new(catalog: Catalog) -> Self {
+    pub(crate) async fn new(catalog: Catalog) -> Self {
         let project = TempProject::new().unwrap();
         let options = StorageOptions { path: project.join("lake").display().to_string(), ..Default::default() };
         Self::with(catalog, project, &options).await
     }
 
-    async fn with(catalog: Catalog, project: TempProject, storage: &StorageOptions) -> Self {
+    pub(crate) async fn with(catalog: Catalog, project: TempProject, storage: &StorageOptions) -> Self {
         let (url, attach) = match catalog {
             Catalog::Sqlite => {
                 let path = project.join("metadata.db");
@@ -57,7 +57,7 @@ impl World {
         Self { project, lake, attach }
     }
 
-    fn duck(&self) -> DuckDb {
+    pub(crate) fn duck(&self) -> DuckDb {
         let mut duck = DuckDb::start().unwrap();
         duck.attach(&self.attach).unwrap();
         duck
@@ -73,7 +73,7 @@ impl World {
         publish(&self.lake, staged).await
     }
 
-    async fn put(&self, table: &str, ds: &str, batch: &RecordBatch) -> Published {
+    pub(crate) async fn put(&self, table: &str, ds: &str, batch: &RecordBatch) -> Published {
         let staged = self.stage(&spec(table), ds, batch).await.unwrap();
         self.publish(staged).await.unwrap()
     }
@@ -88,16 +88,16 @@ impl World {
     }
 }
 
-async fn publish(lake: &Lake, staged: Staged) -> Result<Published, Error> {
+pub(crate) async fn publish(lake: &Lake, staged: Staged) -> Result<Published, Error> {
     let there = lake.clone();
     lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info()).await })).await
 }
 
-fn key(ds: &str) -> PartitionKey {
+pub(crate) fn key(ds: &str) -> PartitionKey {
     PartitionKey::day(ds.parse().unwrap())
 }
 
-fn spec(table: &str) -> TableSpec {
+pub(crate) fn spec(table: &str) -> TableSpec {
     TableSpec {
         name: table.parse().unwrap(),
         kind: "events".to_owned(),
@@ -110,7 +110,7 @@ fn spec(table: &str) -> TableSpec {
     }
 }
 
-fn info() -> PublishInfo {
+pub(crate) fn info() -> PublishInfo {
     PublishInfo {
         job: "a/job".to_owned(),
         run_id: "run-1".to_owned(),
@@ -122,7 +122,7 @@ fn info() -> PublishInfo {
     }
 }
 
-fn numbers(values: impl IntoIterator<Item = i64>) -> RecordBatch {
+pub(crate) fn numbers(values: impl IntoIterator<Item = i64>) -> RecordBatch {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
     RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(values))]).unwrap()
 }
@@ -476,7 +476,7 @@ async fn an_older_version_comes_back() {
     assert!(error.to_string().starts_with("the lake has no version 1000"), "{error}");
 }
 
-fn keep(secs: i64) -> Keep {
+pub(crate) fn keep(secs: i64) -> Keep {
     let delta = TimeDelta::seconds(secs);
     Keep { versions: delta, orphans: delta, forgotten: delta, live_attempts: HashSet::new() }
 }
