@@ -8,7 +8,9 @@
 //! own tables are `BIGINT` microseconds since 1970 UTC. It deliberately has no query builder and knows no table but its own
 //! list of migrations.
 //!
-//! Main types: [`Store`], [`Tx`], [`Value`], [`Row`], [`Migration`].
+//! [`Snapshot::dump`] writes everything to one portable file and [`Store::load`] reads it back, into either kind of database.
+//!
+//! Main types: [`Store`], [`Tx`], [`Snapshot`], [`Value`], [`Row`], [`Migration`].
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), headworks_store::Error> {
@@ -21,10 +23,12 @@
 //! ```
 
 mod connection;
+mod dump;
 mod error;
 mod group;
 mod migrate;
 mod options;
+mod snapshot;
 mod value;
 mod watch;
 
@@ -35,11 +39,13 @@ use tokio::sync::Mutex;
 
 pub use connection::Dialect;
 use connection::{Connection, Readers};
+pub use dump::{Dumped, Loaded};
 pub use error::{Error, Result};
 pub use group::Tx;
 use group::Writer;
-pub use migrate::{Home, Migration};
+pub use migrate::{Component, Home, Migration};
 pub use options::StoreOptions;
+pub use snapshot::Snapshot;
 pub use value::{Row, Value};
 pub use watch::Changes;
 use watch::Watch;
