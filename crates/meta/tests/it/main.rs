@@ -4,4 +4,5 @@
 
 mod execute;
 mod suite;
+mod upgrade;
 mod world;
