@@ -169,12 +169,13 @@ impl App {
 
     /// The metadata database.
     pub(crate) async fn store(&self) -> anyhow::Result<&Store> {
-        self.store
-            .get_or_try_init(|| async {
-                let url = self.config()?.metadata_url(self.root()?, &|name| self.variable(name))?;
-                Ok(Store::open(&StoreOptions::new(url.expose())).await?)
-            })
-            .await
+        self.store.get_or_try_init(|| async { Ok(Store::open(&self.store_options()?).await?) }).await
+    }
+
+    /// Where the metadata database is.
+    pub(crate) fn store_options(&self) -> anyhow::Result<StoreOptions> {
+        let url = self.config()?.metadata_url(self.root()?, &|name| self.variable(name))?;
+        Ok(StoreOptions::new(url.expose()))
     }
 
     /// The lake's files, opened anew.

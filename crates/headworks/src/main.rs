@@ -2,6 +2,7 @@
 
 mod adopted;
 mod app;
+mod backup;
 mod cli;
 mod execute;
 mod fail;
@@ -11,6 +12,7 @@ mod progress;
 mod registry;
 mod runners;
 mod settings;
+mod upkeep;
 
 use std::process::ExitCode;
 

@@ -21,27 +21,27 @@ use headworks_store::{Store, StoreOptions};
 use headworks_testkit::{Attach, DuckDb, Moto, TempPostgres, TempProject};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Catalog {
+pub(crate) enum Catalog {
     Sqlite,
     Postgres,
 }
 
-const BOTH: [Catalog; 2] = [Catalog::Sqlite, Catalog::Postgres];
+pub(crate) const BOTH: [Catalog; 2] = [Catalog::Sqlite, Catalog::Postgres];
 
-struct World {
-    project: TempProject,
-    lake: Lake,
-    attach: Attach,
+pub(crate) struct World {
+    pub(crate) project: TempProject,
+    pub(crate) lake: Lake,
+    pub(crate) attach: Attach,
 }
 
 impl World {
-    async fn new(catalog: Catalog) -> Self {
+    pub(crate) async fn new(catalog: Catalog) -> Self {
         let project = TempProject::new().unwrap();
         let options = StorageOptions { path: project.join("lake").display().to_string(), ..Default::default() };
         Self::with(catalog, project, &options).await
     }
 
-    async fn with(catalog: Catalog, project: TempProject, storage: &StorageOptions) -> Self {
+    pub(crate) async fn with(catalog: Catalog, project: TempProject, storage: &StorageOptions) -> Self {
         let (url, attach) = match catalog {
             Catalog::Sqlite => {
                 let path = project.join("metadata.db");
@@ -57,13 +57,13 @@ impl World {
         Self { project, lake, attach }
     }
 
-    fn duck(&self) -> DuckDb {
+    pub(crate) fn duck(&self) -> DuckDb {
         let mut duck = DuckDb::start().unwrap();
         duck.attach(&self.attach).unwrap();
         duck
     }
 
-    async fn stage(&self, spec: &TableSpec, ds: &str, batch: &RecordBatch) -> Result<Staged, Error> {
+    pub(crate) async fn stage(&self, spec: &TableSpec, ds: &str, batch: &RecordBatch) -> Result<Staged, Error> {
         let request = StageRequest { spec: spec.clone(), keys: vec![key(ds)], attempt: 7 };
         let batches = futures::stream::iter([Ok::<_, std::io::Error>(batch.clone())]);
         self.lake.stage(request, rows(batch.schema(), batches)).await
@@ -73,12 +73,12 @@ impl World {
         publish(&self.lake, staged).await
     }
 
-    async fn put(&self, table: &str, ds: &str, batch: &RecordBatch) -> Published {
+    pub(crate) async fn put(&self, table: &str, ds: &str, batch: &RecordBatch) -> Published {
         let staged = self.stage(&spec(table), ds, batch).await.unwrap();
         self.publish(staged).await.unwrap()
     }
 
-    async fn ours(&self, sql: &str, table: &str, at: At) -> Vec<String> {
+    pub(crate) async fn ours(&self, sql: &str, table: &str, at: At) -> Vec<String> {
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
         self.lake.storage().register(&context.runtime_env());
         context.register_table("t", self.lake.provider(table, at).await.unwrap()).unwrap();
@@ -97,7 +97,7 @@ fn key(ds: &str) -> PartitionKey {
     PartitionKey::day(ds.parse().unwrap())
 }
 
-fn spec(table: &str) -> TableSpec {
+pub(crate) fn spec(table: &str) -> TableSpec {
     TableSpec {
         name: table.parse().unwrap(),
         kind: "events".to_owned(),
@@ -122,13 +122,13 @@ fn info() -> PublishInfo {
     }
 }
 
-fn numbers(values: impl IntoIterator<Item = i64>) -> RecordBatch {
+pub(crate) fn numbers(values: impl IntoIterator<Item = i64>) -> RecordBatch {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
     RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(values))]).unwrap()
 }
 
 /// Two rows of every type that we store, nulls included, in a column whose name needs quotes.
-fn everything() -> RecordBatch {
+pub(crate) fn everything() -> RecordBatch {
     let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None, Some(3)]), None]);
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("bool", Arc::new(BooleanArray::from(vec![Some(true), None]))),
@@ -476,9 +476,9 @@ async fn an_older_version_comes_back() {
     assert!(error.to_string().starts_with("the lake has no version 1000"), "{error}");
 }
 
-fn keep(secs: i64) -> Keep {
+pub(crate) fn keep(secs: i64) -> Keep {
     let delta = TimeDelta::seconds(secs);
-    Keep { versions: delta, orphans: delta, forgotten: delta, live_attempts: HashSet::new() }
+    Keep { versions: delta, orphans: delta, forgotten: delta, live_attempts: HashSet::new(), newest_attempt: 7 }
 }
 
 #[tokio::test(flavor = "multi_thread")]
