@@ -207,15 +207,28 @@ impl Default for ServerConfig {
 pub struct RetentionConfig {
     /// Old versions of tables.
     pub versions: Span,
+    /// Runs; of older ones only the newest of each interval stays, without its tasks and attempts.
+    pub runs: Span,
     /// Logs of runs.
     pub logs: Span,
+    /// The most that all logs together may take; the oldest go first.
+    pub log_bytes_max: ByteSize,
     /// Files that no version knows, before they are removed.
     pub orphans: Span,
+    /// Files that the catalog has forgotten, before they are removed: as long as a backup of the metadata database is of use.
+    pub backups: Span,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { versions: Span::from_days(200), logs: Span::from_days(60), orphans: Span::from_days(2) }
+        Self {
+            versions: Span::from_days(200),
+            runs: Span::from_days(90),
+            logs: Span::from_days(60),
+            log_bytes_max: ByteSize::from_mib(5 * 1024),
+            orphans: Span::from_days(2),
+            backups: Span::from_days(7),
+        }
     }
 }
 

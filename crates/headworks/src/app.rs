@@ -225,7 +225,7 @@ impl App {
             .await
     }
 
-    fn store_options(&self, config: &Config) -> anyhow::Result<StoreOptions> {
+    pub(crate) fn store_options(&self, config: &Config) -> anyhow::Result<StoreOptions> {
         let url = config.metadata_url(self.root()?, &|name| self.variable(name))?;
         Ok(StoreOptions { schema: config.metadata.schema.clone(), ..StoreOptions::new(url.expose()) })
     }

@@ -13,6 +13,7 @@ use crate::{app::App, fail, output::Out, settings::Environment};
 
 mod adopt;
 mod backfill;
+mod backup;
 mod config;
 mod demo;
 mod doctor;
@@ -20,6 +21,7 @@ mod gc;
 mod init;
 mod jobs;
 mod render;
+mod restore;
 mod run;
 pub(crate) mod runs;
 mod schema;
@@ -97,6 +99,8 @@ enum Command {
     #[command(subcommand)]
     Runs(runs::Command),
     Gc(gc::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
     Config(config::Command),
@@ -162,6 +166,8 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Jobs(command) => jobs::run(app, command).await,
         Command::Runs(command) => runs::run(app, command).await,
         Command::Gc(args) => gc::run(app, args).await,
+        Command::Backup(args) => backup::run(app, args).await,
+        Command::Restore(args) => restore::run(app, args).await,
         Command::Doctor(args) => doctor::run(app, args).await,
         Command::Config(command) => config::run(app, command),
         Command::Schema(args) => schema::run(app, args),

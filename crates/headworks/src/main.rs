@@ -2,6 +2,7 @@
 
 mod adopted;
 mod app;
+mod backup;
 mod cli;
 mod connections;
 mod execute;
@@ -16,6 +17,7 @@ mod runners;
 mod serve;
 mod settings;
 mod supervise;
+mod upkeep;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@
 //! our catalog for its own. The indexes are ours; DuckDB does not mind them.
 
 use chrono::{DateTime, Utc};
-use headworks_store::{Error as StoreError, Home, Migration, Store, values};
+use headworks_store::{Component, Error as StoreError, Home, Migration, Store, values};
 use uuid::Uuid;
 
 use crate::{Error, Result};
@@ -62,6 +62,12 @@ create index hw_schema_versions_table on ducklake_schema_versions(table_id)"
     };
 }
 
+/// The tables of this crate, for making them anew from a backup.
+pub const TABLES: [Component; 2] = [
+    Component { name: "lake_catalog", home: Home::Lake, migrations: CATALOG },
+    Component { name: "lake_registry", home: Home::Platform, migrations: REGISTRY },
+];
+
 const CATALOG: &[Migration] = &[Migration {
     version: 1,
     sql: catalog!(bool: "BIGINT", uuid: "VARCHAR", time: "VARCHAR"),
@@ -80,16 +86,19 @@ create index hw_publish_version on hw_publish(version)",
     postgres: None,
 }];
 
-/// Creates or checks the catalog and answers the lake's id.
+/// Checks the catalog and answers the lake's id; `None` when it has yet to be made.
 ///
 /// `data_path` is where the data files are, ending in `/`. Errors: `Newer` for another catalog format, `Elsewhere` when the
-/// catalog belongs to files at another place, `Encrypted`.
-pub(crate) async fn open(store: &Store, data_path: &str, now: DateTime<Utc>) -> Result<String> {
-    store.migrate("lake_catalog", Home::Lake, CATALOG).await?;
-    store.migrate("lake_registry", Home::Platform, REGISTRY).await?;
-    if let Some(id) = check(store, data_path).await? {
-        return Ok(id);
+/// catalog belongs to files at another place, `Unsupported` for encrypted files.
+pub(crate) async fn find(store: &Store, data_path: &str) -> Result<Option<String>> {
+    for component in TABLES {
+        store.migrate(component.name, component.home, component.migrations).await?;
     }
+    check(store, data_path).await
+}
+
+/// Makes the catalog and answers the lake's id.
+pub(crate) async fn create(store: &Store, data_path: &str, now: DateTime<Utc>) -> Result<String> {
     let path = data_path.to_owned();
     store
         .write(move |tx| {
@@ -163,7 +172,8 @@ async fn move_to(store: &Store, from: &str, to: &str) -> Result<()> {
     let is_local = |path: &str| !path.contains("://");
     let moved =
         is_local(from) && is_local(to) && !std::path::Path::new(from).exists() && std::path::Path::new(to).exists();
-    let empty = store.row("select 1 from ducklake_data_file limit 1", &[]).await?.is_none();
+    // Version 0 is the empty lake: nothing was ever published, so nothing can be left behind.
+    let empty = store.row("select 1 from ducklake_snapshot where snapshot_id > 0 limit 1", &[]).await?.is_none();
     if !moved && !empty {
         return Err(Error::Elsewhere { catalog: from.to_owned(), configured: to.to_owned() });
     }

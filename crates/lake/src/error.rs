@@ -142,12 +142,16 @@ pub enum Error {
         asked: String,
     },
     /// The catalog is older than the lake: a restored backup.
-    #[error("the catalog is older (version {catalog}) than the lake's files (version {lake})")]
+    #[error("the catalog may not know all of the lake's files: {why}")]
     Behind {
-        /// The catalog's newest version.
-        catalog: i64,
-        /// The newest version that the lake has seen.
-        lake: i64,
+        /// What says so.
+        why: String,
+    },
+    /// The files belong to the catalog of another metadata database.
+    #[error("the files at `{place}` belong to the lake of another metadata database")]
+    Owned {
+        /// Where the files are.
+        place: String,
     },
     /// The lake was opened for reading only.
     #[error("`{path}` cannot be written: its lake was opened for reading only")]
@@ -226,6 +230,7 @@ impl Fault for Error {
             | Self::Elsewhere { .. }
             | Self::Environment { .. }
             | Self::Behind { .. }
+            | Self::Owned { .. }
             | Self::Unsupported { .. } => ErrorKind::Invalid,
             Self::ReadOnly { .. } => ErrorKind::Denied,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
@@ -255,6 +260,7 @@ impl Fault for Error {
             Self::Environment { .. } => "LAKE_ENVIRONMENT",
             Self::Behind { .. } => "LAKE_BEHIND",
             Self::ReadOnly { .. } => "LAKE_READ_ONLY",
+            Self::Owned { .. } => "LAKE_OWNED",
             Self::Unsupported { .. } => "LAKE_UNSUPPORTED",
             Self::Parquet { .. } => "LAKE_PARQUET",
             Self::Source(error) => error.code(),
@@ -300,14 +306,22 @@ impl Fault for Error {
                 )
             }
             Self::Newer { .. } => "use a newer version of headworks".to_owned(),
-            Self::Elsewhere { .. } => "set storage.path back, or use another metadata database".to_owned(),
+            Self::Elsewhere { .. } => {
+                "set storage.path back, or give this project a database of its own in metadata.url; headworks backup and restore copy a project"
+                    .to_owned()
+            }
             Self::Environment { asked, .. } => {
                 format!(
                     "give each environment a database of its own: headworks --env {asked} config show tells where metadata.url comes from"
                 )
             }
             Self::Behind { .. } => {
-                "it looks restored from a backup: nothing is removed until headworks doctor has been through".to_owned()
+                "nothing is removed until that is settled: headworks doctor shows more, and headworks gc --take-over makes this catalog the lake's own, so that files it does not know can go"
+                    .to_owned()
+            }
+            Self::Owned { .. } => {
+                "name that database in metadata.url, or another folder or bucket in storage.path; a lost database comes back with headworks restore"
+                    .to_owned()
             }
             Self::Corrupt { .. } => {
                 "restore that partition: headworks tables history TABLE shows its versions, or run its job again"

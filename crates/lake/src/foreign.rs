@@ -196,7 +196,7 @@ async fn inlined(from: &mut From<'_>, table: &Table) -> Result<Vec<(String, Stri
     rows.iter().map(|row| Ok((row.text(0)?, columns.clone()))).collect()
 }
 
-async fn exists(from: &mut From<'_>, name: &str) -> Result<bool> {
+pub(crate) async fn exists(from: &mut From<'_>, name: &str) -> Result<bool> {
     let sql = match from.dialect() {
         Dialect::Sqlite => "select 1 from sqlite_master where name = $1",
         Dialect::Postgres => "select 1 from pg_class where oid = to_regclass($1)",

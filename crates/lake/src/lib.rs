@@ -13,9 +13,12 @@
 //! ours; a new version of ours is a new [`headworks_store::Migration`].
 
 mod catalog;
+mod contents;
+mod copy;
 mod environment;
 mod error;
 mod foreign;
+mod marker;
 mod publish;
 mod read;
 mod registry;
@@ -39,8 +42,12 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{Clock, PartitionKey, nearest};
 use headworks_store::{Row, Store, Tx, Value, values};
 
+pub use catalog::TABLES;
+pub use contents::{Contents, LakeFile, contents};
+pub use copy::Copied;
 pub use environment::claim;
 pub use error::{Error, Result};
+pub use marker::{BackupNote, Restore, restored};
 pub use publish::{Input, PublishInfo, Published};
 pub use read::{LakeTable, error_in};
 pub use registry::{Action, PartitionInfo, PartitionVersion, TableNote};
@@ -114,10 +121,27 @@ impl TableCache {
 impl Lake {
     /// Opens the lake, creating its catalog when there is none.
     ///
-    /// Errors: `Newer`, `Elsewhere`, and what the storage and the database say.
+    /// Errors: `Newer`, `Elsewhere`, `Owned` when a new catalog would come to files of another, and what the storage and the
+    /// database say.
     pub async fn open(store: Store, storage: Storage, clock: Arc<dyn Clock>) -> Result<Self> {
-        let id = catalog::open(&store, storage.data_path(), clock.now()).await?;
-        Ok(Self::new(id, store, storage, clock))
+        let found = catalog::find(&store, storage.data_path()).await?;
+        let is_new = found.is_none();
+        let owned = || Error::Owned { place: storage.data_path().to_owned() };
+        let id = match found {
+            Some(id) if marker::is_of_another(&storage, &id).await => return Err(owned()),
+            Some(id) => id,
+            // To a new catalog all files would be orphans.
+            None if marker::read(&storage).await?.is_some() && !storage.is_vacant().await? => {
+                // Another process may have made the catalog just now.
+                catalog::find(&store, storage.data_path()).await?.ok_or_else(owned)?
+            }
+            None => catalog::create(&store, storage.data_path(), clock.now()).await?,
+        };
+        let lake = Self::new(id, store, storage, clock);
+        if is_new {
+            lake.write_marker().await?;
+        }
+        Ok(lake)
     }
 
     /// Opens a lake that this process only reads: nothing is made, migrated or caught up, and what other programs committed is

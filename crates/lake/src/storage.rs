@@ -15,6 +15,7 @@ use object_store::{
     path::Path, prefix::PrefixStore,
 };
 use url::Url;
+use uuid::Uuid;
 
 use self::read_only::ReadOnly;
 use crate::{Error, Result};
@@ -157,6 +158,30 @@ impl Storage {
         runtime.register_object_store(self.url().as_ref(), Arc::clone(&self.files));
     }
 
+    /// Writes a small file into the lake's root, over the one of that name, durably.
+    pub(crate) async fn write_root(&self, name: &'static str, bytes: Vec<u8>) -> Result<()> {
+        let Some(root) = self.local.as_deref().and_then(FilePath::parent).map(FilePath::to_path_buf) else {
+            let put = self.root.put(&Path::from(name), bytes.into()).await;
+            return put.map(drop).map_err(|source| Error::Storage { doing: "write", path: name.to_owned(), source });
+        };
+        let shown = root.join(name).display().to_string();
+        blocking(move || {
+            let partial = root.join(format!(".{name}.{}", Uuid::new_v4()));
+            let written = File::create(&partial).and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.sync_all()?;
+                fs::rename(&partial, root.join(name))?;
+                sync_dir(&root)
+            });
+            if written.is_err() {
+                let _ = fs::remove_file(&partial);
+            }
+            written
+        })
+        .await
+        .map_err(|source| Error::Io { doing: "write", path: shown, source })
+    }
+
     /// Begins a new data file; it exists once `finish` returns.
     pub(crate) fn create(&self, path: &str) -> Result<NewFile> {
         if self.is_read_only {
@@ -260,7 +285,9 @@ impl NewFile {
 }
 
 /// Runs file work off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(std::io::Error::other(e)))
 }
 
@@ -278,7 +305,7 @@ fn create_new(path: &FilePath, root: &FilePath) -> std::io::Result<File> {
 }
 
 /// Makes folders and fsyncs the one above each new one.
-fn make_dirs(path: &FilePath) -> std::io::Result<()> {
+pub(crate) fn make_dirs(path: &FilePath) -> std::io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -293,6 +320,6 @@ fn make_dirs(path: &FilePath) -> std::io::Result<()> {
     }
 }
 
-fn sync_dir(path: &FilePath) -> std::io::Result<()> {
+pub(crate) fn sync_dir(path: &FilePath) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use headworks_domain::{Ds, PartitionKey};
 use headworks_store::{Tx, Value, values};
 use object_store::{ObjectStoreExt, path::Path};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     At, Error, Lake, Result, places,
@@ -31,6 +31,8 @@ pub struct Keep {
     pub forgotten: TimeDelta,
     /// Fences of attempts that still run: their staged files stay, whatever their age.
     pub live_attempts: HashSet<i64>,
+    /// The largest fence that was ever given out. A file of a larger one was staged by runs that the catalog has forgotten.
+    pub newest_attempt: i64,
 }
 
 /// Something that can go.
@@ -46,22 +48,14 @@ pub struct Removal {
     pub bytes: u64,
 }
 
-/// The marker in the lake's root: which lake it is and how far its catalog had come. A catalog that is behind it was restored
-/// from a backup, and knows nothing of files that are not orphans.
-#[derive(Debug, Serialize, Deserialize)]
-struct Marker {
-    format: u32,
-    lake: String,
-    version: i64,
-}
-
-const MARKER: &str = "lake.json";
-const MARKER_FORMAT: u32 = 1;
+/// Files that are younger say nothing about the catalog's age: a run may have begun since it was looked at.
+const YOUNG: TimeDelta = TimeDelta::hours(1);
 
 impl Lake {
     /// Says what would go. Changes nothing. Cost: one listing of all files.
     pub async fn removals(&self, keep: &Keep) -> Result<Vec<Removal>> {
         self.refuse_when_behind().await?;
+        let orphans = self.orphans(keep).await?;
         let mut removals = Vec::new();
         for (table, key, why, bytes) in self.outdated_partitions().await? {
             removals.push(Removal { what: "partition", name: format!("{table} {key}"), why, bytes });
@@ -91,7 +85,7 @@ impl Lake {
             let why = format!("replaced, and forgotten more than {} ago", days(keep.forgotten));
             removals.push(Removal { what: "file", name: path, why, bytes });
         }
-        for (path, bytes) in self.orphans(keep).await? {
+        for (path, bytes) in orphans {
             let why = format!("no version names it, no running attempt owns it, older than {}", days(keep.orphans));
             removals.push(Removal { what: "orphan", name: path.to_string(), why, bytes });
         }
@@ -208,7 +202,8 @@ impl Lake {
         Ok(due)
     }
 
-    /// Files below the data path that no catalog row names, old enough, and of no running attempt.
+    /// Files below the data path that no catalog row names, old enough, and of no running attempt. Errors: `Behind` when one is of
+    /// an attempt that the database has never heard of.
     async fn orphans(&self, keep: &Keep) -> Result<Vec<(Path, u64)>> {
         // Listed first: a file that is published between the two looks is then known.
         let before = self.now() - keep.orphans;
@@ -242,9 +237,17 @@ impl Lake {
                 known.insert(inside.to_owned());
             }
         }
-        Ok(listed
+        let unknown: Vec<_> = listed.into_iter().filter(|file| !known.contains(file.location.as_ref())).collect();
+        let old = self.now() - YOUNG;
+        let newest = unknown.iter().filter(|f| f.last_modified <= old).filter_map(|f| attempt_of(&f.location)).max();
+        if let Some(attempt) = newest.filter(|attempt| *attempt > keep.newest_attempt) {
+            let known = keep.newest_attempt;
+            let why = format!("there are files of attempt {attempt}, and it knows attempts up to {known}");
+            return Err(Error::Behind { why });
+        }
+        Ok(unknown
             .into_iter()
-            .filter(|file| !known.contains(file.location.as_ref()) && file.last_modified <= before)
+            .filter(|file| file.last_modified <= before)
             .filter(|file| !attempt_of(&file.location).is_some_and(|fence| keep.live_attempts.contains(&fence)))
             .map(|file| (file.location, file.size))
             .collect())
@@ -279,33 +282,6 @@ impl Lake {
             .await
             .unwrap_or_else(|e| Err(std::io::Error::other(e)))
             .map_err(|source| Error::Io { doing: "sweep", path: shown, source })
-    }
-
-    async fn refuse_when_behind(&self) -> Result<()> {
-        let marker = match self.storage().root().get(&Path::from(MARKER)).await {
-            Ok(found) => found.bytes().await,
-            Err(object_store::Error::NotFound { .. }) => return Ok(()),
-            Err(other) => Err(other),
-        }
-        .map_err(|source| Error::Storage { doing: "read", path: MARKER.to_owned(), source })?;
-        let marker: Marker =
-            serde_json::from_slice(&marker).map_err(|e| Error::Corrupt { what: format!("{MARKER}: {e}") })?;
-        if marker.lake != self.id() {
-            return Err(Error::Elsewhere { catalog: self.id().to_owned(), configured: marker.lake });
-        }
-        let catalog = self.version(At::Now).await?;
-        if catalog < marker.version { Err(Error::Behind { catalog, lake: marker.version }) } else { Ok(()) }
-    }
-
-    async fn write_marker(&self) -> Result<()> {
-        let marker =
-            Marker { format: MARKER_FORMAT, lake: self.id().to_owned(), version: self.version(At::Now).await? };
-        let text = serde_json::to_vec_pretty(&marker).map_err(|e| Error::Corrupt { what: e.to_string() })?;
-        self.storage().root().put(&Path::from(MARKER), text.into()).await.map(drop).map_err(|source| Error::Storage {
-            doing: "write",
-            path: MARKER.to_owned(),
-            source,
-        })
     }
 }
 

@@ -21,15 +21,20 @@
 mod claim;
 mod error;
 mod jobs;
+mod keep;
 mod process;
 mod read;
 mod record;
+mod restored;
 mod row;
 mod runs;
 mod schema;
 
 pub use error::{Error, Result};
 pub use jobs::{Definition, JobRow, Role};
+pub use keep::{Memory, Outdated};
 pub use process::{ProcessInfo, Processes, SystemProcesses};
 pub use record::finish_in;
+pub use restored::restored;
 pub use runs::{LEASE, Runs};
+pub use schema::TABLES;

@@ -13,12 +13,12 @@ use headworks_flow::exec::{
     BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunDetail, RunFilter, RunRecord, RunRow, RunStore,
     Standing,
 };
-use headworks_store::{Dialect, Home, Store, Tx, Value, values};
+use headworks_store::{Dialect, Store, Tx, Value, values};
 use tokio::sync::OnceCell;
 
 use crate::{
     Error, ProcessInfo, Processes, Result, claim, read, record,
-    schema::{COMPONENT, MIGRATIONS},
+    schema::{OF_RUN, TABLES},
 };
 
 /// How long a process owns its runs without a sign of life.
@@ -48,7 +48,7 @@ pub(crate) struct Leases {
 impl Runs {
     /// Opens the records, making or migrating their tables.
     pub async fn open(store: Store, clock: Arc<dyn Clock>, processes: Arc<dyn Processes>) -> Result<Self> {
-        store.migrate(COMPONENT, Home::Platform, MIGRATIONS).await?;
+        store.migrate(TABLES.name, TABLES.home, TABLES.migrations).await?;
         Ok(Self {
             store,
             clock,
@@ -110,7 +110,7 @@ impl Runs {
                     let of_job = "run_id in (select id from hw_run where job = $1)";
                     let logs =
                         tx.rows(&format!("select log_path from hw_attempt where {of_job}"), &values![&job]).await?;
-                    for table in ["hw_task", "hw_attempt"] {
+                    for table in OF_RUN {
                         tx.execute(&format!("delete from {table} where {of_job}"), &values![&job]).await?;
                     }
                     tx.execute("delete from hw_run where job = $1", &values![&job]).await?;

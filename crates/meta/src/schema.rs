@@ -1,9 +1,10 @@
 //! The tables. Times are microseconds since 1970, UTC; names are those of `headworks_flow`. An empty `table_name` is that of a
 //! run that publishes to none.
 
-use headworks_store::Migration;
+use headworks_store::{Component, Home, Migration};
 
-pub(crate) const COMPONENT: &str = "meta";
+/// The tables of this crate, for making them anew from a backup.
+pub const TABLES: Component = Component { name: "meta", home: Home::Platform, migrations: MIGRATIONS };
 
 /// All steps; only ever add to the end.
 pub(crate) const MIGRATIONS: &[Migration] = &[
@@ -34,6 +35,9 @@ create table hw_job (
 -- Processes that keep a project running; one row on SQLite.
 alter table hw_process add column role TEXT NOT NULL DEFAULT 'command';
 ";
+
+/// The tables whose rows belong to a run by their `run_id` and go when its details do.
+pub(crate) const OF_RUN: [&str; 2] = ["hw_task", "hw_attempt"];
 
 const V1: &str = "
 -- The counter that fences come from; one row.

@@ -1,7 +1,7 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{TryStreamExt, stream::BoxStream};
 use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Connection as _, Executor, Row as _, TypeInfo, ValueRef,
     postgres::{PgArguments, PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow, PgTypeInfo},
@@ -68,6 +68,19 @@ impl Connection {
         .map_err(|e| Error::of(sql, e))
     }
 
+    /// Reads rows one after the other, for tables that do not fit into memory.
+    pub(crate) fn stream<'c>(&'c mut self, sql: &'c str) -> RowStream<'c> {
+        let rows: BoxStream<'c, sqlx::Result<Row>> = match self {
+            Self::Sqlite(c) => {
+                Box::pin(bound_sqlite(sql, &[]).fetch(c).and_then(|row| async move { row_sqlite(&row) }))
+            }
+            Self::Postgres(c) => {
+                Box::pin(bound_postgres(sql, &[]).fetch(c).and_then(|row| async move { row_postgres(&row) }))
+            }
+        };
+        RowStream { sql, rows }
+    }
+
     /// Runs several statements at once, without values.
     pub(crate) async fn script(&mut self, sql: &str) -> Result<()> {
         match self {
@@ -98,6 +111,18 @@ pub(crate) async fn listener(options: &StoreOptions, channel: &str) -> Result<Pg
 
 pub(crate) async fn listener_rows(listener: &mut PgListener, sql: &str) -> Result<Vec<Row>> {
     rows_postgres(listener, sql, &[]).await.map_err(|e| Error::of(sql, e))
+}
+
+/// Rows on their way.
+pub(crate) struct RowStream<'c> {
+    sql: &'c str,
+    rows: BoxStream<'c, sqlx::Result<Row>>,
+}
+
+impl RowStream<'_> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Row>> {
+        self.rows.try_next().await.map_err(|e| Error::of(self.sql, e))
+    }
 }
 
 /// The connections that only read.

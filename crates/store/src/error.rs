@@ -46,6 +46,47 @@ pub enum Error {
         /// What the driver said.
         message: String,
     },
+    /// The database may not be written to.
+    #[error("the metadata database is read-only: {message}")]
+    ReadOnly {
+        /// What the driver said.
+        message: String,
+    },
+    /// What the database has stored is not what was written.
+    #[error("the metadata database is damaged: {message}")]
+    Corrupt {
+        /// What the driver or the check said.
+        message: String,
+    },
+    /// A dump or the file that it goes to failed.
+    #[error("cannot {doing} `{path}`: {source}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is no dump, or not a whole one.
+    #[error("the dump of the metadata database cannot be read: {reason}")]
+    Dump {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A dump may only go into an empty database.
+    #[error("the metadata database is not empty: it has {tables} tables of Headworks")]
+    NotEmpty {
+        /// How many.
+        tables: usize,
+    },
+    /// A table of the dump has a form that only the other kind of database knows.
+    #[error("table `{table}` holds rows in a form of the other kind of database")]
+    Foreign {
+        /// The table.
+        table: String,
+    },
     /// The connection broke before the work was committed: nothing of it was kept.
     #[error("the connection to the metadata database broke: {message}")]
     Lost {
@@ -60,7 +101,7 @@ pub enum Error {
     },
     /// The store was opened for reading only.
     #[error("the metadata database {url} was opened for reading only")]
-    ReadOnly {
+    ForReading {
         /// The URL without its password.
         url: String,
     },
@@ -113,6 +154,13 @@ impl Error {
                     Self::Locked { message }
                 } else if sqlite == Some(13) || code == "53100" {
                     Self::Full { message }
+                } else if sqlite == Some(8) || code == "25006" {
+                    Self::ReadOnly { message }
+                } else if matches!(sqlite, Some(11 | 26)) || matches!(code.as_str(), "XX001" | "XX002") {
+                    Self::Corrupt { message }
+                } else if matches!(sqlite, Some(10 | 14)) {
+                    // The disk or the folder failed, not the statement.
+                    Self::Lost { message }
                 } else if code.starts_with("57P") || code.starts_with("08") {
                     Self::Lost { message }
                 } else {
@@ -136,7 +184,15 @@ impl Error {
 impl Fault for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Url { .. } | Self::Newer { .. } => ErrorKind::Invalid,
+            Self::Url { .. } | Self::Newer { .. } | Self::NotEmpty { .. } | Self::Foreign { .. } => ErrorKind::Invalid,
+            Self::ReadOnly { .. } => ErrorKind::Denied,
+            Self::Corrupt { .. } | Self::Dump { .. } => ErrorKind::Corrupt,
+            Self::File { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => ErrorKind::Unavailable,
+            },
             Self::Open { source, .. } => match source {
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => ErrorKind::Unavailable,
                 _ => ErrorKind::Invalid,
@@ -144,7 +200,7 @@ impl Fault for Error {
             Self::Locked { .. } | Self::Lost { .. } | Self::CommitUnknown { .. } => ErrorKind::Unavailable,
             Self::Unique { .. } => ErrorKind::Conflict,
             Self::Full { .. } => ErrorKind::Exhausted,
-            Self::ReadOnly { .. } => ErrorKind::Denied,
+            Self::ForReading { .. } => ErrorKind::Denied,
             Self::Closed => ErrorKind::Cancelled,
             Self::Statement { .. } | Self::Type { .. } | Self::Panicked => ErrorKind::Internal,
         }
@@ -158,9 +214,15 @@ impl Fault for Error {
             Self::Unique { .. } => "STORE_UNIQUE",
             Self::Locked { .. } => "STORE_LOCKED",
             Self::Full { .. } => "STORE_FULL",
+            Self::ReadOnly { .. } => "STORE_READ_ONLY",
+            Self::Corrupt { .. } => "STORE_CORRUPT",
+            Self::File { .. } => "STORE_FILE",
+            Self::Dump { .. } => "STORE_DUMP",
+            Self::NotEmpty { .. } => "STORE_NOT_EMPTY",
+            Self::Foreign { .. } => "STORE_FOREIGN",
             Self::Lost { .. } => "STORE_LOST",
             Self::CommitUnknown { .. } => "STORE_COMMIT_UNKNOWN",
-            Self::ReadOnly { .. } => "STORE_READ_ONLY",
+            Self::ForReading { .. } => "STORE_FOR_READING",
             Self::Newer { .. } => "STORE_NEWER",
             Self::Type { .. } => "STORE_TYPE",
             Self::Closed => "STORE_CLOSED",
@@ -180,6 +242,23 @@ impl Fault for Error {
                 "see that the database server runs and can be reached, then run the command again".to_owned()
             }
             Self::Newer { .. } => "use that newer version of headworks".to_owned(),
+            Self::ReadOnly { .. } => {
+                "give this user the right to write there; a PostgreSQL replica only reads: name the primary in metadata.url"
+                    .to_owned()
+            }
+            Self::Corrupt { .. } => {
+                "stop every headworks process and bring back a backup with headworks restore".to_owned()
+            }
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                "free space on that disk".to_owned()
+            }
+            Self::Dump { .. } => "use another backup: this one is damaged".to_owned(),
+            Self::NotEmpty { .. } => {
+                "name an empty database in metadata.url, or add --force to replace what is there".to_owned()
+            }
+            Self::Foreign { .. } => {
+                "let DuckDB write them to files first, CALL ducklake_flush_inlined_data('lake'), and back up again".to_owned()
+            }
             _ => return None,
         })
     }

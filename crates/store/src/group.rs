@@ -45,6 +45,11 @@ impl Tx {
         Ok(self.rows(sql, values).await?.into_iter().next())
     }
 
+    /// The connection itself, for looking at the tables' shapes.
+    pub(crate) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// Runs several statements at once, without values: for migrations.
     pub(crate) async fn script(&mut self, sql: &str) -> Result<()> {
         self.connection.script(sql).await

@@ -8,7 +8,9 @@
 //! own tables are `BIGINT` microseconds since 1970 UTC. It deliberately has no query builder and knows no table but its own
 //! list of migrations.
 //!
-//! Main types: [`Store`], [`Tx`], [`Value`], [`Row`], [`Migration`].
+//! [`Snapshot::dump`] writes everything to one portable file and [`Store::load`] reads it back, into either kind of database.
+//!
+//! Main types: [`Store`], [`Tx`], [`Snapshot`], [`Value`], [`Row`], [`Migration`].
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), headworks_store::Error> {
@@ -21,10 +23,12 @@
 //! ```
 
 mod connection;
+mod dump;
 mod error;
 mod group;
 mod migrate;
 mod options;
+mod snapshot;
 mod value;
 mod watch;
 
@@ -35,11 +39,13 @@ use tokio::sync::Mutex;
 
 pub use connection::Dialect;
 use connection::{Connection, Readers};
+pub use dump::{Dumped, Loaded};
 pub use error::{Error, Result};
 pub use group::Tx;
 use group::Writer;
-pub use migrate::{Home, Migration};
+pub use migrate::{Component, Home, Migration};
 pub use options::StoreOptions;
+pub use snapshot::Snapshot;
 pub use value::{Row, Value};
 pub use watch::Changes;
 use watch::Watch;
@@ -99,7 +105,7 @@ impl Store {
         &self.inner.options
     }
 
-    /// True when it was opened for reading only: every write fails with `ReadOnly`.
+    /// True when it was opened for reading only: every write fails with `ForReading`.
     pub fn is_read_only(&self) -> bool {
         self.inner.writer.is_none()
     }
@@ -123,7 +129,7 @@ impl Store {
     ///
     /// An error of `work` undoes what it did and nothing else. The closure may touch the transaction only: whatever it waits
     /// for besides holds up the others of its group. Errors: `CommitUnknown` when the reply to COMMIT was lost, so that the
-    /// caller must look whether its rows are there; `ReadOnly`.
+    /// caller must look whether its rows are there; `ForReading`.
     pub async fn write<T, E, F>(&self, work: F) -> std::result::Result<T, E>
     where
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, std::result::Result<T, E>> + Send + 'static,
@@ -132,7 +138,7 @@ impl Store {
     {
         match &self.inner.writer {
             Some(writer) => writer.write(work).await,
-            None => Err(Error::ReadOnly { url: self.inner.options.shown() }.into()),
+            None => Err(Error::ForReading { url: self.inner.options.shown() }.into()),
         }
     }
 

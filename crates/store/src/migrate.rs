@@ -1,4 +1,4 @@
-use crate::{Dialect, Error, Result, Store, values};
+use crate::{Dialect, Error, Result, Store, Tx, values};
 
 /// One step of a component's tables, in the SQL that both databases understand.
 ///
@@ -22,6 +22,17 @@ pub enum Home {
     Lake,
 }
 
+/// A part of the program that has tables of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Component {
+    /// The name under which its steps are counted.
+    pub name: &'static str,
+    /// Where its tables stand.
+    pub home: Home,
+    /// All steps that this program knows.
+    pub migrations: &'static [Migration],
+}
+
 const LEDGER: &str = "create table if not exists hw_migration (
     component TEXT NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (component, version))";
 
@@ -38,37 +49,13 @@ pub(crate) async fn migrate(
     store
         .write(move |tx| {
             Box::pin(async move {
-                if tx.dialect() == Dialect::Postgres {
-                    // Two processes that start together must not both create.
-                    tx.execute(
-                        "select pg_advisory_xact_lock(hashtext('headworks migrate ' || $1))",
-                        &values![&schemas[0]],
-                    )
-                    .await?;
-                    for schema in &schemas {
-                        tx.script(&format!("create schema if not exists \"{schema}\"")).await?;
-                    }
-                }
-                tx.script(LEDGER).await?;
+                prepare(tx, &schemas).await?;
                 let found = tx
                     .row("select coalesce(max(version), 0) from hw_migration where component = $1", &values![component])
                     .await?
                     .map_or(Ok(0), |row| row.i64(0))?;
                 for migration in migrations.iter().filter(|m| m.version > found) {
-                    match tx.dialect() {
-                        Dialect::Sqlite => tx.script(migration.sql).await?,
-                        Dialect::Postgres => {
-                            let sql = migration.postgres.unwrap_or(migration.sql);
-                            let home = if home == Home::Lake { &schemas[1] } else { &schemas[0] };
-                            tx.script(&format!("set local search_path = \"{home}\"")).await?;
-                            tx.script(sql).await?;
-                            let both =
-                                format!("set local search_path = \"{}\", \"{}\", public", schemas[0], schemas[1]);
-                            tx.script(&both).await?;
-                        }
-                    }
-                    tx.execute("insert into hw_migration values ($1, $2)", &values![component, migration.version])
-                        .await?;
+                    apply(tx, &schemas, component, home, migration).await?;
                 }
                 Ok::<_, Error>(())
             })
@@ -84,6 +71,40 @@ pub(crate) async fn migrated(store: &Store, component: &'static str, migrations:
 
 fn newest(migrations: &[Migration]) -> i64 {
     migrations.last().map_or(0, |m| m.version)
+}
+
+/// Makes the schemas and the ledger, one process at a time.
+pub(crate) async fn prepare(tx: &mut Tx, schemas: &[String; 2]) -> Result<()> {
+    if tx.dialect() == Dialect::Postgres {
+        // Two processes that start together must not both create.
+        tx.execute("select pg_advisory_xact_lock(hashtext('headworks migrate ' || $1))", &values![&schemas[0]]).await?;
+        for schema in schemas {
+            tx.script(&format!("create schema if not exists \"{schema}\"")).await?;
+        }
+    }
+    tx.script(LEDGER).await
+}
+
+/// Takes one step and notes it.
+pub(crate) async fn apply(
+    tx: &mut Tx,
+    schemas: &[String; 2],
+    component: &str,
+    home: Home,
+    migration: &Migration,
+) -> Result<()> {
+    match tx.dialect() {
+        Dialect::Sqlite => tx.script(migration.sql).await?,
+        Dialect::Postgres => {
+            let sql = migration.postgres.unwrap_or(migration.sql);
+            let own = if home == Home::Lake { &schemas[1] } else { &schemas[0] };
+            tx.script(&format!("set local search_path = \"{own}\"")).await?;
+            tx.script(sql).await?;
+            let both = format!("set local search_path = \"{}\", \"{}\", public", schemas[0], schemas[1]);
+            tx.script(&both).await?;
+        }
+    }
+    tx.execute("insert into hw_migration values ($1, $2)", &values![component, migration.version]).await.map(drop)
 }
 
 /// The version found; 0 when the ledger does not exist yet.

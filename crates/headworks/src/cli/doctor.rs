@@ -9,11 +9,11 @@ use object_store::{ObjectStoreExt, PutMode, path::Path};
 use serde::Serialize;
 use serde_json::json;
 
-use super::gc;
 use crate::{
     app::App,
     fail::{self, DONE, FAILED, Failure},
-    output::{Style, bytes, count, counted, styled},
+    output::{Style, ago, bytes, count, counted, styled},
+    upkeep,
 };
 
 /// Check that everything the project needs is in order
@@ -63,6 +63,8 @@ impl Finding {
 const FREE_BYTES_MIN: u64 = 1 << 30;
 /// Clocks that are apart by more are a warning.
 const CLOCK_MS_MAX: i64 = 2_000;
+/// How many of the newest versions' files are looked for.
+const FILES_LOOKED_AT: usize = 200;
 /// A commit that takes longer is a warning: each run waits for one.
 const COMMIT_MS_MAX: u128 = 200;
 
@@ -79,7 +81,10 @@ pub(crate) async fn run(app: &App, _: Args) -> anyhow::Result<ExitCode> {
     }
     findings.push(lake(app).await);
     findings.extend(production(app).await);
+    findings.push(files(app).await);
     findings.push(removable(app).await);
+    findings.push(backup(app).await);
+    findings.push(logs(app));
     findings.extend(disk(app));
     let failed = findings.iter().any(|f| f.state == State::Fail);
     if app.out.json {
@@ -265,9 +270,85 @@ async fn check_storage(storage: &Storage) -> anyhow::Result<()> {
     }
 }
 
+/// Looks whether files that the catalog names are there: all of a small lake, an even sample of a large one.
+async fn files(app: &App) -> Finding {
+    let look = async {
+        let mut snapshot = app.store().await?.snapshot().await?;
+        let contents = headworks_lake::contents(&mut snapshot).await?;
+        snapshot.close().await;
+        let current: Vec<_> = contents.files.iter().filter(|file| file.is_current).collect();
+        let every = current.len().div_ceil(FILES_LOOKED_AT).max(1);
+        let sample: Vec<_> = current.into_iter().step_by(every).collect();
+        let storage = app.lake().await?.storage();
+        let mut bad = Vec::new();
+        for file in &sample {
+            match storage.files().head(&Path::parse(&file.path)?).await {
+                Ok(meta) if meta.size == file.bytes => {}
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => bad.push((file.path.clone(), file.table.clone())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        anyhow::Ok((sample.len(), bad))
+    };
+    match look.await {
+        Err(error) => Finding::of("files", &error),
+        Ok((looked, bad)) => match bad.first() {
+            None => Finding::ok("files", format!("{} looked for, all there", counted(looked as u64, "file"))),
+            Some((path, table)) => Finding::fail(
+                "files",
+                format!("{} of {looked} files are gone or cut off, as `{path}` of table `{table}`", bad.len()),
+                "run their jobs again with headworks backfill --reprocess all, or take the files out of a backup's folder `data`",
+            ),
+        },
+    }
+}
+
+/// Says how old the last backup is.
+async fn backup(app: &App) -> Finding {
+    const MAKE: &str = "headworks backup DIR --data makes one; run it every day";
+    let look = async {
+        let lake = app.lake().await?;
+        anyhow::Ok((lake.version(headworks_lake::At::Now).await?, lake.last_backup().await?))
+    };
+    let kept = match app.config() {
+        Ok(config) => config.retention.backups.duration(),
+        Err(error) => return Finding::of("backup", &error),
+    };
+    match look.await {
+        Err(error) => Finding::of("backup", &error),
+        Ok((0, None)) => Finding::ok("backup", "nothing is published yet"),
+        Ok((_, None)) => Finding::warn("backup", "there never was one", MAKE),
+        Ok((version, Some(note))) => {
+            let now = app.clock.now();
+            let behind = version - note.version;
+            let message =
+                format!("the last was made {}, {behind} versions before this, in {}", ago(note.at, now), note.place);
+            if (now - note.at).to_std().is_ok_and(|age| age > kept) {
+                Finding::warn("backup", message, format!("files that it names may be gone (retention.backups); {MAKE}"))
+            } else {
+                Finding::ok("backup", message)
+            }
+        }
+    }
+}
+
+/// Says what the logs take.
+fn logs(app: &App) -> Finding {
+    let look = || anyhow::Ok((upkeep::logs_bytes(&app.logs_dir()?)?, app.config()?.retention.log_bytes_max.bytes()));
+    match look() {
+        Err(error) => Finding::of("logs", &error),
+        Ok((size, max)) if size > max => Finding::warn(
+            "logs",
+            format!("{}, more than retention.log_bytes_max of {}", bytes(size), bytes(max)),
+            "headworks gc removes the oldest",
+        ),
+        Ok((size, max)) => Finding::ok("logs", format!("{} of at most {}", bytes(size), bytes(max))),
+    }
+}
+
 async fn removable(app: &App) -> Finding {
     let look = async {
-        let keep = gc::keep(app).await?;
+        let keep = upkeep::keep(app).await?;
         anyhow::Ok(app.lake().await?.removals(&keep).await?)
     };
     match look.await {

@@ -1,84 +1,97 @@
-use std::{fs, path::Path, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::Context;
-use chrono::{DateTime, TimeDelta, Utc};
-use headworks_flow::exec::{RunFilter, RunStore};
-use headworks_lake::{Keep, Removal};
 use serde_json::{Value, json};
 
 use crate::{
     app::App,
-    fail::{Carried, DONE},
+    fail::DONE,
     output::{Align, Table, bytes, count},
+    upkeep::{self, Report},
 };
 
 /// Remove what retention and orphans allow
 ///
-/// Partitions beyond their table's retention, old versions, files that nothing refers to, logs of long ago. What a running
-/// task writes stays, and so do files that a reader may still be at.
+/// Partitions beyond their table's retention, old versions, files that nothing refers to, runs and logs of long ago. What a
+/// running task writes stays, and so do files that a reader or a backup may still need.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   headworks gc --dry-run
   headworks gc --json
 
-Settings: retention.versions, retention.orphans, retention.logs; a job's own retention: drops its partitions.")]
+Settings: retention.versions, runs, logs, log_bytes_max, orphans, backups; a job's own retention: drops its partitions.
+
+A metadata database that was brought back from a backup does not know what was published since, and those files would look like
+orphans: then nothing of the lake is removed until gc --take-over says that this database is the one to go on with.")]
 pub(crate) struct Args {
     /// Say what would go and why, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// After a restore: make this metadata database the lake's own, and remove nothing yet
+    #[arg(long, conflicts_with = "dry_run")]
+    take_over: bool,
 }
 
-/// Files that the catalog has forgotten stay so long: a reader of an older version may still be at them.
-const FORGOTTEN_DAYS: i64 = 1;
-/// The most live runs that are looked at.
-const LIVE_MAX: usize = 100_000;
 /// The most removals told one by one on a terminal.
 const TOLD_MAX: usize = 200;
 
 pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
-    let keep = keep(app).await?;
-    let lake = app.lake().await?;
-    let removals = if args.dry_run { lake.removals(&keep).await? } else { lake.remove(&keep).await? };
-    let logs_kept = TimeDelta::from_std(app.config()?.retention.logs.duration()).unwrap_or(TimeDelta::MAX);
-    let logs = old_logs(&app.logs_dir()?, app.clock.now() - logs_kept)?;
-    if !args.dry_run {
-        remove_logs(&app.logs_dir()?, &logs)?;
+    if args.take_over {
+        return take_over(app).await;
     }
-    tell(app, &removals, &logs, args.dry_run)?;
+    let report = upkeep::run(app, args.dry_run).await?;
+    tell(app, &report, args.dry_run)?;
     Ok(ExitCode::from(DONE))
 }
 
-/// What the settings keep, and what running attempts own.
-pub(super) async fn keep(app: &App) -> anyhow::Result<Keep> {
-    let retention = &app.config()?.retention;
-    let days = |span: std::time::Duration| TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX);
-    let store = app.run_store().await?;
-    let filter = RunFilter { live: true, limit: LIVE_MAX, ..RunFilter::default() };
-    let runs = store.list(&filter).await.map_err(Carried::from)?;
-    let live_attempts = runs.iter().filter(|run| run.is_held()).map(|run| run.fence).collect();
-    Ok(Keep {
-        versions: days(retention.versions.duration()),
-        orphans: days(retention.orphans.duration()),
-        forgotten: TimeDelta::days(FORGOTTEN_DAYS),
-        live_attempts,
-    })
+async fn take_over(app: &App) -> anyhow::Result<ExitCode> {
+    let lake = app.lake().await?;
+    app.run_store().await?.leap_fences().await?;
+    let epoch = lake.take_over().await?;
+    if app.out.json {
+        app.out.document(&json!({"epoch": epoch, "data_path": lake.storage().data_path()}))?;
+    }
+    app.out.note(format_args!(
+        "the lake at {} belongs to this metadata database from now on (epoch {epoch}); headworks gc --dry-run lists what can go",
+        lake.storage().data_path()
+    ));
+    Ok(ExitCode::from(DONE))
 }
 
-fn tell(app: &App, removals: &[Removal], logs: &[(PathBuf, u64)], dry_run: bool) -> anyhow::Result<()> {
-    let freed: u64 = removals.iter().map(|r| r.bytes).sum::<u64>() + logs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+fn tell(app: &App, report: &Report, dry_run: bool) -> anyhow::Result<()> {
+    let Report { removals, runs, logs } = report;
     if app.out.json {
-        let logs: Vec<Value> = logs.iter().map(|(path, bytes)| json!({"log": path, "bytes": bytes})).collect();
-        return app.out.document(&json!({"dry_run": dry_run, "bytes": freed, "removals": removals, "logs": logs}));
+        let logs: Vec<Value> =
+            logs.iter().map(|log| json!({"log": log.path, "bytes": log.bytes, "why": log.why})).collect();
+        return app.out.document(&json!({
+            "dry_run": dry_run,
+            "bytes": report.bytes(),
+            "removals": removals,
+            "runs": {"forgotten": runs.runs, "details": runs.details},
+            "logs": logs,
+        }));
     }
     let mut table =
         Table::new([("what", Align::Left), ("which", Align::Left), ("bytes", Align::Right), ("why", Align::Left)]);
     for removal in removals.iter().take(TOLD_MAX) {
         table.row([removal.what.to_owned(), removal.name.clone(), bytes(removal.bytes), removal.why.clone()]);
     }
-    if !logs.is_empty() {
-        let size = logs.iter().map(|(_, bytes)| bytes).sum();
-        let which = format!("{} files", count(logs.len() as u64));
-        table.row(["log".to_owned(), which, bytes(size), "older than retention.logs".to_owned()]);
+    for (n, which, why) in [
+        (runs.runs, "runs", "older than retention.runs, and their interval was run again since"),
+        (runs.details, "runs' tasks and attempts", "older than retention.runs; that they were stays known"),
+    ] {
+        if n > 0 {
+            table.row(["run".to_owned(), format!("{} {which}", count(n)), String::new(), why.to_owned()]);
+        }
+    }
+    for (setting, why) in [
+        ("retention.logs", "older than retention.logs"),
+        ("retention.log_bytes_max", "the oldest of more than retention.log_bytes_max"),
+    ] {
+        let of: Vec<u64> = logs.iter().filter(|log| log.why == setting).map(|log| log.bytes).collect();
+        if !of.is_empty() {
+            let which = format!("{} files", count(of.len() as u64));
+            table.row(["log".to_owned(), which, bytes(of.iter().sum()), why.to_owned()]);
+        }
     }
     if !table.is_empty() {
         app.out.table(&table)?;
@@ -86,68 +99,13 @@ fn tell(app: &App, removals: &[Removal], logs: &[(PathBuf, u64)], dry_run: bool)
     if removals.len() > TOLD_MAX {
         app.out.note(format_args!("and {} more; --json lists them all", count((removals.len() - TOLD_MAX) as u64)));
     }
-    let n = count((removals.len() + logs.len()) as u64);
-    app.out.note(match (removals.is_empty() && logs.is_empty(), dry_run) {
-        (true, _) => "nothing to remove".to_owned(),
-        (false, true) => format!("{n} things of {} would go; nothing was removed (--dry-run)", bytes(freed)),
-        (false, false) => format!("{n} things removed, {} freed now or after a day", bytes(freed)),
+    let (n, freed) = (report.count(), bytes(report.bytes()));
+    app.out.note(match (n, dry_run) {
+        (0, _) => "nothing to remove".to_owned(),
+        (n, true) => format!("{} things of {freed} would go; nothing was removed (--dry-run)", count(n)),
+        (n, false) => {
+            format!("{} things removed, {freed} freed now or after retention.backups", count(n))
+        }
     });
     Ok(())
-}
-
-/// Log files last written before an instant.
-fn old_logs(folder: &Path, before: DateTime<Utc>) -> anyhow::Result<Vec<(PathBuf, u64)>> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("cannot read the folder `{}`", folder.display())),
-        };
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot read the folder `{}`", folder.display()))?;
-            // A log that goes while we look needs no removing.
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                folders.push(entry.path());
-            } else if meta.modified().is_ok_and(|at| DateTime::<Utc>::from(at) < before) {
-                found.push((entry.path(), meta.len()));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn remove_logs(root: &Path, logs: &[(PathBuf, u64)]) -> anyhow::Result<()> {
-    for (path, _) in logs {
-        fs::remove_file(path).with_context(|| format!("cannot remove the log `{}`", path.display()))?;
-        let mut folder = path.parent();
-        // A folder that still holds something stays: then the removal fails, and that is that.
-        while let Some(empty) = folder.filter(|f| *f != root && fs::remove_dir(f).is_ok()) {
-            folder = empty.parent();
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_logs_go_with_their_folders() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("job/2013/r1-1.log");
-        fs::create_dir_all(log.parent().unwrap()).unwrap();
-        fs::write(&log, "text").unwrap();
-        let written: DateTime<Utc> = fs::metadata(&log).unwrap().modified().unwrap().into();
-        assert!(old_logs(dir.path(), written).unwrap().is_empty());
-        let old = old_logs(dir.path(), written + TimeDelta::seconds(1)).unwrap();
-        assert_eq!(old, [(log, 4)]);
-        remove_logs(dir.path(), &old).unwrap();
-        assert!(dir.path().exists() && !dir.path().join("job").exists());
-        assert!(old_logs(&dir.path().join("none"), written).unwrap().is_empty());
-    }
 }

@@ -12,7 +12,8 @@ use super::runs::{run_json, run_table};
 use crate::{
     app::App,
     fail::{Carried, DONE, Failure},
-    output::{Align, Style, Table, ago, count, counted, styled},
+    output::{Align, Style, Table, ago, bytes, count, counted, styled},
+    upkeep::{log_file, remove_log},
 };
 
 /// List and show jobs
@@ -36,12 +37,21 @@ pub(crate) struct ShowArgs {
     job: String,
 }
 
-/// Forget a job's runs; its table stays
+/// Forget a job's runs and their logs; its table stays
+///
+/// Without --yes it only says what would go. What the job published stays, with its history; a job that runs again begins as if
+/// it never had, so a backfill runs its days anew.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  headworks jobs forget old_report --dry-run
+  headworks jobs forget old_report --yes")]
 pub(crate) struct ForgetArgs {
     /// The job's name; its file may be gone already
     job: JobName,
-    /// Do it; without this it only says what would go
+    /// Say what would go, and forget nothing; so it is without --yes, too
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it
     #[arg(short, long)]
     yes: bool,
 }
@@ -230,25 +240,54 @@ fn job_json(job: &Job) -> Value {
 
 async fn forget(app: &App, args: ForgetArgs) -> anyhow::Result<ExitCode> {
     let store = app.run_store().await?;
-    let filter = RunFilter { job: Some(args.job.clone()), limit: usize::MAX, ..RunFilter::default() };
-    let runs = store.list(&filter).await.map_err(Carried::from)?.len();
-    if runs == 0 {
+    let memory = store.memory(&args.job).await?;
+    if memory.is_empty() {
         let hint = "headworks runs list shows which jobs ran";
         return Err(Failure::not_found(format!("no runs of a job `{}` are known", args.job), hint).into());
     }
+    let logs = app.logs_dir()?;
+    let files = memory.logs.iter().filter_map(|log| log_file(&logs, log));
+    let size: u64 = files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len()).sum();
     if args.yes {
-        let logs = app.logs_dir()?;
-        for log in store.forget(&args.job).await? {
-            // A log that is gone already is what we want; the index no longer names it.
-            let _ = fs::remove_file(logs.join(log));
+        let forgotten = store.forget(&args.job).await?;
+        for file in forgotten.iter().filter_map(|log| log_file(&logs, log)) {
+            remove_log(&logs, &file)?;
         }
     }
+    let runs: u64 = memory.runs.iter().map(|(_, count)| count).sum();
     if app.out.json {
-        app.out.document(&json!({"job": args.job, "runs": runs, "forgotten": args.yes}))?;
-    } else if args.yes {
-        app.out.note(format_args!("{} runs of {} forgotten; what they published stays", count(runs as u64), args.job));
-    } else {
-        app.out.note(format_args!("{} runs of {} would be forgotten; --yes does it", count(runs as u64), args.job));
+        let states: serde_json::Map<String, Value> = memory.runs.iter().map(|(s, n)| (s.clone(), json!(n))).collect();
+        app.out.document(&json!({
+            "job": args.job,
+            "forgotten": args.yes,
+            "runs": runs,
+            "states": states,
+            "first_ds": memory.days.as_ref().map(|(first, _)| first),
+            "last_ds": memory.days.as_ref().map(|(_, last)| last),
+            "tasks": memory.tasks,
+            "attempts": memory.attempts,
+            "versions": memory.versions,
+            "logs": {"files": memory.logs.len(), "bytes": size},
+        }))?;
+        return Ok(ExitCode::from(DONE));
     }
+    let mut table = Table::new([("what", Align::Left), ("count", Align::Right), ("which", Align::Left)]);
+    let states = memory.runs.iter().map(|(state, n)| format!("{} {state}", count(*n))).collect::<Vec<_>>().join(", ");
+    let days = memory.days.map(|(first, last)| format!(", {first} to {last}")).unwrap_or_default();
+    for (what, n, which) in [
+        ("runs", runs, format!("{states}{days}")),
+        ("tasks", memory.tasks, String::new()),
+        ("attempts", memory.attempts, String::new()),
+        ("versions", memory.versions, "of the job's text".to_owned()),
+        ("logs", memory.logs.len() as u64, bytes(size)),
+    ] {
+        table.row([what.to_owned(), count(n), which]);
+    }
+    app.out.table(&table)?;
+    app.out.note(if args.yes {
+        format!("forgotten; what {} published stays", args.job)
+    } else {
+        format!("nothing was forgotten: --yes does it; what {} published stays in any case", args.job)
+    });
     Ok(ExitCode::from(DONE))
 }

@@ -123,7 +123,7 @@ fn sql_errors_are_shown_at_their_line() {
     assert_snapshot!("column_of_another_type", project.seen(&["run", "numbers", "--ds", "2026-01-02", "-q"]));
     project.write("jobs/numbers.sql", &NUMBERS.replace("SELECT n, name", "SELECT n"));
     assert_snapshot!("column_missing", project.seen(&["run", "numbers", "--ds", "2026-01-03", "-q"]));
-    assert!(project.files("lake").is_empty(), "{:?}", project.files("lake"));
+    assert!(project.files("lake/data").is_empty(), "{:?}", project.files("lake"));
 }
 
 #[test]

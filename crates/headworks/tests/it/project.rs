@@ -106,6 +106,12 @@ impl Project {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
     }
 
+    /// Runs a command that may fail, and gives its JSON.
+    pub(crate) fn json_of_any(&self, args: &[&str]) -> serde_json::Value {
+        let outcome = self.run(&[args, &["--json"]].concat());
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {outcome:?}"))
+    }
+
     /// What a person sees of a command: its arguments, exit code, stdout and stderr, without what differs each time.
     pub(crate) fn seen(&self, args: &[&str]) -> String {
         let outcome = self.run(args);

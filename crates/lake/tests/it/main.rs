@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
+mod backup;
 mod publish;
 mod read;
 mod read_only;
+mod upgrade;

@@ -31,7 +31,7 @@ pub(crate) const BOTH: [Catalog; 2] = [Catalog::Sqlite, Catalog::Postgres];
 pub(crate) struct World {
     pub(crate) project: TempProject,
     pub(crate) lake: Lake,
-    attach: Attach,
+    pub(crate) attach: Attach,
 }
 
 impl World {
@@ -63,7 +63,7 @@ impl World {
         duck
     }
 
-    async fn stage(&self, spec: &TableSpec, ds: &str, batch: &RecordBatch) -> Result<Staged, Error> {
+    pub(crate) async fn stage(&self, spec: &TableSpec, ds: &str, batch: &RecordBatch) -> Result<Staged, Error> {
         let request = StageRequest { spec: spec.clone(), keys: vec![key(ds)], attempt: 7 };
         let batches = futures::stream::iter([Ok::<_, std::io::Error>(batch.clone())]);
         self.lake.stage(request, rows(batch.schema(), batches)).await
@@ -78,7 +78,7 @@ impl World {
         self.publish(staged).await.unwrap()
     }
 
-    async fn ours(&self, sql: &str, table: &str, at: At) -> Vec<String> {
+    pub(crate) async fn ours(&self, sql: &str, table: &str, at: At) -> Vec<String> {
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
         self.lake.storage().register(&context.runtime_env());
         context.register_table("t", self.lake.provider(table, at).await.unwrap()).unwrap();
@@ -128,7 +128,7 @@ pub(crate) fn numbers(values: impl IntoIterator<Item = i64>) -> RecordBatch {
 }
 
 /// Two rows of every type that we store, nulls included, in a column whose name needs quotes.
-fn everything() -> RecordBatch {
+pub(crate) fn everything() -> RecordBatch {
     let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None, Some(3)]), None]);
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("bool", Arc::new(BooleanArray::from(vec![Some(true), None]))),
@@ -478,7 +478,7 @@ async fn an_older_version_comes_back() {
 
 pub(crate) fn keep(secs: i64) -> Keep {
     let delta = TimeDelta::seconds(secs);
-    Keep { versions: delta, orphans: delta, forgotten: delta, live_attempts: HashSet::new() }
+    Keep { versions: delta, orphans: delta, forgotten: delta, live_attempts: HashSet::new(), newest_attempt: 7 }
 }
 
 #[tokio::test(flavor = "multi_thread")]

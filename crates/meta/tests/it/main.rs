@@ -5,4 +5,5 @@
 mod execute;
 mod jobs;
 mod suite;
+mod upgrade;
 mod world;

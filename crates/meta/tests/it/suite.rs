@@ -5,7 +5,7 @@ use headworks_flow::{
     exec::{Claim, ClaimRequest, Kept, Partition, RunFilter, RunStore, Seen, Standing},
     machine::{Failure, State},
 };
-use headworks_meta::{Error, finish_in};
+use headworks_meta::{Error, Outdated, finish_in};
 use headworks_store::{Dialect, values};
 
 use crate::world::{World, claim_one, day, ds, record, wanted};
@@ -34,6 +34,8 @@ on_both!(
     producers_are_found_while_they_live,
     runs_are_listed_and_shown,
     forgetting_wipes_a_job_and_nothing_else,
+    old_runs_go_but_not_that_their_intervals_are_done,
+    a_restored_database_is_nobodys,
     versions_are_kept_once,
     many_runs_are_claimed_at_once,
 );
@@ -243,7 +245,12 @@ async fn forgetting_wipes_a_job_and_nothing_else(world: World) {
     let busy = runs.forget(&flights).await;
     assert!(matches!(&busy, Err(Error::Busy { run_id, .. }) if *run_id == id), "{busy:?}");
     runs.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap();
-    assert_eq!(runs.forget(&flights).await.unwrap(), [format!("x/{id}-1.log")]);
+    let logs = [format!("x/{id}-1.log")];
+    let memory = runs.memory(&flights).await.unwrap();
+    assert_eq!((memory.runs, memory.tasks, memory.attempts), (vec![("success".to_owned(), 1)], 2, 1));
+    assert_eq!((memory.days, &memory.logs[..]), (Some((ds(0).to_string(), ds(0).to_string())), &logs[..]));
+    assert_eq!(runs.forget(&flights).await.unwrap(), logs);
+    assert!(runs.memory(&flights).await.unwrap().is_empty());
     assert!(runs.show(&id).await.unwrap().is_none());
     assert_eq!(runs.show(&kept).await.unwrap().unwrap().tasks.len(), 2);
     for table in ["hw_task", "hw_attempt"] {
@@ -251,6 +258,73 @@ async fn forgetting_wipes_a_job_and_nothing_else(world: World) {
             world.store.rows(&format!("select count(*) from {table} where run_id = $1"), &values![id.as_str()]).await;
         assert_eq!(rows.unwrap()[0].i64(0).unwrap(), 0, "{table}");
     }
+}
+
+async fn old_runs_go_but_not_that_their_intervals_are_done(world: World) {
+    let runs = world.process(1).await;
+    let old = world.clock.now();
+    let again = async |before: &RunId, n: i64, state: State| {
+        let id = runs.new_run_ids(1).await.unwrap().remove(0);
+        let fence = runs.show(before).await.unwrap().unwrap().run.fence;
+        let seen = Some(Seen { run_id: before.clone(), fence });
+        let claim = runs.claim(vec![ClaimRequest { seen, ..wanted(&id, "flights", n) }]).await.unwrap()[0].unwrap();
+        runs.record(vec![record(&id, claim, state, old)]).await.unwrap();
+        id
+    };
+    let first = async |n: i64, state: State| {
+        let (id, claim) = claim_one(&runs, "flights", n).await;
+        runs.record(vec![record(&id, claim, state, old)]).await.unwrap();
+        id
+    };
+    let replaced = first(0, State::Success).await;
+    let newest = again(&replaced, 0, State::Success).await;
+    let success = first(1, State::Success).await;
+    let failed_since = again(&success, 1, State::Failed).await;
+    let failed = first(2, State::Failed).await;
+    let mended = again(&failed, 2, State::Success).await;
+    let (live, _) = claim_one(&runs, "flights", 3).await;
+    world.clock.forward(100);
+    let (young, claim) = claim_one(&runs, "flights", 4).await;
+    runs.record(vec![record(&young, claim, State::Success, world.clock.now())]).await.unwrap();
+
+    let before = old + chrono::TimeDelta::seconds(50);
+    assert_eq!(runs.outdated(old).await.unwrap(), Outdated::default(), "nothing ended before that");
+    let expected = Outdated { runs: 2, details: 4 };
+    assert_eq!(runs.outdated(before).await.unwrap(), expected);
+    assert_eq!(runs.forget_before(before).await.unwrap(), expected);
+    assert_eq!(runs.forget_before(before).await.unwrap(), Outdated::default());
+    for gone in [&replaced, &failed] {
+        assert!(runs.show(gone).await.unwrap().is_none());
+    }
+    for known in [&newest, &success, &failed_since, &mended] {
+        let shown = runs.show(known).await.unwrap().unwrap();
+        assert_eq!((shown.tasks.len(), shown.attempts.len()), (0, 0));
+    }
+    for whole in [&live, &young] {
+        assert_eq!(runs.show(whole).await.unwrap().unwrap().tasks.len(), 2);
+    }
+    let keys: Vec<_> = (0..3).map(|n| ("flights".parse().unwrap(), day(n))).collect();
+    let found: Vec<RunId> = runs.find(&keys).await.unwrap().into_iter().map(|run| run.unwrap().id).collect();
+    assert_eq!(found, [newest, failed_since.clone(), mended]);
+    // A failed run without its details is taken up as any other.
+    let fence = runs.show(&failed_since).await.unwrap().unwrap().run.fence;
+    let seen = Some(Seen { run_id: failed_since.clone(), fence });
+    let claim = runs.claim(vec![ClaimRequest { seen, ..wanted(&failed_since, "flights", 1) }]).await.unwrap()[0];
+    assert_eq!(claim.unwrap().attempt, 2);
+}
+
+async fn a_restored_database_is_nobodys(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, claim) = claim_one(&one, "flights", 0).await;
+    let given_out = one.newest_fence().await.unwrap();
+    let ids = [id.clone()];
+    assert_eq!((claim.fence, other.standing(&ids).await.unwrap()), (given_out, vec![Standing::Held]));
+    world.store.write(|tx| Box::pin(async move { headworks_meta::restored(tx).await })).await.unwrap();
+    assert_eq!(other.standing(&ids).await.unwrap(), [Standing::Abandoned]);
+    let seen = Some(Seen { run_id: id.clone(), fence: claim.fence });
+    let taken = other.claim(vec![ClaimRequest { seen, ..wanted(&id, "flights", 0) }]).await.unwrap()[0].unwrap();
+    assert!(taken.fence > given_out + 900_000, "above whatever the lost database gave out: {}", taken.fence);
+    assert_eq!(one.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap(), [Kept::Fenced]);
 }
 
 async fn versions_are_kept_once(world: World) {
