@@ -5,7 +5,7 @@ use headworks_domain::{ConnectionName, Ds, JobName, TableName, nearest};
 
 use crate::{
     column::ColumnType,
-    schedule::Schedule,
+    schedule::{Schedule, ScheduleError},
     spec::WaitRef,
     units::{ByteSize, Span, TimeOfDay},
 };
@@ -40,7 +40,9 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
             .parse::<ColumnType>()
             .map(|_| ())
             .map_err(|error| Wrong { message: error.to_string(), hint: error.hint() }),
-        "time-zone" => time_zone(text),
+        "time-zone" => {
+            zone(text).map(|_| ()).map_err(|error| Wrong { message: error.to_string(), hint: error.hint().to_owned() })
+        }
         _ => Ok(()),
     }
 }
@@ -64,9 +66,10 @@ fn plain<T, E: std::error::Error>(parsed: Result<T, E>, hint: &str) -> Result<()
     parsed.map(|_| ()).map_err(|error| Wrong { message: error.to_string(), hint: hint.to_owned() })
 }
 
-fn time_zone(text: &str) -> Result<(), Wrong> {
-    if text.parse::<Tz>().is_ok() {
-        return Ok(());
+/// Reads the name of a time zone, as `America/New_York`. Errors: the name that was meant, or how names are written.
+pub fn zone(text: &str) -> Result<Tz, ScheduleError> {
+    if let Ok(zone) = text.parse() {
+        return Ok(zone);
     }
     let names = TZ_VARIANTS.iter().map(|zone| zone.name());
     // People know the city and not the part of the world, or write blanks for `_`.
@@ -76,5 +79,5 @@ fn time_zone(text: &str) -> Result<(), Wrong> {
         Some(name) => format!("did you mean `{name}`?"),
         None => "write it as in the IANA list, as `UTC`, `America/New_York` or `Asia/Kolkata`".to_owned(),
     };
-    Err(Wrong { message: format!("`{text}` is not a time zone"), hint })
+    Err(ScheduleError::new(format!("`{text}` is not a time zone"), hint))
 }

@@ -58,6 +58,7 @@ pub use config::{
 };
 pub use connection::Connection;
 pub use error::Error;
+pub use formats::zone;
 pub use grid::Grid;
 pub use job::{Job, JobBody, SqlBody};
 pub use jobfile::job_schema;
@@ -66,7 +67,7 @@ pub use named::Named;
 pub use plan::{RunContext, RunPlan, TaskKind, TaskPlan, WaitOn};
 pub use project::{Loaded, Project};
 pub use render::Rendered;
-pub use schedule::{Schedule, ScheduleError};
+pub use schedule::{Schedule, ScheduleError, Tick};
 pub use settings::{LoadedConfig, Origin, Overrides, Setting, load_config, url_without_password};
 pub use spec::{
     Catchup, ColumnCheck, ColumnNames, ColumnSpec, ImportSpec, JobSpec, Kind, OnFail, Overlap, PartitionColumn, Reach,

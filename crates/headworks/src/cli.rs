@@ -21,6 +21,7 @@ mod jobs;
 mod render;
 mod run;
 pub(crate) mod runs;
+mod schedule;
 mod schema;
 mod sql;
 mod tables;
@@ -88,6 +89,7 @@ enum Command {
     Jobs(jobs::Command),
     #[command(subcommand)]
     Runs(runs::Command),
+    Schedule(schedule::Args),
     Gc(gc::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
@@ -135,6 +137,7 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Tables(command) => tables::run(app, command).await,
         Command::Jobs(command) => jobs::run(app, command).await,
         Command::Runs(command) => runs::run(app, command).await,
+        Command::Schedule(args) => schedule::run(app, args),
         Command::Gc(args) => gc::run(app, args).await,
         Command::Doctor(args) => doctor::run(app, args).await,
         Command::Config(command) => config::run(app, command),

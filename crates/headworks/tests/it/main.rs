@@ -6,4 +6,5 @@ mod bad_input;
 mod daily_use;
 mod demo;
 mod project;
+mod schedule;
 mod words;

@@ -23,6 +23,7 @@ fn help_of_every_command() {
         &["jobs", "--help"],
         &["runs", "--help"],
         &["runs", "list", "--help"],
+        &["schedule", "--help"],
         &["config", "--help"],
         &["schema", "--help"],
         &["demo", "--help"],
