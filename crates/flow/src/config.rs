@@ -7,7 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::units::{ByteSize, Span};
+use crate::{
+    target::AlertsConfig,
+    units::{ByteSize, Span},
+};
 
 /// Everything that `headworks.toml` may say; all of it may be left out.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +32,8 @@ pub struct Config {
     pub execution: ExecutionConfig,
     /// How long things are kept.
     pub retention: RetentionConfig,
+    /// Who is told when something goes wrong.
+    pub alerts: AlertsConfig,
     /// Texts for `{{ var.x }}` in jobs.
     pub vars: BTreeMap<String, String>,
 }

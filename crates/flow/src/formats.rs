@@ -7,6 +7,7 @@ use crate::{
     column::ColumnType,
     schedule::{Schedule, ScheduleError},
     spec::WaitRef,
+    target::TargetName,
     units::{ByteSize, Span, TimeOfDay},
 };
 
@@ -25,6 +26,7 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         "table" if text == "self" || text == "this" => Ok(()),
         "table" => plain(text.parse::<TableName>(), "name a table of the lake"),
         "connection-name" => plain(text.parse::<ConnectionName>(), "use letters, digits, `_`, `-`"),
+        "target-name" => plain(text.parse::<TargetName>(), ""),
         "ds" => plain(text.parse::<Ds>(), ""),
         "span" => plain(text.parse::<Span>(), ""),
         "byte-size" => plain(text.parse::<ByteSize>(), ""),

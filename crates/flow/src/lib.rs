@@ -24,11 +24,13 @@
 //! assert_eq!(grid.partitions(&interval)[0].to_string(), "ds=2013-03-09");
 //! ```
 
+pub mod alert;
 mod check;
 mod column;
 mod config;
 mod connection;
 mod cron;
+mod deadline;
 mod document;
 mod error;
 pub mod exec;
@@ -47,6 +49,7 @@ mod settings;
 mod source;
 mod spec;
 mod sql;
+mod target;
 mod template;
 mod units;
 mod waits;
@@ -57,6 +60,7 @@ pub use config::{
     RetentionConfig, StorageConfig, config_schema,
 };
 pub use connection::Connection;
+pub use deadline::Deadline;
 pub use error::Error;
 pub use formats::zone;
 pub use grid::Grid;
@@ -73,4 +77,5 @@ pub use spec::{
     Catchup, ColumnCheck, ColumnNames, ColumnSpec, ImportSpec, JobSpec, Kind, OnFail, Overlap, PartitionColumn, Reach,
     Relationship, Retries, RowCount, RowCountCheck, SqlCheck, TableCheck, Upto, WaitRef, WaitSpec, WaitTable,
 };
+pub use target::{AlertsConfig, JobAlerts, Mail, MailSecurity, Target, TargetConfig, TargetName, TargetNameError};
 pub use units::{ByteSize, Span, TimeOfDay, UnitError};

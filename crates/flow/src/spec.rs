@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     column::ColumnType,
     named::Named,
+    target::JobAlerts,
     units::{Span, TimeOfDay},
 };
 
@@ -80,9 +81,12 @@ pub struct JobSpec {
     /// Checks of the whole result, made before it is published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<TableCheck>,
-    /// The time of day, in the job's zone, by which the last interval should be published.
+    /// The time of day, in the job's zone, by which a tick's interval should be published: the first such time after the tick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<TimeOfDay>,
+    /// Who is told about it: targets of `headworks.toml` as `[team]`, or `none`; those of the settings unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<JobAlerts>,
     /// How often and how soon a task that failed for a passing reason is tried again.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: Retries,

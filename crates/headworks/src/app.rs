@@ -120,6 +120,11 @@ impl App {
         self.environment.get(name).map(str::to_owned)
     }
 
+    /// The process's environment, for parts that outlive a command.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// The environment's name, as `{{ env }}` says it.
     pub(crate) fn env_name(&self) -> String {
         "production".to_owned()

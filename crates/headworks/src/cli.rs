@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{app::App, fail, output::Out, settings::Environment};
 
 mod adopt;
+mod alerts;
 mod backfill;
 mod config;
 mod demo;
@@ -90,6 +91,8 @@ enum Command {
     #[command(subcommand)]
     Runs(runs::Command),
     Schedule(schedule::Args),
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     Gc(gc::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
@@ -138,6 +141,7 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Jobs(command) => jobs::run(app, command).await,
         Command::Runs(command) => runs::run(app, command).await,
         Command::Schedule(args) => schedule::run(app, args),
+        Command::Alerts(command) => alerts::run(app, command).await,
         Command::Gc(args) => gc::run(app, args).await,
         Command::Doctor(args) => doctor::run(app, args).await,
         Command::Config(command) => config::run(app, command),

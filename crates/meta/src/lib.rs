@@ -8,6 +8,8 @@
 //! A process holds its runs by a lease of ten seconds that it renews every three. Who finds a live run whose owner's lease is
 //! over, or whose owner ran on this machine and is gone, may claim it under a higher fence.
 //!
+//! [`Outbox`] keeps alerts until they are sent.
+//!
 //! ```no_run
 //! # async fn f(store: headworks_store::Store, record: headworks_flow::exec::RunRecord) -> Result<(), headworks_meta::Error> {
 //! use std::sync::Arc;
@@ -20,6 +22,7 @@
 
 mod claim;
 mod error;
+mod outbox;
 mod process;
 mod read;
 mod record;
@@ -28,6 +31,7 @@ mod runs;
 mod schema;
 
 pub use error::{Error, Result};
+pub use outbox::{AlertRow, AlertState, Failing, Missed, Notice, Outbox, Parcel, Recovery};
 pub use process::{ProcessInfo, Processes, SystemProcesses};
 pub use record::finish_in;
 pub use runs::{LEASE, Runs};

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
+mod alerts;
 mod bad_input;
 mod daily_use;
 mod demo;

@@ -24,6 +24,8 @@ fn help_of_every_command() {
         &["runs", "--help"],
         &["runs", "list", "--help"],
         &["schedule", "--help"],
+        &["alerts", "--help"],
+        &["alerts", "test", "--help"],
         &["config", "--help"],
         &["schema", "--help"],
         &["demo", "--help"],
