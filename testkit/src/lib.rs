@@ -6,6 +6,7 @@
 //! - [`Moto`]: an S3 server in memory.
 //! - [`DuckDb`]: a DuckDB session with the DuckLake extensions, for reading what we wrote and writing what we must read.
 //! - [`Relay`]: stands before a server and loses replies or cuts connections on order.
+//! - [`HookInbox`], [`MailInbox`]: take webhooks and mail, and keep them.
 //! - [`TempProject`]: a folder with files.
 //! - [`python`]: runs a few lines of Python, for fixtures that another program should have written.
 //!
@@ -29,6 +30,7 @@
 
 mod duckdb;
 mod http;
+mod inbox;
 mod moto;
 mod postgres;
 mod project;
@@ -38,6 +40,7 @@ mod tools;
 
 pub use duckdb::{Attach, DuckDb, DuckError, DuckRows};
 pub use http::http_get;
+pub use inbox::{Hook, HookInbox, Letter, MailInbox};
 pub use moto::Moto;
 pub use postgres::{PostgresOptions, TempPostgres};
 pub use project::TempProject;

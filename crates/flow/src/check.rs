@@ -18,7 +18,9 @@ use crate::{
     schema::listed,
     source::At,
     spec::{Catchup, ColumnCheck, Kind, PartitionColumn, Reach, SqlCheck, TableCheck, WaitRef},
-    sql, task, waits,
+    sql,
+    target::JobAlerts,
+    task, waits,
 };
 
 /// A job with the places of the tables in its SQL.
@@ -205,6 +207,10 @@ fn header_problems(job: &Job) -> Vec<Problem> {
             "`catchup: all` lacks a first day".to_owned(),
             "give the header a `start:`, as `start: 2024-01-01`",
         );
+    }
+    if spec.deadline.is_some() && job.schedule.is_none() {
+        let hint = "give the header a `schedule:`, or remove the deadline";
+        problems.push(job.source.warning(job.at(&["deadline"]), "a job that runs by hand is never late", hint));
     }
     problems
 }
@@ -490,6 +496,14 @@ fn references(candidate: &Candidate, tables: &Tables, project: &Project) -> Vec<
                 );
                 let at = job.at(&["columns", name, "checks", &n.to_string(), "relationships", "table"]);
                 problems.push(source.warning(at, format!("no job of this project makes `{}`", other.table), hint));
+            }
+        }
+    }
+    if let Some(JobAlerts::Targets(names)) = &job.spec.alerts {
+        for (n, name) in names.iter().enumerate() {
+            if let Err(error) = project.config.alerts.target(name) {
+                let hint = headworks_domain::Fault::hint(&error).unwrap_or_default();
+                problems.push(source.error(job.at(&["alerts", &n.to_string()]), error.to_string(), hint));
             }
         }
     }

@@ -7,8 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::environments::ENVIRONMENTS;
-use crate::units::{ByteSize, Span};
+use crate::{
+    environments::ENVIRONMENTS,
+    target::AlertsConfig,
+    units::{ByteSize, Span},
+};
 
 /// Everything that `headworks.toml` may say of one environment; all of it may be left out. The file may have
 /// `[environments.NAME]` besides, with the same keys; what is loaded are the settings of the one that was asked for.
@@ -36,6 +39,8 @@ pub struct Config {
     pub pools: BTreeMap<String, u32>,
     /// How long things are kept.
     pub retention: RetentionConfig,
+    /// Who is told when something goes wrong.
+    pub alerts: AlertsConfig,
     /// Texts for `{{ var.x }}` in jobs.
     pub vars: BTreeMap<String, String>,
 }

@@ -91,13 +91,7 @@ impl ConnectionConfig {
                 let url = filled_in(&setting("url"), url, env)?;
                 let password = match (password_env, password_file) {
                     (Some(variable), _) => Some(lookup(&setting("password_env"), variable, env)?),
-                    (None, Some(file)) => {
-                        let text = std::fs::read_to_string(root.join(file)).map_err(|error| Error::Secret {
-                            setting: setting("password_file"),
-                            reason: format!("`{file}` cannot be read: {error}"),
-                        })?;
-                        Some(text.trim_end_matches(['\r', '\n']).to_owned())
-                    }
+                    (None, Some(file)) => Some(read_secret(&setting("password_file"), root, file)?),
                     (None, None) => None,
                 };
                 let url = match password {
@@ -129,6 +123,15 @@ fn with_password(url: &str, password: &str) -> Option<String> {
     Some(format!("{scheme}://{user}:{encoded}@{host}{}", &rest[end..]))
 }
 
+/// Reads a secret from a file, without the line's end.
+pub(crate) fn read_secret(setting: &str, root: &Path, file: &str) -> Result<String, Error> {
+    let text = std::fs::read_to_string(root.join(file)).map_err(|error| Error::Secret {
+        setting: setting.to_owned(),
+        reason: format!("`{file}` cannot be read: {error}"),
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 /// Replaces every `${env:NAME}`.
 pub(crate) fn filled_in(setting: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
     let mut out = String::with_capacity(text.len());
@@ -143,7 +146,7 @@ pub(crate) fn filled_in(setting: &str, text: &str, env: &dyn Fn(&str) -> Option<
     Ok(out)
 }
 
-fn lookup(setting: &str, variable: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
+pub(crate) fn lookup(setting: &str, variable: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
     env(variable).ok_or_else(|| Error::Secret {
         setting: setting.to_owned(),
         reason: format!("the environment variable `{variable}` is not set"),

@@ -15,7 +15,7 @@ pub(crate) struct Cron {
     either_day: bool,
 }
 
-/// Says why a text is not a schedule, and what to write.
+/// Says why a text is not a schedule or not its zone, and what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ScheduleError {

@@ -33,6 +33,14 @@ pub enum Error {
         /// The nearest name, or those that there are.
         hint: String,
     },
+    /// A target of alerts that `headworks.toml` does not have.
+    #[error("there is no target `{name}` for alerts")]
+    NoTarget {
+        /// The name that was asked for.
+        name: String,
+        /// The nearest name, or those that there are.
+        hint: String,
+    },
     /// A setting's secret cannot be had.
     #[error("`{setting}` cannot be had: {reason}")]
     Secret {
@@ -46,7 +54,9 @@ pub enum Error {
 impl Fault for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoProject { .. } | Self::NoJob { .. } | Self::NoConnection { .. } => ErrorKind::NotFound,
+            Self::NoProject { .. } | Self::NoJob { .. } | Self::NoConnection { .. } | Self::NoTarget { .. } => {
+                ErrorKind::NotFound
+            }
             Self::Unreadable { .. } | Self::Secret { .. } => ErrorKind::Invalid,
         }
     }
@@ -57,6 +67,7 @@ impl Fault for Error {
             Self::Unreadable { .. } => "PROJECT_UNREADABLE",
             Self::NoJob { .. } => "JOB_NOT_FOUND",
             Self::NoConnection { .. } => "CONNECTION_NOT_FOUND",
+            Self::NoTarget { .. } => "ALERT_TARGET_NOT_FOUND",
             Self::Secret { .. } => "SECRET_MISSING",
         }
     }
@@ -69,7 +80,9 @@ impl Fault for Error {
             Self::Unreadable { .. } => {
                 Some("check the path and its permissions, or start a project with headworks init DIR".to_owned())
             }
-            Self::NoJob { hint, .. } | Self::NoConnection { hint, .. } => Some(hint.clone()),
+            Self::NoJob { hint, .. } | Self::NoConnection { hint, .. } | Self::NoTarget { hint, .. } => {
+                Some(hint.clone())
+            }
             Self::Secret { .. } => Some("set the variable or the file that the setting names".to_owned()),
         }
     }

@@ -5,8 +5,9 @@ use headworks_domain::{ConnectionName, Ds, EnvironmentName, JobName, TableName, 
 
 use crate::{
     column::ColumnType,
-    schedule::Schedule,
+    schedule::{Schedule, ScheduleError},
     spec::WaitRef,
+    target::TargetName,
     units::{ByteSize, Span, TimeOfDay},
 };
 
@@ -27,6 +28,7 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         "connection-name" => plain(text.parse::<ConnectionName>(), "use letters, digits, `_`, `-`"),
         "environment-name" => plain(text.parse::<EnvironmentName>(), "use letters, digits, `_`, `-`"),
         "schema-name" => schema_name(text),
+        "target-name" => plain(text.parse::<TargetName>(), ""),
         "ds" => plain(text.parse::<Ds>(), ""),
         "span" => plain(text.parse::<Span>(), ""),
         "byte-size" => plain(text.parse::<ByteSize>(), ""),
@@ -42,7 +44,9 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
             .parse::<ColumnType>()
             .map(|_| ())
             .map_err(|error| Wrong { message: error.to_string(), hint: error.hint() }),
-        "time-zone" => time_zone(text),
+        "time-zone" => {
+            zone(text).map(|_| ()).map_err(|error| Wrong { message: error.to_string(), hint: error.hint().to_owned() })
+        }
         _ => Ok(()),
     }
 }
@@ -81,9 +85,10 @@ fn schema_name(text: &str) -> Result<(), Wrong> {
     })
 }
 
-fn time_zone(text: &str) -> Result<(), Wrong> {
-    if text.parse::<Tz>().is_ok() {
-        return Ok(());
+/// Reads the name of a time zone, as `America/New_York`. Errors: the name that was meant, or how names are written.
+pub fn zone(text: &str) -> Result<Tz, ScheduleError> {
+    if let Ok(zone) = text.parse() {
+        return Ok(zone);
     }
     let names = TZ_VARIANTS.iter().map(|zone| zone.name());
     // People know the city and not the part of the world, or write blanks for `_`.
@@ -93,5 +98,5 @@ fn time_zone(text: &str) -> Result<(), Wrong> {
         Some(name) => format!("did you mean `{name}`?"),
         None => "write it as in the IANA list, as `UTC`, `America/New_York` or `Asia/Kolkata`".to_owned(),
     };
-    Err(Wrong { message: format!("`{text}` is not a time zone"), hint })
+    Err(ScheduleError::new(format!("`{text}` is not a time zone"), hint))
 }

@@ -27,6 +27,11 @@ impl Grid {
         self.start(self.number(time))
     }
 
+    /// The first instant at which the zone's clock shows a moment or, when it skips that moment, the first one after the gap.
+    pub fn instant_of(&self, local: NaiveDateTime) -> DateTime<Utc> {
+        first_instant(local, self.zone)
+    }
+
     /// The last grain that ended by `now`.
     pub fn last_complete(&self, now: DateTime<Utc>) -> Interval {
         let mut number = self.number(now) - 1;
@@ -63,6 +68,11 @@ impl Grid {
     /// The partitions that an interval touches, in their order.
     pub fn partitions(&self, interval: &Interval) -> Vec<PartitionKey> {
         self.touched(interval).filter(|n| self.interval(*n).is_some()).map(|n| self.key(n)).collect()
+    }
+
+    /// The last partition that an interval touches: the one whose `ds` names a run over it.
+    pub fn last_key(&self, interval: &Interval) -> PartitionKey {
+        self.key(*self.touched(interval).end())
     }
 
     /// True when the interval is made of whole grains.

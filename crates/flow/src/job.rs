@@ -123,8 +123,7 @@ impl Job {
 
     /// The `ds` of a run: the day that names the last grain of its interval.
     pub fn ds(&self, interval: &Interval) -> Ds {
-        let grid = self.grid();
-        grid.key(*grid.touched(interval).end()).ds
+        self.grid().last_key(interval).ds
     }
 
     /// True when an interval lies within the job's `start` and `end`.

@@ -24,11 +24,13 @@
 //! assert_eq!(grid.partitions(&interval)[0].to_string(), "ds=2013-03-09");
 //! ```
 
+pub mod alert;
 mod check;
 mod column;
 mod config;
 mod connection;
 mod cron;
+mod deadline;
 mod document;
 mod environments;
 mod error;
@@ -48,6 +50,7 @@ mod settings;
 mod source;
 mod spec;
 mod sql;
+mod target;
 mod task;
 mod template;
 pub mod ticker;
@@ -60,7 +63,9 @@ pub use config::{
     RetentionConfig, ServerConfig, StorageConfig, config_schema,
 };
 pub use connection::Connection;
+pub use deadline::Deadline;
 pub use error::Error;
+pub use formats::zone;
 pub use grid::Grid;
 pub use job::{Job, JobBody, SqlBody};
 pub use jobfile::job_schema;
@@ -69,12 +74,13 @@ pub use named::Named;
 pub use plan::{Each, RunContext, RunPlan, TaskKind, TaskOptions, TaskPlan, WaitOn};
 pub use project::{Loaded, Project};
 pub use render::Rendered;
-pub use schedule::{Schedule, ScheduleError};
+pub use schedule::{Schedule, ScheduleError, Tick};
 pub use settings::{ENVIRONMENT_VARIABLE, LoadedConfig, Origin, Overrides, Setting, load_config, url_without_password};
 pub use spec::{
     Catchup, ColumnCheck, ColumnNames, ColumnSpec, ImportSpec, JobSpec, Kind, OnFail, Overlap, PartitionColumn, Reach,
     Relationship, Retries, RowCount, RowCountCheck, SqlCheck, TableCheck, Upto, WaitRef, WaitSpec, WaitTable,
 };
+pub use target::{AlertsConfig, JobAlerts, Mail, MailSecurity, Target, TargetConfig, TargetName, TargetNameError};
 pub use task::{
     Command, EachSpec, HttpTask, Method, ProcessSpec, PythonTask, ShellTask, SqlTask, Status, TaskAction, TaskSpec,
 };

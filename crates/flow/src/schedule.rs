@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike, NaiveTime, Offset, TimeDelta, TimeZone, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Offset, TimeDelta, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 use headworks_domain::{Grain, Interval};
 
@@ -29,6 +29,15 @@ enum When {
     /// Counted from the start of 1970 in UTC.
     EveryMinutes(i64),
     AfterWaits,
+}
+
+/// A moment at which a schedule comes, and what its run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tick {
+    /// The moment.
+    pub at: DateTime<Utc>,
+    /// All whole grains since the tick before; none when no grain ended in between, and nothing runs then.
+    pub interval: Option<Interval>,
 }
 
 const SHORTHANDS: [(&str, &str); 7] = [
@@ -92,6 +101,16 @@ impl Schedule {
         .fuse()
     }
 
+    /// The ticks in `[from, to)`, each with the interval that its run covers; lazy. The intervals of ticks in a row have neither
+    /// gap nor overlap.
+    pub fn runs(&self, grid: Grid, from: DateTime<Utc>, to: DateTime<Utc>) -> impl Iterator<Item = Tick> {
+        let mut before = None;
+        self.ticks(grid.zone, from, to).map(move |at| {
+            let previous = before.replace(at).or_else(|| self.last_before(grid.zone, at));
+            Tick { at, interval: previous.and_then(|previous| covered(&grid, previous, at)) }
+        })
+    }
+
     /// The first tick after an instant; none for jobs without a clock.
     pub fn next_after(&self, zone: Tz, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         // Near the ends of the calendar the arithmetic of zones would overflow; no job runs there.
@@ -113,21 +132,27 @@ impl Schedule {
     pub fn last_before(&self, zone: Tz, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         // Look back twice as far each time: a tick is found near, unless the schedule is a rare one.
         let mut back = TimeDelta::hours(2);
-        while back < TimeDelta::days(30 * 365) {
+        loop {
             let from = time.checked_sub_signed(back)?;
             if let Some(tick) = self.ticks(zone, from, time).last() {
                 return Some(tick);
             }
+            if back > TimeDelta::days(366 * i64::from(YEARS_MAX)) {
+                return None;
+            }
             back = back * 2;
         }
-        None
     }
 
     /// The interval that a tick's run covers: all whole grains since the previous tick. None when no grain ended in between.
     pub fn interval_at(&self, grid: &Grid, tick: DateTime<Utc>) -> Option<Interval> {
-        let previous = self.last_before(grid.zone, tick)?;
-        Interval::new(grid.floor(previous), grid.floor(tick)).ok()
+        covered(grid, self.last_before(grid.zone, tick)?, tick)
     }
+}
+
+/// The whole grains that ended after one tick and by the next.
+fn covered(grid: &Grid, previous: DateTime<Utc>, tick: DateTime<Utc>) -> Option<Interval> {
+    Interval::new(grid.floor(previous), grid.floor(tick)).ok()
 }
 
 impl fmt::Display for Schedule {
@@ -166,8 +191,8 @@ fn every(text: &str, rest: &str) -> Result<i64, ScheduleError> {
     if (1..=EVERY_MINUTES_MAX).contains(&minutes) { Ok(minutes) } else { Err(fail()) }
 }
 
-/// The farthest that a tick is looked for: the 29th of February skips eight years around 1900 and 2100.
-const YEARS_MAX: i32 = 9;
+/// The farthest that a tick is looked for: from one 29th of February that is a Sunday to the next it is 28 years, around 2100 forty.
+const YEARS_MAX: i32 = 41;
 
 /// Walks wall-clock moments: each named one becomes its first instant, and moments of one gap become one.
 fn next_on_clock(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -210,9 +235,18 @@ fn next_elapsed(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<
             time = next_minute(time, past);
             continue;
         }
-        let due = cron.matches_date(local.date_naive());
+        let date = local.date_naive();
+        let due = cron.matches_date(date);
         if due && cron.minutes & (1 << local.minute()) != 0 {
             return Some(time);
+        }
+        // When yesterday is not named either, no clock set back over midnight can bring a tick before the next named date.
+        if !due && date.pred_opt().is_none_or(|yesterday| !cron.matches_date(yesterday)) {
+            let start = first_instant(next_date(cron, date, last_year)?.and_time(NaiveTime::MIN), zone);
+            if start > time {
+                time = start;
+                continue;
+            }
         }
         let to_next_hour = 60 - local.minute();
         let next = set_bits(cron.minutes).find(|m| due && *m > local.minute());
@@ -222,6 +256,11 @@ fn next_elapsed(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<
         time += if landed.offset().fix() == local.offset().fix() { step } else { TimeDelta::minutes(1) };
     }
     None
+}
+
+/// The first date after another that a cron names, up to the end of a year.
+fn next_date(cron: &Cron, after: NaiveDate, last_year: i32) -> Option<NaiveDate> {
+    after.iter_days().skip(1).take_while(|date| date.year() <= last_year).find(|date| cron.matches_date(*date))
 }
 
 fn next_minute(time: DateTime<Utc>, past_nanos: i64) -> DateTime<Utc> {
@@ -315,6 +354,55 @@ mod tests {
             "2013-03-01T00:00:00Z",
             "2016-02-29T01:00:00Z",
             &["2016-02-29 00:00+00:00", "2016-02-29 00:30+00:00"],
+        );
+    }
+
+    #[test]
+    fn rare_dates_come() {
+        // The 29th of February on Sundays only: `*/7` are the weekdays from Sunday on, and both kinds of days must fit.
+        for hours in ["0", "*"] {
+            check(
+                &format!("0 {hours} 29 2 */7"),
+                "UTC",
+                "2004-03-01T00:00:00Z",
+                "2032-02-29T01:00:00Z",
+                &["2032-02-29 00:00+00:00"],
+            );
+        }
+        check("0 0 29 2 */7", "UTC", "2088-03-01T00:00:00Z", "2128-12-31T00:00:00Z", &["2128-02-29 00:00+00:00"]);
+        check("0 0 1 1 */7", "UTC", "2023-01-02T00:00:00Z", "2035-01-01T00:00:00Z", &["2034-01-01 00:00+00:00"]);
+        let rare = Schedule::parse("0 0 29 2 */7").unwrap();
+        assert_eq!(rare.last_before(Tz::UTC, utc("2128-02-29T00:00:00Z")), Some(utc("2088-02-29T00:00:00Z")));
+    }
+
+    #[test]
+    fn a_clock_set_back_over_midnight_brings_every_real_hour() {
+        // St John's went back from 00:01 on Sunday to 23:01 on Saturday.
+        check(
+            "*/30 * * * sat",
+            "America/St_Johns",
+            "2009-11-01T01:45:00Z",
+            "2009-11-07T02:45:00Z",
+            &["2009-10-31 23:30-02:30", "2009-10-31 23:30-03:30"],
+        );
+    }
+
+    #[test]
+    fn runs_carry_what_their_ticks_cover() {
+        let grid = Grid { grain: Grain::Day, zone: "America/New_York".parse().unwrap() };
+        let shown: Vec<String> = Schedule::parse("30 2,14 * * *")
+            .unwrap()
+            .runs(grid, utc("2026-03-07T12:00:00Z"), utc("2026-03-09T12:00:00Z"))
+            .map(|tick| format!("{} {}", tick.at, tick.interval.map_or("nothing".to_owned(), |i| i.to_string())))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "2026-03-07 19:30:00 UTC nothing",
+                "2026-03-08 07:00:00 UTC 2026-03-07T05:00:00Z/2026-03-08T05:00:00Z",
+                "2026-03-08 18:30:00 UTC nothing",
+                "2026-03-09 06:30:00 UTC 2026-03-08T05:00:00Z/2026-03-09T04:00:00Z",
+            ]
         );
     }
 

@@ -11,6 +11,7 @@ use crate::{
     document::{Key, Node, Tree, parse_toml},
     environments, schema,
     source::Source,
+    target,
 };
 
 /// Where a setting's value comes from.
@@ -285,6 +286,7 @@ fn semantic_problems(config: &Config, source: &Source, tree: &Node) -> Vec<Probl
             }
         }
     }
+    problems.extend(target::problems(&config.alerts, source, tree));
     problems
 }
 
@@ -379,6 +381,9 @@ fn without_secret(path: &str, value: Value) -> Value {
     let Value::String(text) = &value else { return value };
     if path.ends_with("secret_access_key") && !is_reference(text) {
         return Value::from("[secret]");
+    }
+    if path.starts_with("alerts.targets.") && path.ends_with(".url") && !is_reference(text) {
+        return Value::from(target::shown_url(text));
     }
     if path.ends_with("url") {
         return Value::from(url_without_password(text));

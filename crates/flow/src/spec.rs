@@ -11,6 +11,7 @@ use crate::{
     column::ColumnType,
     machine::RetryPolicy,
     named::Named,
+    target::JobAlerts,
     task::TaskSpec,
     units::{Span, TimeOfDay},
 };
@@ -82,9 +83,12 @@ pub struct JobSpec {
     /// Checks of the whole result, made before it is published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<TableCheck>,
-    /// The time of day, in the job's zone, by which the last interval should be published.
+    /// The time of day, in the job's zone, by which a tick's interval should be published: the first such time after the tick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<TimeOfDay>,
+    /// Who is told about it: targets of `headworks.toml` as `[team]`, or `none`; those of the settings unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<JobAlerts>,
     /// How often and how soon a task that failed for a passing reason is tried again.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: Retries,

@@ -132,7 +132,7 @@ impl App {
         self.environment.get(name).map(str::to_owned)
     }
 
-    /// The environment of this process.
+    /// The process's environment, for parts that outlive a command.
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }

@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{app::App, fail, output::Out, settings::Environment};
 
 mod adopt;
+mod alerts;
 mod backfill;
 mod backup;
 mod config;
@@ -24,6 +25,7 @@ mod render;
 mod restore;
 mod run;
 pub(crate) mod runs;
+mod schedule;
 mod schema;
 mod sql;
 mod tables;
@@ -98,6 +100,9 @@ enum Command {
     Jobs(jobs::Command),
     #[command(subcommand)]
     Runs(runs::Command),
+    Schedule(schedule::Args),
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     Gc(gc::Args),
     Backup(backup::Args),
     Restore(restore::Args),
@@ -165,6 +170,8 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Tables(command) => tables::run(app, command).await,
         Command::Jobs(command) => jobs::run(app, command).await,
         Command::Runs(command) => runs::run(app, command).await,
+        Command::Schedule(args) => schedule::run(app, args),
+        Command::Alerts(command) => alerts::run(app, command).await,
         Command::Gc(args) => gc::run(app, args).await,
         Command::Backup(args) => backup::run(app, args).await,
         Command::Restore(args) => restore::run(app, args).await,

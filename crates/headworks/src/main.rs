@@ -1,6 +1,7 @@
 //! The program `headworks`: reads the command line, runs one command, and turns its outcome into an exit code.
 
 mod adopted;
+mod alert;
 mod app;
 mod backup;
 mod cli;

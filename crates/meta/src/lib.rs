@@ -8,6 +8,8 @@
 //! A process holds its runs by a lease of ten seconds that it renews every three. Who finds a live run whose owner's lease is
 //! over, or whose owner ran on this machine and is gone, may claim it under a higher fence.
 //!
+//! [`Outbox`] keeps alerts until they are sent.
+//!
 //! ```no_run
 //! # async fn f(store: headworks_store::Store, record: headworks_flow::exec::RunRecord) -> Result<(), headworks_meta::Error> {
 //! use std::sync::Arc;
@@ -22,6 +24,7 @@ mod claim;
 mod error;
 mod jobs;
 mod keep;
+mod outbox;
 mod process;
 mod read;
 mod record;
@@ -33,6 +36,7 @@ mod schema;
 pub use error::{Error, Result};
 pub use jobs::{Definition, JobRow, Role};
 pub use keep::{Memory, Outdated};
+pub use outbox::{AlertRow, AlertState, Failing, Missed, Notice, Outbox, Parcel, Recovery};
 pub use process::{ProcessInfo, Processes, SystemProcesses};
 pub use record::finish_in;
 pub use restored::restored;

@@ -1,18 +1,21 @@
 use std::{fs, process::ExitCode};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use headworks_domain::JobName;
 use headworks_flow::{
-    Job, Kind, Project,
+    Job, Kind, Project, Tick,
     exec::{RunFilter, RunRow, RunStore},
 };
 use serde_json::{Value, json};
 
-use super::runs::{run_json, run_table};
+use super::{
+    runs::{run_json, run_table},
+    schedule::{on_clock, tick_json},
+};
 use crate::{
     app::App,
     fail::{Carried, DONE, Failure},
-    output::{Align, Style, Table, ago, bytes, count, counted, styled},
+    output::{Align, Style, Table, ago, bytes, count, counted, shown, styled},
     upkeep::{log_file, remove_log},
 };
 
@@ -113,7 +116,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let ticks = next_ticks(job, now);
     if app.out.json {
         let mut document = job_json(job);
-        document["next"] = json!(ticks);
+        document["next"] = ticks.iter().map(|tick| tick_json(&job.grid(), tick)).collect::<Vec<_>>().into();
         document["readers"] = json!(readers(project, job));
         document["runs"] = runs.iter().map(run_json).collect::<Vec<_>>().into();
         app.out.document(&document)?;
@@ -123,7 +126,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(DONE))
 }
 
-fn show_text(app: &App, project: &Project, job: &Job, ticks: &[DateTime<Utc>], runs: &[RunRow]) -> anyhow::Result<()> {
+fn show_text(app: &App, project: &Project, job: &Job, ticks: &[Tick], runs: &[RunRow]) -> anyhow::Result<()> {
     let out = app.out;
     let now = app.clock.now();
     let line = |name: &str, value: String| {
@@ -153,8 +156,12 @@ fn show_text(app: &App, project: &Project, job: &Job, ticks: &[DateTime<Utc>], r
     line("read by", or_nothing(readers(project, job)))?;
     for (i, tick) in ticks.iter().enumerate() {
         let name = if i == 0 { "next" } else { "" };
-        let local = tick.with_timezone(&job.zone).format("%Y-%m-%d %H:%M %Z");
-        line(name, format!("{local}, {}", ago(*tick, now)))?;
+        let what = match &tick.interval {
+            Some(interval) => format!("for {}", job.grid().last_key(interval)),
+            None => "for nothing".to_owned(),
+        };
+        let (local, utc) = (on_clock(job.zone, tick.at), shown(tick.at));
+        line(name, format!("{local} = {utc} UTC, {}, {what}", ago(tick.at, now)))?;
     }
     out.line("")?;
     if runs.is_empty() {
@@ -205,15 +212,14 @@ fn readers(project: &Project, job: &Job) -> Vec<String> {
         .collect()
 }
 
-fn next_ticks(job: &Job, now: DateTime<Utc>) -> Vec<DateTime<Utc>> {
-    let mut ticks = Vec::new();
-    let mut after = now;
-    while ticks.len() < TICKS_SHOWN {
-        let Some(tick) = job.schedule.as_ref().and_then(|s| s.next_after(job.zone, after)) else { break };
-        ticks.push(tick);
-        after = tick;
-    }
-    ticks
+fn next_ticks(job: &Job, now: DateTime<Utc>) -> Vec<Tick> {
+    let Some(schedule) = &job.schedule else { return Vec::new() };
+    let grid = job.grid();
+    let start = job.spec.start.map(|ds| grid.instant_of(ds.date().and_time(NaiveTime::MIN)));
+    // A tick at this very moment has come already.
+    let after = start.map_or(now, |start| start.max(now)) + TimeDelta::nanoseconds(1);
+    let ticks = schedule.runs(grid, after, DateTime::<Utc>::MAX_UTC).take(TICKS_SHOWN);
+    ticks.filter(|tick| tick.interval.is_none_or(|interval| job.covers(&interval))).collect()
 }
 
 fn job_json(job: &Job) -> Value {

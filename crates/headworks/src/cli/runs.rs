@@ -65,7 +65,8 @@ pub(crate) struct LogsArgs {
     task: Option<String>,
 }
 
-fn limit(text: &str) -> Result<usize, String> {
+/// Reads a number from 1.
+pub(super) fn limit(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it is a number from 1".to_owned())
 }
 

@@ -24,6 +24,7 @@ use tokio::{
 pub(crate) use self::reload::Reloading;
 use self::{clockwork::Clockwork, health::Health, reload::Reload, told::Told};
 use crate::{
+    alert,
     app::App,
     execute::{Signals, executor_options},
     fail::{Carried, DONE, FAILED},
@@ -61,6 +62,9 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone()));
     let server = health::bind(&listen).await?;
 
+    let alerts = alert::Service::open(app).await?;
+    alerts.handle().use_project(live.current());
+
     let (ask, inbox) = mpsc::channel(INBOX_MAX);
     let (stop, stopped) = watch::channel(false);
     let (tell, told) = mpsc::unbounded_channel();
@@ -83,8 +87,8 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         options: settings,
     };
     let clockwork = Clockwork { runs: runs.clone(), project: live.clone(), clock: app.clock.clone(), ask, reloads };
-    let reload = Reload::new(app.reloading()?, live.clone(), runs.clone(), reloaded);
-    let listener = Told::new(app.out, app.clock.clone(), Arc::clone(&health));
+    let reload = Reload::new(app.reloading()?, live.clone(), runs.clone(), reloaded, alerts.handle());
+    let listener = Told::new(app.out, app.clock.clone(), Arc::clone(&health), alerts.handle());
 
     let out = app.out;
     let schedules = live.current().jobs.values().filter(|job| job.schedule.is_some()).count();
@@ -97,6 +101,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let listened = stopped.clone();
     parts.spawn(health::serve(server, Arc::clone(&health), listened));
     parts.spawn(reload.run(stopped.clone(), out));
+    parts.spawn(alerts.run(stopped.clone()));
     parts.spawn(listener.run(told));
     if options.role != Role::Worker {
         parts.spawn(clockwork.run(stopped.clone()));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use headworks_domain::Clock;
 use headworks_flow::{
     State,
+    alert::RunEnd,
     exec::{Progress, RunProgress},
 };
 use serde_json::json;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::health::Health;
 use crate::{
+    alert,
     cli::runs::failure_json,
     output::{Out, Style, count, duration, styled},
 };
@@ -20,11 +22,12 @@ pub(super) struct Told {
     out: Out,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    alerts: alert::Handle,
 }
 
 impl Told {
-    pub(super) fn new(out: Out, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self { out, clock, health }
+    pub(super) fn new(out: Out, clock: Arc<dyn Clock>, health: Arc<Health>, alerts: alert::Handle) -> Self {
+        Self { out, clock, health, alerts }
     }
 
     /// Listens until the executor has nothing more to say.
@@ -33,7 +36,23 @@ impl Told {
             if let Progress::Run(run, counts) = progress {
                 self.health.run(&run, &counts);
                 self.tell(&run);
+                if run.state.is_final() {
+                    self.alerts.note(self.end_of(run)).await;
+                }
             }
+        }
+    }
+
+    fn end_of(&self, run: RunProgress) -> RunEnd {
+        RunEnd {
+            job: run.job,
+            interval: run.interval,
+            ds: run.ds,
+            state: run.state,
+            failure: run.failure,
+            run_id: run.run_id,
+            attempt: run.attempt,
+            finished_at: self.clock.now(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
+mod alerts;
 mod backup;
 mod bad_input;
 mod daily_use;
@@ -9,6 +10,7 @@ mod demo;
 mod environments;
 mod processes;
 mod project;
+mod schedule;
 mod serving;
 mod tasks;
 mod words;

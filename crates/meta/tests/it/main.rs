@@ -4,6 +4,7 @@
 
 mod execute;
 mod jobs;
+mod outbox;
 mod suite;
 mod upgrade;
 mod world;
