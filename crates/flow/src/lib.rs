@@ -24,6 +24,7 @@
 //! assert_eq!(grid.partitions(&interval)[0].to_string(), "ds=2013-03-09");
 //! ```
 
+pub mod backfill;
 mod check;
 mod column;
 mod config;

@@ -18,7 +18,9 @@
 //! # Ok(()) }
 //! ```
 
+mod backfills;
 mod claim;
+mod demands;
 mod error;
 mod jobs;
 mod process;
@@ -27,9 +29,13 @@ mod record;
 mod row;
 mod runs;
 mod schema;
+mod steer;
 
+pub use backfills::{Answer, BackfillRow, BackfillState, NewBackfill, PieceRow, Progress};
+pub use demands::{DemandRow, NewDemand};
 pub use error::{Error, Result};
 pub use jobs::{Definition, JobRow, Role};
 pub use process::{ProcessInfo, Processes, SystemProcesses};
 pub use record::finish_in;
 pub use runs::{LEASE, Runs};
+pub use steer::{Cancelled, Mark};

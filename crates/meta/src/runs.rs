@@ -16,7 +16,7 @@ use headworks_store::{Dialect, Home, Store, Tx, Value, values};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Error, ProcessInfo, Processes, Result, claim, read, record,
+    Error, ProcessInfo, Processes, Result, claim, demands, read, record,
     schema::{COMPONENT, MIGRATIONS},
 };
 
@@ -48,6 +48,7 @@ impl Runs {
     /// Opens the records, making or migrating their tables.
     pub async fn open(store: Store, clock: Arc<dyn Clock>, processes: Arc<dyn Processes>) -> Result<Self> {
         store.migrate(COMPONENT, Home::Platform, MIGRATIONS).await?;
+        store.migrate(demands::COMPONENT, Home::Platform, demands::MIGRATIONS).await?;
         Ok(Self {
             store,
             clock,
@@ -112,6 +113,8 @@ impl Runs {
                     for table in ["hw_task", "hw_attempt"] {
                         tx.execute(&format!("delete from {table} where {of_job}"), &values![&job]).await?;
                     }
+                    tx.execute(&format!("delete from hw_mark where {of_job}"), &values![&job]).await?;
+                    tx.execute("delete from hw_demand where job = $1 and backfill is null", &values![&job]).await?;
                     tx.execute("delete from hw_run where job = $1", &values![&job]).await?;
                     tx.execute("delete from hw_job_version where job = $1", &values![&job]).await?;
                     Ok(logs.iter().map(|row| row.text(0)).collect::<Result<_, _>>()?)
@@ -269,6 +272,14 @@ impl RunStore for Runs {
 
     async fn abandoned(&self, limit: usize) -> Result<Vec<RunRow>, BoxFault> {
         read::abandoned(self, limit).await.map_err(boxed)
+    }
+
+    async fn cancel_wishes(&self) -> Result<Vec<RunId>, BoxFault> {
+        Self::cancel_wishes(self).await.map_err(boxed)
+    }
+
+    async fn answered(&self, demands: Vec<i64>) -> Result<(), BoxFault> {
+        self.answer_nothing(demands).await.map_err(boxed)
     }
 
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {

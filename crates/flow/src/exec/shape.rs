@@ -72,7 +72,7 @@ pub struct RunLimits {
 
 impl RunShape {
     /// The partitions that a wait names.
-    pub(crate) fn partitions_of(wait: &WaitOn) -> impl Iterator<Item = Partition> + '_ {
+    pub fn partitions_of(wait: &WaitOn) -> impl Iterator<Item = Partition> + '_ {
         wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone()))
     }
 

@@ -71,7 +71,7 @@ pub(crate) async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode>
 }
 
 async fn list(app: &App, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let filter = RunFilter { job: args.job, state: args.state, ds: args.ds, live: false, limit: args.limit };
+    let filter = RunFilter { job: args.job, state: args.state, ds: args.ds, limit: args.limit, ..RunFilter::default() };
     let runs = app.run_store().await?.list(&filter).await.map_err(Carried::from)?;
     if app.out.json {
         app.out.document(&json!({"runs": runs.iter().map(run_json).collect::<Vec<_>>()}))?;
