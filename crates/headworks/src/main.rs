@@ -14,6 +14,7 @@ mod registry;
 mod runners;
 mod serve;
 mod settings;
+mod why;
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
 mod bad_input;
+mod control;
 mod daily_use;
 mod demo;
 mod project;
