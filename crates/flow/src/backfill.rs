@@ -3,7 +3,10 @@
 //! A piece is asked for once nothing stands in its way, so that none holds a place while it waits: the pieces that make what it
 //! reads are over, and all that it reads is published. Pieces whose inputs failed are passed over; they go on when those come.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::exec::Partition;
 
@@ -18,9 +21,9 @@ pub struct Piece {
     /// Whether its run was asked for already.
     pub live: bool,
     /// What it will publish.
-    pub makes: Vec<Partition>,
+    pub makes: Arc<[Partition]>,
     /// What it reads and waits for.
-    pub needs: Vec<Partition>,
+    pub needs: Arc<[Partition]>,
 }
 
 /// What holds a piece back.
@@ -76,7 +79,7 @@ fn open(pieces: &[Piece]) -> impl Iterator<Item = &Piece> {
 fn makers(pieces: &[Piece]) -> HashMap<&Partition, Vec<i64>> {
     let mut makers: HashMap<&Partition, Vec<i64>> = HashMap::new();
     for piece in pieces {
-        for partition in &piece.makes {
+        for partition in piece.makes.iter() {
             makers.entry(partition).or_default().push(piece.id);
         }
     }
@@ -89,7 +92,7 @@ fn is_made(makers: &HashMap<&Partition, Vec<i64>>, piece: &Piece, need: &Partiti
 
 fn hold(makers: &HashMap<&Partition, Vec<i64>>, piece: &Piece, published: &HashSet<Partition>) -> Option<Hold> {
     let mut missing = None;
-    for need in &piece.needs {
+    for need in piece.needs.iter() {
         if let Some(id) = makers.get(need).and_then(|ids| ids.iter().find(|id| **id != piece.id)) {
             return Some(Hold::Piece(*id));
         }

@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) published: Option<(DateTime<Utc>, Option<String>)>,
     /// Somebody has asked for it, and it was not begun.
     pub(crate) asked_at: Option<DateTime<Utc>>,
+    /// The stored backfill that asked for it, and whether it is paused.
+    pub(crate) backfill: Option<(i64, bool)>,
     /// The newest run.
     pub(crate) run: Option<RunRow>,
     /// The task that runs.
@@ -75,6 +77,12 @@ pub(crate) enum Reason {
     },
     Asked {
         since: DateTime<Utc>,
+    },
+    /// A backfill will ask for it, once what it needs is there.
+    Piece {
+        backfill: i64,
+        paused: bool,
+        lacks: Vec<(String, usize)>,
     },
     Missed {
         tick: DateTime<Utc>,
@@ -137,7 +145,12 @@ pub(crate) fn conclude(facts: &Facts) -> Reason {
         }
     }
     if let Some(since) = facts.asked_at {
-        return if facts.schedulers == 0 { Reason::NobodyServes { asked: true } } else { Reason::Asked { since } };
+        return match facts.backfill {
+            Some((backfill, true)) => Reason::Piece { backfill, paused: true, lacks: Vec::new() },
+            _ if facts.schedulers == 0 => Reason::NobodyServes { asked: true },
+            Some((backfill, false)) => Reason::Piece { backfill, paused: false, lacks: facts.missing.clone() },
+            None => Reason::Asked { since },
+        };
     }
     match ended {
         Some(run) if run.state == State::Success => return Reason::Done { run: run.id.to_string() },
@@ -274,6 +287,8 @@ impl Node {
             Reason::Paused { .. } => format!("headworks jobs resume {name}"),
             Reason::NobodyServes { .. } => format!("headworks up, or headworks run {name} --ds {ds} now"),
             Reason::Asked { .. } | Reason::StartsSoon => "wait a moment, and ask again".to_owned(),
+            Reason::Piece { backfill, paused: true, .. } => format!("headworks backfills resume {backfill}"),
+            Reason::Piece { backfill, .. } => format!("wait; headworks backfills show {backfill} shows how far it is"),
             Reason::Waits { run, .. } => format!("wait, or headworks runs cancel {run}"),
             Reason::Abandoned { schedulers: 0, .. } => {
                 format!("headworks up takes it over; so does headworks run {name} --ds {ds}")
@@ -306,6 +321,7 @@ impl Reason {
             Self::Paused { .. } => "paused",
             Self::NobodyServes { .. } => "nobody_serves",
             Self::Asked { .. } => "asked",
+            Self::Piece { .. } => "backfill",
             Self::Missed { .. } => "missed",
             Self::StartsSoon => "starts_soon",
             Self::Waits { .. } => "waits",
@@ -350,20 +366,20 @@ impl Reason {
             Self::NobodyServes { asked: false } => "is due, and nobody keeps the project running".to_owned(),
             Self::NobodyServes { asked: true } => "is asked for, and nobody keeps the project running".to_owned(),
             Self::Asked { since } => format!("is asked for since {}, and comes when its turn is", when(*since)),
+            Self::Piece { backfill, paused: true, .. } => format!("is a piece of backfill {backfill}, which is paused"),
+            Self::Piece { backfill, lacks, .. } if lacks.is_empty() => {
+                format!("is a piece of backfill {backfill}, and comes when its turn is")
+            }
+            Self::Piece { backfill, lacks, .. } => {
+                format!("is a piece of backfill {backfill}, and waits for {}", tables_words(lacks))
+            }
             Self::Missed { tick } => {
                 format!("was never run: its tick at {} was passed over, as catchup says", when(*tick))
             }
             Self::StartsSoon => "is due, and about to start".to_owned(),
             Self::Waits { missing, until, .. } => {
-                let tables: Vec<String> = missing
-                    .iter()
-                    .map(|(table, n)| match n {
-                        1 => format!("a partition of {table}"),
-                        n => format!("{} partitions of {table}", count(*n as u64)),
-                    })
-                    .collect();
                 let until = until.map(|at| format!("; gives up at {}", when(at))).unwrap_or_default();
-                format!("waits for {}{until}", tables.join(" and "))
+                format!("waits for {}{until}", tables_words(missing))
             }
             Self::Abandoned { run, owner, .. } => format!("was begun as run {run} by {owner}, which is gone"),
             Self::Running { run, owner, attempt, task, since } => {
@@ -388,6 +404,15 @@ impl Reason {
             Self::More => "is not there; more stands behind it".to_owned(),
         }
     }
+}
+
+/// The partitions that are missing, by table.
+fn tables_words(missing: &[(String, usize)]) -> String {
+    let words = missing.iter().map(|(table, n)| match n {
+        1 => format!("a partition of {table}"),
+        n => format!("{} partitions of {table}", count(*n as u64)),
+    });
+    words.collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]

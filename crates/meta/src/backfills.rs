@@ -8,12 +8,13 @@ use headworks_flow::{
     State,
     exec::{Reprocess, Request, Trigger},
 };
-use headworks_store::{Row, values};
+use headworks_store::{Row, Value, values};
 
 use crate::{
     Error, Result, Runs,
     demands::{self, NewDemand, request, run_id, time},
     row::{parsed, state},
+    runs::places,
 };
 
 /// How a stored backfill stands.
@@ -127,6 +128,17 @@ pub enum Answer {
     Cancelled,
 }
 
+impl Answer {
+    /// True when nothing of the piece will change any more by itself.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Run { over, .. } => *over,
+            Self::Nothing | Self::Cancelled => true,
+        }
+    }
+}
+
 /// A run of a stored backfill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PieceRow {
@@ -176,6 +188,15 @@ impl Progress {
         progress
     }
 }
+
+/// How many ids one statement names.
+const IDS_MAX: usize = 200;
+
+const PIECES: &str =
+    "select d.id, d.job, d.interval_start, d.interval_end, d.ds, d.answer, d.run_id, r.state, r.finished_at
+    from hw_demand d left join hw_run r on r.id = d.run_id";
+
+const UNFINISHED: &str = " and (d.answered_at is null or d.answer = 'run' and r.finished_at is null)";
 
 const COLUMNS: &str = "id, jobs, first_ds, last_ds, reprocess, at_once, state, made_at, finished_at, undone_at";
 
@@ -242,19 +263,24 @@ impl Runs {
 
     /// The pieces of a backfill in their order; only those that are not over, if wanted.
     pub async fn pieces(&self, backfill: i64, unfinished: bool) -> Result<Vec<PieceRow>> {
-        let condition =
-            if unfinished { " and (d.answered_at is null or r.finished_at is null and d.answer = 'run')" } else { "" };
-        let sql = format!(
-            "select d.id, d.job, d.interval_start, d.interval_end, d.ds, d.answer, d.run_id, r.state, r.finished_at
-             from hw_demand d left join hw_run r on r.id = d.run_id where d.backfill = $1{condition} order by d.id"
-        );
+        let condition = if unfinished { UNFINISHED } else { "" };
+        let sql = format!("{PIECES} where d.backfill = $1{condition} order by d.id");
         let rows = self.store.rows(&sql, &values![backfill]).await?;
         let pieces: Vec<PieceRow> = rows.iter().map(piece_row).collect::<Result<_>>()?;
-        // A run that was forgotten has no end of its own, but it is over.
-        Ok(pieces
-            .into_iter()
-            .filter(|piece| !unfinished || !matches!(piece.answer, Answer::Run { over: true, .. }))
-            .collect())
+        Ok(pieces.into_iter().filter(|piece| !unfinished || !piece.answer.is_over()).collect())
+    }
+
+    /// These pieces, as they stand now.
+    pub async fn pieces_by_id(&self, ids: &[i64]) -> Result<Vec<PieceRow>> {
+        let mut pieces = Vec::with_capacity(ids.len());
+        for some in ids.chunks(IDS_MAX) {
+            let sql = format!("{PIECES} where d.id in ({})", places(1, some.len()));
+            let bound: Vec<Value> = some.iter().map(|id| Value::from(*id)).collect();
+            for row in self.store.rows(&sql, &bound).await? {
+                pieces.push(piece_row(&row)?);
+            }
+        }
+        Ok(pieces)
     }
 
     /// Moves a backfill from some states to another; false when it stands in none of them.

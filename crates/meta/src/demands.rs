@@ -97,9 +97,11 @@ pub struct DemandRow {
     pub reprocess: Reprocess,
     /// Since when it is wanted.
     pub made_at: DateTime<Utc>,
+    /// The stored backfill that it is a piece of.
+    pub backfill: Option<i64>,
 }
 
-const COLUMNS: &str = "id, job, interval_start, interval_end, cause, reprocess, made_at";
+const COLUMNS: &str = "id, job, interval_start, interval_end, cause, reprocess, made_at, backfill";
 
 /// The most values in one statement.
 const VALUES_MAX: usize = 400;
@@ -127,6 +129,29 @@ impl Runs {
         );
         let (start, end) = (request.interval.start().timestamp_micros(), request.interval.end().timestamp_micros());
         self.store.row(&sql, &values![request.job.as_str(), start, end]).await?.as_ref().map(demand_row).transpose()
+    }
+
+    /// The open demands for a job's runs of these days that belong to no backfill; takes them back, if wanted. Says how many.
+    pub async fn withdraw(&self, job: &JobName, from: Option<Ds>, to: Option<Ds>, really: bool) -> Result<usize> {
+        let mut bound = values![job.as_str()].to_vec();
+        let mut which = "job = $1 and backfill is null and answered_at is null".to_owned();
+        for (day, sign) in [(from, ">="), (to, "<=")] {
+            if let Some(day) = day {
+                bound.push(day.to_string().into());
+                which.push_str(&format!(" and ds {sign} ${}", bound.len()));
+            }
+        }
+        if !really {
+            let row = self.store.row(&format!("select count(*) from hw_demand where {which}"), &bound).await?;
+            return Ok(row.map_or(Ok(0), |row| row.i64(0)).map(|n| usize::try_from(n).unwrap_or(0))?);
+        }
+        bound.push(self.now().await?.into());
+        let sql = format!("update hw_demand set answered_at = ${}, answer = 'cancelled' where {which}", bound.len());
+        let changed: u64 = self
+            .store
+            .write(move |tx| Box::pin(async move { Ok::<_, Error>(tx.execute(&sql, &bound).await?) }))
+            .await?;
+        Ok(usize::try_from(changed).unwrap_or(0))
     }
 
     pub(crate) async fn answer_nothing(&self, demands: Vec<i64>) -> Result<()> {
@@ -222,6 +247,7 @@ pub(crate) fn demand_row(row: &Row) -> Result<DemandRow> {
         trigger: parsed(row, 4)?,
         reprocess: parsed(row, 5)?,
         made_at: time(row.i64(6)?)?,
+        backfill: row.opt_i64(7)?,
     })
 }
 

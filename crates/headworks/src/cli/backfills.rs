@@ -256,8 +256,8 @@ async fn blocked(app: &App, row: &BackfillRow) -> anyhow::Result<Vec<(PieceRow, 
     let rows = app.run_store().await?.pieces(row.id, true).await?;
     let project = LiveProject::new(Arc::clone(app.project_as_it_is()?));
     let planner = ProjectPlanner { project, env: app.env_name(), params: Map::new() };
-    let live: Vec<bool> = rows.iter().map(|row| row.answer != Answer::Open).collect();
-    let pieces = pieces_of(&rows, &live, &planner, &mut HashMap::new());
+    let is_live = |row: &PieceRow| row.answer != Answer::Open;
+    let pieces = pieces_of(rows.iter(), is_live, &planner, &mut HashMap::new());
     let (published, _) =
         app.partitions().await?.published(&backfill::questions(&pieces)).await.map_err(Carried::from)?;
     let next = backfill::next(&pieces, &published.into_iter().collect::<HashSet<_>>(), row.at_once);

@@ -8,7 +8,7 @@ use headworks_flow::{
     exec::{Partition, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
 };
 use headworks_lake::{At, Lake};
-use headworks_meta::{JobRow, Runs};
+use headworks_meta::{BackfillState, JobRow, Runs};
 use serde_json::Map;
 
 use super::when::WhenArgs;
@@ -133,7 +133,9 @@ impl<'a> Look<'a> {
             let reason = conclude(&facts);
             let mut because = Vec::new();
             // What was never begun may lack its inputs as well, but that is not why it was not begun.
-            if matches!(reason, Reason::Waits { .. }) || is_blocked(&reason, facts.run.as_ref()) {
+            if matches!(reason, Reason::Waits { .. } | Reason::Piece { paused: false, .. })
+                || is_blocked(&reason, facts.run.as_ref())
+            {
                 for (partition, _) in missing.into_iter().take(TABLES_MAX) {
                     because.push(self.missing(partition, depth + 1, seen).await?);
                 }
@@ -191,6 +193,11 @@ impl<'a> Look<'a> {
         let active = self.runs.list(&active).await.map_err(Carried::from)?.len();
         let known = self.jobs.iter().find(|known| known.name == job.name);
         let wait_timeout = job.spec.wait_timeout.and_then(|t| TimeDelta::from_std(t.duration()).ok());
+        let demand = self.runs.open_demand(&request).await?;
+        let backfill = match demand.as_ref().and_then(|demand| demand.backfill) {
+            Some(id) => self.runs.backfill(id).await?.map(|row| (id, row.state == BackfillState::Paused)),
+            None => None,
+        };
         let facts = Facts {
             now: self.app.clock.now(),
             due: due(job, &interval),
@@ -198,7 +205,8 @@ impl<'a> Look<'a> {
             cursor: known.and_then(|known| known.clock.cursor),
             schedulers: self.schedulers,
             published: self.published(job, &interval).await?,
-            asked_at: self.runs.open_demand(&request).await?.map(|demand| demand.made_at),
+            asked_at: demand.map(|demand| demand.made_at),
+            backfill,
             task: detail.as_ref().and_then(running_task),
             retry_at: detail.as_ref().and_then(|detail| retry_at(job, detail)),
             wait_until: row.as_ref().and_then(|row| wait_timeout.and_then(|t| row.created_at.checked_add_signed(t))),

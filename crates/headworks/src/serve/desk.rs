@@ -4,7 +4,7 @@
 //! nothing when it was answered before.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -25,9 +25,12 @@ use crate::live::LiveProject;
 /// The longest pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The shortest pause, however much is committed; at most a twentieth of a core goes into looking.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSE_FACTOR: u32 = 20;
+/// The shortest pause, however much is committed; looking takes a fifth of a core at most.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_FACTOR: u32 = 4;
+
+/// All pieces of a backfill are read again after so many times the time that it took; in between, those that were asked for.
+const READ_FACTOR: u32 = 50;
 
 /// A demand that was asked for and is still open after so long is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -44,14 +47,29 @@ pub(super) struct Desk {
     pub(super) ask: mpsc::Sender<Ask>,
 }
 
+/// What a piece makes and what it needs.
+pub(crate) type Planned = (Arc<[Partition]>, Arc<[Partition]>);
+
 /// What it has in mind.
 #[derive(Default)]
 struct Mind {
     /// When each open demand was asked for last.
     asked: HashMap<i64, Instant>,
-    /// What pieces make and need, with the project they were planned for.
-    planned: HashMap<i64, (Vec<Partition>, Vec<Partition>)>,
+    /// The backfills that are carried out.
+    stored: HashMap<i64, Stored>,
+    /// The pieces that were planned, with the project they were planned for.
+    planned: HashMap<i64, Planned>,
     planned_for: Option<Arc<Project>>,
+}
+
+/// What is known of a backfill.
+struct Stored {
+    /// The pieces that are not over.
+    pieces: BTreeMap<i64, PieceRow>,
+    /// When all are read again.
+    read_again: Instant,
+    /// Inputs that were found published since all were read.
+    published: HashSet<Partition>,
 }
 
 impl Desk {
@@ -85,11 +103,17 @@ impl Desk {
         mind.asked.retain(|_, asked| now - *asked < ASK_AGAIN);
         let mut demands: Vec<Demand> = Vec::new();
         for row in self.runs.open_demands(DEMANDS_MAX).await? {
-            if mind.asked.insert(row.id, now).is_none() {
+            if let Entry::Vacant(entry) = mind.asked.entry(row.id) {
+                entry.insert(now);
                 demands.push(demand(row.id, row.request, row.trigger, row.reprocess));
             }
         }
-        for backfill in self.runs.running_backfills().await? {
+        let backfills = self.runs.running_backfills().await?;
+        mind.stored.retain(|id, _| backfills.iter().any(|backfill| backfill.id == *id));
+        if backfills.is_empty() {
+            mind.planned.clear();
+        }
+        for backfill in backfills {
             self.go_on(&backfill, mind, now, &mut demands).await?;
         }
         Ok(demands.is_empty() || self.ask.send(Ask::Runs(demands)).await.is_ok())
@@ -103,61 +127,91 @@ impl Desk {
         now: Instant,
         demands: &mut Vec<Demand>,
     ) -> anyhow::Result<()> {
-        let rows = self.runs.pieces(backfill.id, true).await?;
-        if rows.is_empty() {
-            self.runs.move_backfill(backfill.id, &[BackfillState::Running], BackfillState::Done).await?;
-            tracing::info!(backfill = backfill.id, "a backfill is done");
+        let mut stored = match mind.stored.remove(&backfill.id) {
+            Some(stored) if now < stored.read_again => self.refreshed(stored, mind).await?,
+            _ => self.read(backfill.id).await?,
+        };
+        if stored.pieces.is_empty() {
+            // As far as it was read; another process may know of more.
+            if self.runs.pieces(backfill.id, true).await?.is_empty() {
+                self.runs.move_backfill(backfill.id, &[BackfillState::Running], BackfillState::Done).await?;
+                tracing::info!(backfill = backfill.id, "a backfill is done");
+            }
             return Ok(());
         }
-        let pieces = self.pieces(&rows, mind);
-        let asked = backfill::questions(&pieces);
+        let pieces = self.pieces(&stored.pieces, mind);
+        let mut asked = backfill::questions(&pieces);
+        asked.retain(|partition| !stored.published.contains(partition));
         let (published, _) = self.partitions.published(&asked).await.map_err(crate::fail::Carried::from)?;
-        let next = backfill::next(&pieces, &published.into_iter().collect::<HashSet<_>>(), backfill.at_once);
-        let chosen: HashSet<i64> = next.ask.into_iter().collect();
-        for row in rows.into_iter().filter(|row| chosen.contains(&row.id)) {
-            mind.asked.insert(row.id, now);
-            demands.push(demand(row.id, row.request, Trigger::Backfill, backfill.reprocess));
+        stored.published.extend(published);
+        let next = backfill::next(&pieces, &stored.published, backfill.at_once);
+        for id in next.ask {
+            if let Some(row) = stored.pieces.get(&id) {
+                mind.asked.insert(id, now);
+                demands.push(demand(id, row.request.clone(), Trigger::Backfill, backfill.reprocess));
+            }
         }
+        mind.stored.insert(backfill.id, stored);
         Ok(())
     }
 
+    /// Reads all pieces that are not over.
+    async fn read(&self, backfill: i64) -> anyhow::Result<Stored> {
+        let started = Instant::now();
+        let rows = self.runs.pieces(backfill, true).await?;
+        let pause = (started.elapsed() * READ_FACTOR).max(LOOK_EVERY);
+        Ok(Stored {
+            pieces: rows.into_iter().map(|row| (row.id, row)).collect(),
+            read_again: Instant::now() + pause,
+            published: HashSet::new(),
+        })
+    }
+
+    /// Reads the pieces again that were asked for.
+    async fn refreshed(&self, mut stored: Stored, mind: &Mind) -> anyhow::Result<Stored> {
+        let is_moving = |row: &&PieceRow| row.answer != Answer::Open || mind.asked.contains_key(&row.id);
+        let moving: Vec<i64> = stored.pieces.values().filter(is_moving).map(|row| row.id).collect();
+        for row in self.runs.pieces_by_id(&moving).await? {
+            if row.answer.is_over() {
+                stored.pieces.remove(&row.id);
+            } else {
+                stored.pieces.insert(row.id, row);
+            }
+        }
+        Ok(stored)
+    }
+
     /// The pieces as the decision sees them. One that was asked for just now counts as live.
-    fn pieces(&self, rows: &[PieceRow], mind: &mut Mind) -> Vec<Piece> {
+    fn pieces(&self, rows: &BTreeMap<i64, PieceRow>, mind: &mut Mind) -> Vec<Piece> {
         let project = self.project.current();
         if mind.planned_for.as_ref().is_none_or(|planned| !Arc::ptr_eq(planned, &project)) {
             mind.planned.clear();
             mind.planned_for = Some(project);
         }
-        let ids: HashSet<i64> = rows.iter().map(|row| row.id).collect();
-        if mind.planned.len() > ids.len() + backfill::WINDOW {
-            mind.planned.retain(|id, _| ids.contains(id));
-        }
-        let asked = |row: &PieceRow| mind.asked.contains_key(&row.id);
-        let live: Vec<bool> = rows.iter().map(|row| row.answer != Answer::Open || asked(row)).collect();
-        pieces_of(rows, &live, self.planner.as_ref(), &mut mind.planned)
+        let asked = &mind.asked;
+        let is_live = |row: &PieceRow| row.answer != Answer::Open || asked.contains_key(&row.id);
+        pieces_of(rows.values(), is_live, self.planner.as_ref(), &mut mind.planned)
     }
 }
 
 /// What pieces make and need, planned once each.
-pub(crate) fn pieces_of(
-    rows: &[PieceRow],
-    live: &[bool],
+pub(crate) fn pieces_of<'r>(
+    rows: impl Iterator<Item = &'r PieceRow>,
+    is_live: impl Fn(&PieceRow) -> bool,
     planner: &dyn Planner,
-    planned: &mut HashMap<i64, (Vec<Partition>, Vec<Partition>)>,
+    planned: &mut HashMap<i64, Planned>,
 ) -> Vec<Piece> {
-    rows.iter()
-        .zip(live)
-        .map(|(row, live)| {
-            let (makes, needs) = planned.entry(row.id).or_insert_with(|| plan(planner, &row.request)).clone();
-            Piece { id: row.id, live: *live, makes, needs }
-        })
-        .collect()
+    rows.map(|row| {
+        let (makes, needs) = planned.entry(row.id).or_insert_with(|| plan(planner, &row.request)).clone();
+        Piece { id: row.id, live: is_live(row), makes, needs }
+    })
+    .collect()
 }
 
 /// What a run would make and need; one that cannot be planned says so when it is carried out.
-fn plan(planner: &dyn Planner, request: &Request) -> (Vec<Partition>, Vec<Partition>) {
+fn plan(planner: &dyn Planner, request: &Request) -> Planned {
     let id = "backfill".parse().expect("a plain word is an id");
-    let Ok(shape) = planner.plan(request, &id) else { return (Vec::new(), Vec::new()) };
+    let Ok(shape) = planner.plan(request, &id) else { return (Arc::from([]), Arc::from([])) };
     let makes = shape.partitions.iter().map(|key| Partition::new(shape.table.clone(), key.clone())).collect();
     let needs = shape.waits.iter().flat_map(RunShape::partitions_of).collect();
     (makes, needs)

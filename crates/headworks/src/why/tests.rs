@@ -18,6 +18,7 @@ fn facts() -> Facts {
         schedulers: 1,
         published: None,
         asked_at: None,
+        backfill: None,
         run: None,
         task: None,
         retry_at: None,
@@ -72,7 +73,11 @@ fn what_was_never_begun_has_the_first_reason_that_keeps_it() {
     check(&Facts { due: Due::At(at("03 02:00")), ..paused.clone() }, "paused");
     check(&Facts { due: Due::ByHand, ..paused }, "by_hand");
     check(&Facts { asked_at: Some(at("02 11:59")), ..new.clone() }, "asked");
-    check(&Facts { asked_at: Some(at("02 11:59")), schedulers: 0, ..new }, "nobody_serves");
+    check(&Facts { asked_at: Some(at("02 11:59")), schedulers: 0, ..new.clone() }, "nobody_serves");
+    let piece = Facts { asked_at: Some(at("02 11:59")), backfill: Some((3, false)), ..new };
+    check(&piece, "backfill");
+    check(&Facts { schedulers: 0, ..piece.clone() }, "nobody_serves");
+    check(&Facts { schedulers: 0, backfill: Some((3, true)), ..piece }, "backfill");
 }
 
 #[test]
@@ -143,6 +148,14 @@ fn chains_read_from_the_question_to_what_to_do() {
         Facts { paused_at: Some(at("01 00:00")), ..facts() },
         Facts { schedulers: 0, ..facts() },
         Facts { asked_at: Some(at("02 11:59")), ..facts() },
+        Facts { asked_at: Some(at("02 11:59")), backfill: Some((3, true)), ..facts() },
+        Facts { asked_at: Some(at("02 11:59")), backfill: Some((3, false)), ..facts() },
+        Facts {
+            asked_at: Some(at("02 11:59")),
+            backfill: Some((3, false)),
+            missing: vec![("numbers".to_owned(), 2)],
+            ..facts()
+        },
         Facts { cursor: Some(at("02 02:00")), ..facts() },
         facts(),
         abandoned,

@@ -325,8 +325,15 @@ async fn a_demand_for_what_is_done_is_answered_with_nothing(world: World) {
     let runs = world.process(1).await;
     let ids = [demand(&runs, "flights", 0).await, demand(&runs, "flights", 1).await];
     runs.answered(vec![ids[0]]).await.unwrap();
-    let open: Vec<i64> = runs.open_demands(10).await.unwrap().iter().map(|d| d.id).collect();
-    assert_eq!(open, [ids[1]]);
+    let open = async || runs.open_demands(10).await.unwrap().iter().map(|d| d.id).collect::<Vec<i64>>();
+    assert_eq!(open().await, [ids[1]]);
+
+    let third = demand(&runs, "flights", 2).await;
+    let flights = "flights".parse().unwrap();
+    assert_eq!(runs.withdraw(&flights, Some(ds(1)), None, false).await.unwrap(), 2);
+    assert_eq!(open().await, [ids[1], third], "that only counted");
+    assert_eq!(runs.withdraw(&flights, Some(ds(2)), Some(ds(9)), true).await.unwrap(), 1);
+    assert_eq!(open().await, [ids[1]]);
 }
 
 async fn store_backfill(runs: &Runs, days: i64) -> i64 {

@@ -144,6 +144,8 @@ fn job_name(app: &App, name: &str) -> anyhow::Result<JobName> {
 
 pub(super) async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCode> {
     let store = app.run_store().await?;
+    let does = args.yes || args.of.job.is_none();
+    let mut withdrawn = 0;
     let rows: Vec<RunRow> = match &args.of.job {
         None => {
             let mut rows = Vec::new();
@@ -153,11 +155,13 @@ pub(super) async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCo
             rows
         }
         Some(name) => {
-            let filter = RunFilter { live: true, ..args.of.filter(job_name(app, name)?) };
+            let job = job_name(app, name)?;
+            let filter = RunFilter { live: true, ..args.of.filter(job.clone()) };
+            // First what was asked for and not begun, or it begins meanwhile.
+            withdrawn = store.withdraw(&job, filter.from, filter.to, does).await?;
             store.list(&filter).await.map_err(Carried::from)?
         }
     };
-    let does = args.yes || args.of.job.is_none();
     let ids: Vec<RunId> = rows.iter().map(|row| row.id.clone()).collect();
     let outcomes = if does { store.cancel(&ids).await? } else { Vec::new() };
     if app.out.json {
@@ -170,8 +174,13 @@ pub(super) async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCo
                 document
             })
             .collect();
-        app.out.document(&json!({"runs": runs, "done": does}))?;
+        app.out.document(&json!({"runs": runs, "not_begun": withdrawn, "done": does}))?;
         return Ok(ExitCode::from(DONE));
+    }
+    if withdrawn > 0 {
+        let what = counted(withdrawn as u64, "run");
+        let word = if does { "is" } else { "would be" };
+        app.out.note(format_args!("{what} that was asked for and not begun {word} taken back"));
     }
     if rows.is_empty() {
         app.out.note("no such live runs");
