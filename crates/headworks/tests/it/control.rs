@@ -65,6 +65,14 @@ impl Up {
     }
 }
 
+impl Drop for Up {
+    fn drop(&mut self) {
+        // Gone already, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Asks again until the answer is right.
 fn until(what: &str, mut ask: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -210,7 +218,7 @@ fn what_cannot_be_is_refused_with_the_next_step() {
         assert!(outcome.code == 2 && outcome.stderr.contains(hint), "{args:?}: {outcome:?}");
     };
     refused(&["jobs", "trigger", "numbers", "--param", "a=1"], "headworks run numbers --param");
-    refused(&["jobs", "pause", "nothing"], "headworks jobs list");
+    refused(&["jobs", "pause", "zzzzzz"], "headworks jobs list");
     refused(&["backfills", "show", "7"], "headworks backfills list");
     refused(&["runs", "cancel", "nobody"], "headworks runs list");
     refused(&["runs", "clear"], "<RUN>");
