@@ -172,20 +172,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Counts pieces.
-    pub fn of(pieces: &[PieceRow]) -> Self {
-        let mut progress = Self { total: pieces.len(), ..Self::default() };
-        for piece in pieces {
-            *match &piece.answer {
-                Answer::Open => &mut progress.open,
-                Answer::Nothing => &mut progress.nothing,
-                Answer::Run { over: false, .. } => &mut progress.live,
-                Answer::Run { state: Some(State::Success), .. } => &mut progress.success,
-                Answer::Run { state: Some(State::Failed | State::UpstreamFailed), .. } => &mut progress.failed,
-                Answer::Run { .. } | Answer::Cancelled => &mut progress.cancelled,
-            } += 1;
-        }
-        progress
+    fn add(&mut self, answer: &Answer, count: usize) {
+        self.total += count;
+        *match answer {
+            Answer::Open => &mut self.open,
+            Answer::Nothing => &mut self.nothing,
+            Answer::Run { over: false, .. } => &mut self.live,
+            Answer::Run { state: Some(State::Success), .. } => &mut self.success,
+            Answer::Run { state: Some(State::Failed | State::UpstreamFailed), .. } => &mut self.failed,
+            Answer::Run { .. } | Answer::Cancelled => &mut self.cancelled,
+        } += count;
     }
 }
 
@@ -270,6 +266,18 @@ impl Runs {
         Ok(pieces.into_iter().filter(|piece| !unfinished || !piece.answer.is_over()).collect())
     }
 
+    /// How many pieces of a backfill stand where.
+    pub async fn progress(&self, backfill: i64) -> Result<Progress> {
+        let sql = "select d.answer, min(d.run_id), r.state, max(r.finished_at), count(*) from hw_demand d
+            left join hw_run r on r.id = d.run_id where d.backfill = $1
+            group by d.answer, r.state, r.finished_at is null";
+        let mut progress = Progress::default();
+        for row in self.store.rows(sql, &values![backfill]).await? {
+            progress.add(&answer(&row, 0)?, usize::try_from(row.i64(4)?).unwrap_or(0));
+        }
+        Ok(progress)
+    }
+
     /// These pieces, as they stand now.
     pub async fn pieces_by_id(&self, ids: &[i64]) -> Result<Vec<PieceRow>> {
         let mut pieces = Vec::with_capacity(ids.len());
@@ -346,14 +354,19 @@ fn backfill_row(row: &Row) -> Result<BackfillRow> {
 }
 
 fn piece_row(row: &Row) -> Result<PieceRow> {
-    let answer = match (row.opt_text(5)?.as_deref(), run_id(row, 6)?) {
+    Ok(PieceRow { id: row.i64(0)?, request: request(row, 1)?, ds: parsed(row, 4)?, answer: answer(row, 5)? })
+}
+
+/// Reads `answer, run_id`, and the run's `state, finished_at`, from a column on.
+fn answer(row: &Row, first: usize) -> Result<Answer> {
+    Ok(match (row.opt_text(first)?.as_deref(), run_id(row, first + 1)?) {
         (None, _) => Answer::Open,
         (Some("run"), Some(run_id)) => {
-            let known = row.opt_text(7)?.map(|_| state(row, 7)).transpose()?;
-            Answer::Run { run_id, state: known, over: known.is_none() || row.opt_i64(8)?.is_some() }
+            let known = row.opt_text(first + 2)?.map(|_| state(row, first + 2)).transpose()?;
+            // A run that was forgotten has no end of its own, but it is over.
+            Answer::Run { run_id, state: known, over: known.is_none() || row.opt_i64(first + 3)?.is_some() }
         }
         (Some("nothing"), _) => Answer::Nothing,
         _ => Answer::Cancelled,
-    };
-    Ok(PieceRow { id: row.i64(0)?, request: request(row, 1)?, ds: parsed(row, 4)?, answer })
+    })
 }

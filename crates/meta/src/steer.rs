@@ -1,8 +1,13 @@
 //! What people do to runs: cancel live ones, mark ended ones.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
-use headworks_domain::{JobName, RunId};
-use headworks_flow::{State, exec::RunRow};
+use headworks_domain::RunId;
+use headworks_flow::{
+    State,
+    exec::{RunRow, Standing},
+};
 use headworks_store::{Tx, values};
 
 use crate::{
@@ -42,26 +47,27 @@ pub struct Mark {
 impl Runs {
     /// Cancels runs: asks the owners of those that somebody is at work on, and ends the others.
     pub async fn cancel(&self, runs: &[RunId]) -> Result<Vec<Cancelled>> {
+        // The wish first: whoever dies after it leaves a run that is not gone on with.
+        let live: HashSet<RunId> = self.wish_cancelled(runs.to_vec()).await?.into_iter().collect();
+        let standing = read::standing(self, runs).await?;
         let mut outcomes = Vec::with_capacity(runs.len());
-        for run in runs {
-            outcomes.push(self.cancel_one(run).await?);
+        for (run, standing) in runs.iter().zip(standing) {
+            outcomes.push(match standing {
+                _ if !live.contains(run) => Cancelled::Over,
+                Standing::Abandoned => self.end_abandoned(run).await?,
+                _ => Cancelled::Asked,
+            });
         }
         Ok(outcomes)
     }
 
-    async fn cancel_one(&self, run: &RunId) -> Result<Cancelled> {
-        let Some(detail) = read::show(self, run).await? else { return Ok(Cancelled::Over) };
-        if detail.run.finished_at.is_some() {
-            return Ok(Cancelled::Over);
+    async fn end_abandoned(&self, run: &RunId) -> Result<Cancelled> {
+        let Some(row) = read::show(self, run).await?.map(|detail| detail.run) else { return Ok(Cancelled::Over) };
+        let now = self.now().await?;
+        if self.store.write(move |tx| Box::pin(async move { end(tx, &row, now).await })).await? {
+            return Ok(Cancelled::Now);
         }
-        if !detail.run.is_held() {
-            let (now, row) = (self.now().await?, detail.run);
-            let ended = self.store.write(move |tx| Box::pin(async move { end(tx, &row, now).await })).await?;
-            if ended {
-                return Ok(Cancelled::Now);
-            }
-            // Somebody has taken it over since we looked: that one is asked.
-        }
+        // Somebody has taken it over since we looked: that one is asked.
         let asked = self.wish_cancelled(vec![run.clone()]).await?;
         Ok(if asked.is_empty() { Cancelled::Over } else { Cancelled::Asked })
     }
@@ -161,11 +167,6 @@ impl Runs {
             }
         }
         Ok(alive)
-    }
-
-    /// What is remembered of one job.
-    pub async fn job(&self, name: &JobName) -> Result<Option<crate::JobRow>> {
-        Ok(self.jobs().await?.into_iter().find(|row| row.name == *name))
     }
 }
 

@@ -106,7 +106,7 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
     ]);
     let mut documents = Vec::new();
     for row in runs.backfills().await? {
-        let progress = Progress::of(&runs.pieces(row.id, false).await?);
+        let progress = runs.progress(row.id).await?;
         documents.push(backfill_json(&row, &progress));
         let over = progress.total - progress.open - progress.live;
         table.row([
@@ -173,7 +173,7 @@ async fn show(app: &App, id: i64) -> anyhow::Result<ExitCode> {
     let (runs, out, now) = (app.run_store().await?, app.out, app.clock.now());
     let row = expect(runs, id).await?;
     let pieces = runs.pieces(id, false).await?;
-    let progress = Progress::of(&pieces);
+    let progress = runs.progress(id).await?;
     let failed: Vec<(&PieceRow, &RunId)> = pieces
         .iter()
         .filter_map(|piece| match &piece.answer {
@@ -297,7 +297,7 @@ async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCode> {
         let hint = "headworks backfills undo takes back what it published";
         return Err(Failure::usage(format!("backfill {id} is {} already", row.state), hint).into());
     }
-    let progress = Progress::of(&runs.pieces(id, false).await?);
+    let progress = runs.progress(id).await?;
     if args.yes {
         runs.move_backfill(id, FROM, BackfillState::Cancelled).await?;
         // After the move nothing of it is claimed any more.

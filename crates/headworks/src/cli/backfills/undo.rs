@@ -5,8 +5,12 @@ use std::{
     process::ExitCode,
 };
 
-use headworks_domain::{PartitionKey, RunId, TableName};
-use headworks_flow::State;
+use futures::future::try_join_all;
+use headworks_domain::{JobName, PartitionKey, RunId, TableName};
+use headworks_flow::{
+    State,
+    exec::{RunFilter, RunStore},
+};
 use headworks_lake::{Action, At, PartitionVersion};
 use headworks_meta::{Answer, PieceRow};
 use serde_json::{Value, json};
@@ -14,7 +18,7 @@ use serde_json::{Value, json};
 use super::expect;
 use crate::{
     app::App,
-    fail::{DONE, FAILED, Failure, message},
+    fail::{Carried, DONE, FAILED, Failure, message},
     output::{Align, Table, counted},
 };
 
@@ -35,6 +39,9 @@ pub(crate) struct Args {
     #[arg(short, long)]
     yes: bool,
 }
+
+/// So many runs are marked at once, in one commit.
+const MARKS_AT_ONCE: usize = 100;
 
 /// What happens to a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,15 +104,13 @@ async fn plan(app: &App, pieces: &[PieceRow]) -> anyhow::Result<Vec<(TableName, 
     let lake = app.lake().await?;
     lake.catch_up().await?;
     let own: HashSet<&str> = pieces.iter().filter_map(run_of).map(RunId::as_str).collect();
+    let jobs: BTreeSet<&JobName> = pieces.iter().filter(|p| run_of(p).is_some()).map(|p| &p.request.job).collect();
     let mut tables: BTreeSet<TableName> = BTreeSet::new();
-    for run in pieces.iter().filter_map(run_of) {
-        // The run knows its table even when the job's file is gone.
-        if let Some(detail) = headworks_flow::exec::RunStore::show(app.run_store().await?.as_ref(), run)
-            .await
-            .map_err(crate::fail::Carried::from)?
-        {
-            tables.insert(detail.run.table);
-        }
+    for job in jobs {
+        // Its runs know the table even when the job's file is gone.
+        let filter = RunFilter { job: Some(job.clone()), limit: 1, ..RunFilter::default() };
+        let newest = app.run_store().await?.list(&filter).await.map_err(Carried::from)?;
+        tables.extend(newest.into_iter().map(|run| run.table));
     }
     let mut plan = Vec::new();
     for name in tables {
@@ -162,11 +167,15 @@ fn run_of(piece: &PieceRow) -> Option<&RunId> {
 
 /// Marks the runs whose results are gone, so that nobody takes them for done.
 async fn mark(app: &App, pieces: &[PieceRow], backfill: i64) -> anyhow::Result<()> {
-    let runs = app.run_store().await?;
-    for piece in pieces {
-        if let Answer::Run { run_id, state: Some(State::Success), .. } = &piece.answer {
-            runs.mark(run_id, State::Cancelled, format!("backfill {backfill} was undone")).await?;
-        }
+    let succeeded = pieces.iter().filter_map(|piece| match &piece.answer {
+        Answer::Run { run_id, state: Some(State::Success), .. } => Some(run_id.clone()),
+        _ => None,
+    });
+    let runs: Vec<RunId> = succeeded.collect();
+    let reason = format!("backfill {backfill} was undone");
+    let store = app.run_store().await?;
+    for some in runs.chunks(MARKS_AT_ONCE) {
+        try_join_all(some.iter().map(|run| store.mark(run, State::Cancelled, reason.clone()))).await?;
     }
     Ok(())
 }
