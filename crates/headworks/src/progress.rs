@@ -194,6 +194,7 @@ mod tests {
         let counts = Counts { total: 3, running: 1, waiting: 2, ..Counts::default() };
         let mut run = RunProgress {
             run_id: "r1".parse().unwrap(),
+            trigger: headworks_flow::exec::Trigger::Manual,
             job: "flights".parse().unwrap(),
             interval: headworks_domain::Interval::new(start, start + TimeDelta::days(1)).unwrap(),
             ds: "2013-01-01".parse().unwrap(),
