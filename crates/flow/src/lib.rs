@@ -25,6 +25,7 @@
 //! ```
 
 pub mod alert;
+pub mod backfill;
 mod check;
 mod column;
 mod config;

@@ -20,7 +20,7 @@ pub(crate) use restore::{Restored, There, not_empty, prepare_folder, restore, wh
 
 /// Every part of the program that has tables of its own: who adds one adds it here, or backups are refused.
 pub(crate) fn components() -> Vec<Component> {
-    let mut all = vec![headworks_meta::TABLES];
+    let mut all = headworks_meta::TABLES.to_vec();
     all.extend(headworks_lake::TABLES);
     all
 }

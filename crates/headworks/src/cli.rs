@@ -14,6 +14,7 @@ use crate::{app::App, fail, output::Out, settings::Environment};
 mod adopt;
 mod alerts;
 mod backfill;
+mod backfills;
 mod backup;
 mod config;
 mod demo;
@@ -32,6 +33,7 @@ mod tables;
 mod up;
 mod validate;
 mod when;
+mod why;
 
 /// Run a data platform from one folder: imports, SQL jobs, a lake, queries
 #[derive(Debug, Parser)]
@@ -93,6 +95,9 @@ enum Command {
     Render(render::Args),
     Run(run::Args),
     Backfill(backfill::Args),
+    #[command(subcommand)]
+    Backfills(backfills::Command),
+    Why(why::Args),
     Sql(sql::Args),
     #[command(subcommand)]
     Tables(tables::Command),
@@ -166,6 +171,8 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Render(args) => render::run(app, args),
         Command::Run(args) => run::run(app, args).await,
         Command::Backfill(args) => backfill::run(app, args).await,
+        Command::Backfills(command) => backfills::run(app, command).await,
+        Command::Why(args) => why::run(app, args).await,
         Command::Sql(args) => sql::run(app, args).await,
         Command::Tables(command) => tables::run(app, command).await,
         Command::Jobs(command) => jobs::run(app, command).await,

@@ -155,7 +155,7 @@ impl Signals {
 }
 
 /// Refuses to fill the past from tables that only know the present, unless the caller says so.
-fn check_whole_imports(project: &Project, requests: &[Request], now: DateTime<Utc>) -> Result<(), Failure> {
+pub(crate) fn check_whole_imports(project: &Project, requests: &[Request], now: DateTime<Utc>) -> Result<(), Failure> {
     let mut refused: Vec<&Job> = Vec::new();
     for request in requests {
         let Some(job) = project.jobs.get(&request.job) else { continue };

@@ -19,6 +19,7 @@ mod serve;
 mod settings;
 mod supervise;
 mod upkeep;
+mod why;
 
 use std::process::ExitCode;
 

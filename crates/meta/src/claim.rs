@@ -8,7 +8,7 @@ use headworks_flow::exec::{Claim, ClaimRequest};
 use headworks_store::{Tx, Value, values};
 
 use crate::{
-    Result, Runs,
+    Result, Runs, demands,
     jobs::move_cursors,
     runs::{places, rows_of_places, texts},
 };
@@ -26,16 +26,18 @@ pub(crate) async fn claim(runs: &Runs, wanted: Vec<ClaimRequest>) -> Result<Vec<
 }
 
 async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest]) -> Result<Vec<Option<Claim>>> {
-    let fence = next_fence(tx).await?;
+    let fence = next_numbers(tx, 1).await?;
+    let open = demands::open_among(tx, wanted).await?;
+    let may_claim = |w: &ClaimRequest| w.demand.is_none_or(|demand| open.contains(&demand));
     let mut claims: Vec<Option<Claim>> = vec![None; wanted.len()];
     let place_of = |id: &str| wanted.iter().position(|w| w.run_id.as_str() == id);
-    for id in insert_new(tx, process, now, fence, wanted).await? {
+    for id in insert_new(tx, process, now, fence, wanted, may_claim).await? {
         if let Some(place) = place_of(&id) {
             claims[place] = Some(Claim { fence, attempt: 1 });
         }
     }
     for (place, request) in wanted.iter().enumerate() {
-        if let Some(seen) = request.taken_over() {
+        if let Some(seen) = request.taken_over().filter(|_| may_claim(request)) {
             claims[place] = take_over(tx, process, fence, seen, request).await?;
         }
     }
@@ -64,6 +66,7 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
         }
     }
     move_cursors(tx, ticks).await?;
+    demands::answer_claimed(tx, now, wanted.iter().zip(&claims)).await?;
     // When the reply to an earlier try was lost its claims stand already.
     let lost: Vec<&ClaimRequest> = wanted.iter().zip(&claims).filter(|(_, c)| c.is_none()).map(|(w, _)| w).collect();
     if !lost.is_empty() {
@@ -82,19 +85,30 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
     Ok(claims)
 }
 
-async fn next_fence(tx: &mut Tx) -> Result<i64> {
-    let row = tx.row("update hw_fence set value = value + 1 where id = 1 returning value", &[]).await?;
-    Ok(row.map_or(Ok(0), |row| row.i64(0))?)
+/// Takes so many numbers from the counter of fences, and answers the first.
+pub(crate) async fn next_numbers(tx: &mut Tx, count: i64) -> Result<i64> {
+    let sql = "update hw_fence set value = value + $1 where id = 1 returning value";
+    let row = tx.row(sql, &values![count]).await?;
+    Ok(row.map_or(Ok(0), |row| row.i64(0))? - count + 1)
 }
 
 /// Inserts the new ones and returns the ids of those that had no live run yet.
-async fn insert_new(tx: &mut Tx, process: &str, now: i64, fence: i64, wanted: &[ClaimRequest]) -> Result<Vec<String>> {
+async fn insert_new(
+    tx: &mut Tx,
+    process: &str,
+    now: i64,
+    fence: i64,
+    wanted: &[ClaimRequest],
+    may_claim: impl Fn(&ClaimRequest) -> bool,
+) -> Result<Vec<String>> {
     const COLUMNS: usize = 19;
     let newest = newest_runs(tx, wanted).await?;
     let is_new = |w: &&ClaimRequest| {
         let newest =
             newest.get(&(w.job.as_str(), w.interval.start().timestamp_micros(), w.interval.end().timestamp_micros()));
-        w.taken_over().is_none() && newest.map(String::as_str) == w.seen.as_ref().map(|seen| seen.run_id.as_str())
+        may_claim(w)
+            && w.taken_over().is_none()
+            && newest.map(String::as_str) == w.seen.as_ref().map(|seen| seen.run_id.as_str())
     };
     let new: Vec<&ClaimRequest> = wanted.iter().filter(is_new).collect();
     let mut made = Vec::new();

@@ -20,6 +20,12 @@ pub enum Error {
         /// Its run.
         run_id: RunId,
     },
+    /// The run is not over.
+    #[error("run `{run_id}` is not over, so that its state is not for people to set")]
+    Live {
+        /// The run.
+        run_id: RunId,
+    },
     /// Another process looks after this project's schedules.
     #[error("process {pid} on `{host}` keeps this project running already, and SQLite has room for one")]
     SecondScheduler {
@@ -47,7 +53,7 @@ impl Fault for Error {
             Self::Store(error) => error.kind(),
             // Trying the same again cannot help: whoever has the run now does it.
             Self::Fenced { .. } => ErrorKind::Cancelled,
-            Self::Busy { .. } | Self::SecondScheduler { .. } => ErrorKind::Denied,
+            Self::Busy { .. } | Self::Live { .. } | Self::SecondScheduler { .. } => ErrorKind::Denied,
             Self::Row { .. } => ErrorKind::Corrupt,
         }
     }
@@ -57,6 +63,7 @@ impl Fault for Error {
             Self::Store(error) => error.code(),
             Self::Fenced { .. } => "META_FENCED",
             Self::Busy { .. } => "META_BUSY",
+            Self::Live { .. } => "META_LIVE",
             Self::SecondScheduler { .. } => "META_SECOND_SCHEDULER",
             Self::Row { .. } => "META_ROW",
         }
@@ -67,6 +74,7 @@ impl Fault for Error {
             Self::Store(error) => error.hint(),
             Self::Fenced { run_id } => Some(format!("see who has it with `headworks runs show {run_id}`")),
             Self::Busy { .. } => Some("stop it with Ctrl-C where it runs, or wait for its end".to_owned()),
+            Self::Live { run_id } => Some(format!("cancel it first: headworks runs cancel {run_id}")),
             Self::SecondScheduler { .. } => Some(
                 "stop that one first; to keep a project running with several processes set metadata.url to a PostgreSQL"
                     .to_owned(),

@@ -20,7 +20,9 @@
 //! # Ok(()) }
 //! ```
 
+mod backfills;
 mod claim;
+mod demands;
 mod error;
 mod jobs;
 mod keep;
@@ -32,7 +34,10 @@ mod restored;
 mod row;
 mod runs;
 mod schema;
+mod steer;
 
+pub use backfills::{Answer, BackfillRow, BackfillState, NewBackfill, PieceRow, Progress};
+pub use demands::{DemandRow, NewDemand};
 pub use error::{Error, Result};
 pub use jobs::{Definition, JobRow, Role};
 pub use keep::{Memory, Outdated};
@@ -42,3 +47,4 @@ pub use record::finish_in;
 pub use restored::restored;
 pub use runs::{LEASE, Runs};
 pub use schema::TABLES;
+pub use steer::{Cancelled, Mark};

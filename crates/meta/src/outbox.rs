@@ -18,14 +18,14 @@ use headworks_flow::{
     TargetName,
     alert::{Event, message_id},
 };
-use headworks_store::{Home, Migration, Row, Store, Tx, Value, values};
+use headworks_store::{Component, Home, Migration, Row, Store, Tx, Value, values};
 
 use crate::{
     Error, Result,
     runs::{micros, places},
 };
 
-const COMPONENT: &str = "alerts";
+pub(crate) const TABLES: Component = Component { name: "alerts", home: Home::Platform, migrations: MIGRATIONS };
 
 /// All steps; only ever add to the end.
 const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: V1, postgres: None }];
@@ -193,7 +193,7 @@ pub struct Outbox {
 impl Outbox {
     /// Opens the outbox, making or migrating its tables.
     pub async fn open(store: Store, clock: Arc<dyn Clock>) -> Result<Self> {
-        store.migrate(COMPONENT, Home::Platform, MIGRATIONS).await?;
+        store.migrate(TABLES.name, TABLES.home, TABLES.migrations).await?;
         Ok(Self { store, clock })
     }
 

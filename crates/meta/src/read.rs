@@ -21,7 +21,7 @@ const LIST_DEFAULT: usize = 100;
 
 impl Runs {
     /// True while a process's lease runs and nothing says that it is gone.
-    fn lives(&self, process: &ProcessInfo, lease_until: i64, now: i64) -> bool {
+    pub(crate) fn lives(&self, process: &ProcessInfo, lease_until: i64, now: i64) -> bool {
         (lease_until > now || self.doubts_leases()) && self.processes.may_live(process)
     }
 
@@ -126,6 +126,12 @@ pub(crate) async fn list(runs: &Runs, filter: &RunFilter) -> Result<Vec<RunRow>>
             conditions.push(format!("{column} = ${}", bound.len()));
         }
     }
+    for (bound_day, sign) in [(filter.from, ">="), (filter.to, "<=")] {
+        if let Some(ds) = bound_day {
+            bound.push(ds.to_string().into());
+            conditions.push(format!("r.ds {sign} ${}", bound.len()));
+        }
+    }
     if filter.live {
         conditions.push("r.finished_at is null".to_owned());
     }
@@ -139,14 +145,15 @@ pub(crate) async fn list(runs: &Runs, filter: &RunFilter) -> Result<Vec<RunRow>>
     run_rows(runs, &runs.store.rows(&sql, &bound).await?).await
 }
 
-/// Live runs of other processes that are gone, and some that were released.
+/// Live runs of other processes that are gone, and some that were released; those that are to be cancelled are nobody's to go
+/// on with.
 pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize) -> Result<Vec<RunRow>> {
     let mut found = Vec::new();
     // Whose owners are gone is asked first: a living process may have ten thousand runs.
     let gone = gone_owners(runs).await?;
     for some in gone.chunks(IDS_MAX) {
         let sql = format!(
-            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.owner in ({}) order by r.interval_end, r.id
+            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.wish is null and r.owner in ({}) order by r.interval_end, r.id
              limit ${}",
             places(1, some.len()),
             some.len() + 1
@@ -157,7 +164,7 @@ pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize) ->
     }
     if released_max > 0 {
         let sql = format!(
-            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.owner = '' order by r.interval_end, r.id limit $1"
+            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.wish is null and r.owner = '' order by r.interval_end, r.id limit $1"
         );
         found.extend(run_rows(runs, &runs.store.rows(&sql, &values![released_max]).await?).await?);
     }
@@ -197,7 +204,7 @@ pub(crate) async fn show(runs: &Runs, id: &RunId) -> Result<Option<RunDetail>> {
     }))
 }
 
-async fn run_rows(runs: &Runs, rows: &[Row]) -> Result<Vec<RunRow>> {
+pub(crate) async fn run_rows(runs: &Runs, rows: &[Row]) -> Result<Vec<RunRow>> {
     let now = runs.now().await?;
     let lives = runs.lives_at(now);
     rows.iter().map(|row| run_row(row, &lives)).collect::<Result<_, Error>>()

@@ -17,8 +17,8 @@ use headworks_store::{Dialect, Store, Tx, Value, values};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Error, ProcessInfo, Processes, Result, claim, read, record,
-    schema::{OF_RUN, TABLES},
+    Error, ProcessInfo, Processes, Result, claim, demands, read, record,
+    schema::{OF_RUN, RUNS},
 };
 
 /// How long a process owns its runs without a sign of life.
@@ -48,7 +48,9 @@ pub(crate) struct Leases {
 impl Runs {
     /// Opens the records, making or migrating their tables.
     pub async fn open(store: Store, clock: Arc<dyn Clock>, processes: Arc<dyn Processes>) -> Result<Self> {
-        store.migrate(TABLES.name, TABLES.home, TABLES.migrations).await?;
+        for tables in [RUNS, demands::TABLES] {
+            store.migrate(tables.name, tables.home, tables.migrations).await?;
+        }
         Ok(Self {
             store,
             clock,
@@ -113,6 +115,8 @@ impl Runs {
                     for table in OF_RUN {
                         tx.execute(&format!("delete from {table} where {of_job}"), &values![&job]).await?;
                     }
+                    tx.execute(&format!("delete from hw_mark where {of_job}"), &values![&job]).await?;
+                    tx.execute("delete from hw_demand where job = $1 and backfill is null", &values![&job]).await?;
                     tx.execute("delete from hw_run where job = $1", &values![&job]).await?;
                     tx.execute("delete from hw_job_version where job = $1", &values![&job]).await?;
                     Ok(logs.iter().map(|row| row.text(0)).collect::<Result<_, _>>()?)
@@ -278,6 +282,14 @@ impl RunStore for Runs {
 
     async fn workers(&self) -> Result<usize, BoxFault> {
         self.other_workers().await.map_err(boxed)
+    }
+
+    async fn cancel_wishes(&self) -> Result<Vec<RunId>, BoxFault> {
+        Self::cancel_wishes(self).await.map_err(boxed)
+    }
+
+    async fn answered(&self, demands: Vec<i64>) -> Result<(), BoxFault> {
+        self.answer_nothing(demands).await.map_err(boxed)
     }
 
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {

@@ -4,7 +4,10 @@
 use headworks_store::{Component, Home, Migration};
 
 /// The tables of this crate, for making them anew from a backup.
-pub const TABLES: Component = Component { name: "meta", home: Home::Platform, migrations: MIGRATIONS };
+pub const TABLES: [Component; 3] = [RUNS, crate::demands::TABLES, crate::outbox::TABLES];
+
+/// Of runs and jobs.
+pub(crate) const RUNS: Component = Component { name: "meta", home: Home::Platform, migrations: MIGRATIONS };
 
 /// All steps; only ever add to the end.
 pub(crate) const MIGRATIONS: &[Migration] = &[

@@ -182,6 +182,16 @@ impl Board {
         self.runs[run].tick
     }
 
+    /// The kept demand that asked for the run.
+    pub(crate) fn demand_of(&self, run: usize) -> Option<i64> {
+        self.runs[run].demand
+    }
+
+    /// The run's claim is to answer a kept demand.
+    pub(crate) fn demanded(&mut self, run: usize, demand: Option<i64>) {
+        self.runs[run].demand = demand;
+    }
+
     pub(crate) fn run_id(&self, run: usize) -> Option<&RunId> {
         self.runs[run].run_id.as_ref()
     }

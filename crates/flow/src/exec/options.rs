@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 /// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -10,6 +10,27 @@ pub enum Reprocess {
     Failed,
     /// All, those that succeeded too: as new runs, whose publishes replace the partitions.
     All,
+}
+
+impl Reprocess {
+    const ALL: [Self; 3] = [Self::None, Self::Failed, Self::All];
+
+    /// Its word, as `failed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Failed => "failed",
+            Self::All => "all",
+        }
+    }
+}
+
+impl FromStr for Reprocess {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|r| r.as_str() == s).ok_or_else(|| format!("`{s}` does not say what runs again"))
+    }
 }
 
 /// The most bytes of one attempt's log, unless somebody says otherwise.

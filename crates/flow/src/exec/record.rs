@@ -186,6 +186,8 @@ pub struct ClaimRequest {
     pub trigger: Trigger,
     /// The tick that asked for it: the job's cursor, kept with the claim.
     pub tick: Option<DateTime<Utc>>,
+    /// The kept demand that asked for it, which the claim answers; one that was answered before claims nothing.
+    pub demand: Option<i64>,
     /// The newest run of the job and interval when it was looked at. It is taken over when it is this run, else a new run is
     /// made beside it; either way only while nobody else has changed it or made another.
     pub seen: Option<Seen>,
@@ -264,6 +266,10 @@ pub struct RunFilter {
     pub state: Option<State>,
     /// Of this day only.
     pub ds: Option<Ds>,
+    /// Of this day and later ones only.
+    pub from: Option<Ds>,
+    /// Of this day and earlier ones only.
+    pub to: Option<Ds>,
     /// Only those that are not over.
     pub live: bool,
     /// At most so many; 0 means 100.
@@ -314,6 +320,16 @@ pub trait RunStore: Send + Sync + 'static {
 
     /// Counts the other living processes that take up released runs.
     async fn workers(&self) -> Result<usize, BoxFault>;
+
+    /// This process's live runs that somebody wants cancelled. A store that only its process writes to has none.
+    async fn cancel_wishes(&self) -> Result<Vec<RunId>, BoxFault> {
+        Ok(Vec::new())
+    }
+
+    /// Keeps that these demands ask for nothing: what they want is done. A store without demands has none to answer.
+    async fn answered(&self, _demands: Vec<i64>) -> Result<(), BoxFault> {
+        Ok(())
+    }
 
     /// Says how runs stand, in the order asked.
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault>;

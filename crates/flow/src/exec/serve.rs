@@ -24,6 +24,8 @@ pub struct Demand {
     pub trigger: Trigger,
     /// The tick that asks for it, which counts as seen to once the run is claimed.
     pub tick: Option<DateTime<Utc>>,
+    /// The kept demand behind it, which the claim of its run answers.
+    pub demand: Option<i64>,
     /// Which of the runs that ended before are carried out again; a tick of the schedule never repeats one.
     pub reprocess: Reprocess,
     /// What happens when another run of the job is live.

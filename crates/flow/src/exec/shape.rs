@@ -74,8 +74,16 @@ pub struct RunLimits {
 
 impl RunShape {
     /// The partitions that a wait names.
-    pub(crate) fn partitions_of(wait: &WaitOn) -> impl Iterator<Item = Partition> + '_ {
+    pub fn partitions_of(wait: &WaitOn) -> impl Iterator<Item = Partition> + '_ {
         wait.partitions.iter().map(|key| Partition::new(wait.table.clone(), key.clone()))
+    }
+
+    /// The partitions that it publishes; none of a job without a table.
+    pub fn own_partitions(&self) -> impl Iterator<Item = Partition> + '_ {
+        let of = |table: &TableName| -> Vec<Partition> {
+            self.partitions.iter().map(|key| Partition::new(table.clone(), key.clone())).collect()
+        };
+        self.table.as_ref().map(of).unwrap_or_default().into_iter()
     }
 
     /// The run's tasks and waits for the state machine. `seed` decides the jitter of its retries.

@@ -5,8 +5,10 @@ use headworks_flow::{
     Job, Project, State,
     exec::{Reprocess, Request, RunRow, RunStore},
 };
+use headworks_meta::NewBackfill;
 use serde_json::{Value, json};
 
+use super::jobs::note_who;
 use crate::{
     app::App,
     execute::{self, Wanted},
@@ -17,12 +19,14 @@ use crate::{
 /// Run jobs for every interval of a range of days
 ///
 /// Runs start as soon as the partitions they read are published, so a backfill of many jobs orders itself. Running the same
-/// command again goes on where it stopped and repeats nothing that is published.
+/// command again goes on where it stopped and repeats nothing that is published. With --detach it is stored as a plan that
+/// survives restarts: see headworks backfills.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   headworks backfill flights_flat --from 2013-01-01 --to 2013-01-31 --dry-run
   headworks backfill --all --from 2013-01-01 --to 2013-12-31 --as-of-now
-  headworks backfill flights --from 2013-02-01 --to 2013-02-03 --downstream --reprocess all")]
+  headworks backfill flights --from 2013-02-01 --to 2013-02-03 --downstream --reprocess all
+  headworks backfill --all --from 2013-01-01 --to 2013-12-31 --max-active 4 --detach")]
 pub(crate) struct Args {
     /// The jobs, by name or by table
     #[arg(value_name = "JOB", required_unless_present = "all", conflicts_with = "all")]
@@ -51,6 +55,9 @@ pub(crate) struct Args {
     /// Let imports of whole tables fill past days with what the tables hold now
     #[arg(long)]
     as_of_now: bool,
+    /// Store the plan for headworks up to carry out, below other runs, and do not wait for it
+    #[arg(long, conflicts_with = "as_of_now")]
+    detach: bool,
 }
 
 /// Which intervals run again.
@@ -78,6 +85,9 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return dry_run(app, &jobs, &args, reprocess).await;
     }
+    if args.detach {
+        return detach(app, &jobs, &args, requests, reprocess).await;
+    }
     let wanted = Wanted {
         requests,
         reprocess,
@@ -87,6 +97,57 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         tasks_max: args.max_active.map(|n| n as usize),
     };
     execute::foreground(app, wanted).await
+}
+
+/// The most runs of one stored backfill.
+const PIECES_MAX: usize = 100_000;
+
+/// Stores the backfill instead of carrying it out.
+async fn detach(
+    app: &App,
+    jobs: &[Arc<Job>],
+    args: &Args,
+    requests: Vec<Request>,
+    reprocess: Reprocess,
+) -> anyhow::Result<ExitCode> {
+    let project = app.project_as_it_is()?;
+    execute::check_whole_imports(project, &requests, app.clock.now())?;
+    if requests.is_empty() {
+        return Ok(ExitCode::from(DONE));
+    }
+    if requests.len() > PIECES_MAX {
+        return Err(Failure::usage(
+            format!(
+                "{} runs are too many for one stored backfill: it takes {}",
+                count(requests.len() as u64),
+                count(PIECES_MAX as u64)
+            ),
+            "store several, each with a part of the days",
+        )
+        .into());
+    }
+    let with_day = |request: Request| {
+        let ds = project.jobs.get(&request.job).map(|job| job.ds(&request.interval)).unwrap_or(args.to);
+        (request, ds)
+    };
+    let new = NewBackfill {
+        jobs: jobs.iter().map(|job| job.name.clone()).collect(),
+        first: args.from,
+        last: args.to,
+        reprocess,
+        at_once: args.max_active.unwrap_or(app.config()?.execution.tasks_max) as usize,
+        pieces: requests.into_iter().map(with_day).collect(),
+    };
+    let (pieces, runs) = (new.pieces.len(), app.run_store().await?);
+    let id = runs.store_backfill(new).await?;
+    if app.out.json {
+        let schedulers = runs.schedulers().await?;
+        app.out.document(&json!({"backfill": id, "pieces": pieces, "schedulers": schedulers}))?;
+        return Ok(ExitCode::from(DONE));
+    }
+    app.out.note(format_args!("backfill {id} is stored, {} runs: headworks backfills show {id}", count(pieces as u64)));
+    note_who(app, runs, "the same command without --detach").await?;
+    Ok(ExitCode::from(DONE))
 }
 
 /// The runs of jobs over the days `from` to `to`, both included, day by day.
@@ -130,7 +191,7 @@ fn select(app: &App, args: &Args) -> anyhow::Result<Vec<Arc<Job>>> {
 }
 
 /// Adds the jobs that read the tables of these, directly or through others.
-fn add_readers(project: &Project, names: &mut BTreeSet<JobName>) {
+pub(super) fn add_readers(project: &Project, names: &mut BTreeSet<JobName>) {
     loop {
         let tables: BTreeSet<&str> = project
             .jobs

@@ -1,13 +1,18 @@
-use std::{fs, process::ExitCode};
+mod steer;
+
+use std::{collections::BTreeMap, fs, process::ExitCode};
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
-use headworks_domain::JobName;
+use headworks_domain::{JobName, Problem, Severity};
 use headworks_flow::{
     Job, Kind, Project, Tick,
     exec::{RunFilter, RunRow, RunStore},
+    ticker::JobClock,
 };
+use headworks_meta::JobRow;
 use serde_json::{Value, json};
 
+pub(super) use self::steer::note_who;
 use super::{
     runs::{run_json, run_table},
     schedule::{on_clock, tick_json},
@@ -19,11 +24,14 @@ use crate::{
     upkeep::{log_file, remove_log},
 };
 
-/// List and show jobs
+/// List, show, pause and trigger jobs
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     List(ListArgs),
     Show(ShowArgs),
+    Pause(steer::PauseArgs),
+    Resume(steer::ResumeArgs),
+    Trigger(steer::TriggerArgs),
     Forget(ForgetArgs),
 }
 
@@ -66,34 +74,114 @@ const TICKS_SHOWN: usize = 5;
 
 pub(crate) async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List(_) => list(app),
+        Command::List(_) => list(app).await,
         Command::Show(args) => show(app, args).await,
+        Command::Pause(args) => steer::pause(app, args).await,
+        Command::Resume(args) => steer::resume(app, args).await,
+        Command::Trigger(args) => steer::trigger(app, args).await,
         Command::Forget(args) => forget(app, args).await,
     }
 }
 
-fn list(app: &App) -> anyhow::Result<ExitCode> {
-    let project = app.project()?;
+/// What is known of a job beside its definition.
+#[derive(Default)]
+struct Known {
+    row: Option<JobRow>,
+    last: Option<RunRow>,
+    /// The first error of its file.
+    problem: Option<String>,
+}
+
+impl Known {
+    fn paused_at(&self) -> Option<DateTime<Utc>> {
+        self.row.as_ref().and_then(|row| row.paused_at)
+    }
+
+    /// The job's next tick, when it will start something.
+    fn next_tick(&self, job: &Job, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let new = JobClock { first_seen: now, cursor: None, paused: false };
+        job.next_tick(&self.row.as_ref().map_or(new, |row| row.clock), now)
+    }
+
+    fn add_to(&self, document: &mut Value, next_tick: Option<DateTime<Utc>>) {
+        document["next_tick"] = json!(next_tick);
+        document["paused_at"] = json!(self.paused_at());
+        document["problem"] = json!(self.problem);
+        document["last_run"] = self.last.as_ref().map(run_json).into();
+    }
+}
+
+/// Everything known, by job; jobs whose file cannot be used are there too.
+async fn known(app: &App) -> anyhow::Result<BTreeMap<JobName, Known>> {
+    let (project, problems) = app.loaded()?;
+    let runs = app.run_store().await?;
+    let mut known: BTreeMap<JobName, Known> =
+        project.jobs.values().map(|job| (job.name.clone(), Known::default())).collect();
+    for job in project.jobs.values() {
+        let problem = problems.iter().find(|p| p.severity == Severity::Error && p.place.file == job.file);
+        known.entry(job.name.clone()).or_default().problem = problem.map(Problem::to_string);
+    }
+    for (job, problem) in crate::serve::problems_of_others(project, problems) {
+        known.entry(job).or_default().problem = Some(problem);
+    }
+    for row in runs.jobs().await? {
+        if let Some(job) = known.get_mut(&row.name) {
+            job.row = Some(row);
+        }
+    }
+    for run in runs.newest_runs().await? {
+        if let Some(job) = known.get_mut(&run.job) {
+            job.last = Some(run);
+        }
+    }
+    Ok(known)
+}
+
+async fn list(app: &App) -> anyhow::Result<ExitCode> {
+    let project = app.project_as_it_is()?;
+    let (known, now) = (known(app).await?, app.clock.now());
     if app.out.json {
-        let jobs: Vec<Value> = project.jobs.values().map(|job| job_json(job)).collect();
+        let document = |(name, known): (&JobName, &Known)| {
+            let job = project.jobs.get(name);
+            let mut document = job.map_or_else(|| json!({"job": name}), |job| job_json(job));
+            known.add_to(&mut document, job.and_then(|job| known.next_tick(job, now)));
+            document
+        };
+        let jobs: Vec<Value> = known.iter().map(document).collect();
         app.out.document(&json!({"jobs": jobs}))?;
         return Ok(ExitCode::from(DONE));
     }
     let mut table = Table::new([
         ("job", Align::Left),
-        ("table", Align::Left),
-        ("makes", Align::Left),
         ("schedule", Align::Left),
+        ("next", Align::Left),
+        ("last run", Align::Left),
+        ("makes", Align::Left),
         ("grain", Align::Left),
         ("owner", Align::Left),
         ("waits for", Align::Left),
     ]);
-    for job in project.jobs.values() {
+    for (name, known) in &known {
+        let last = known.last.as_ref().map(|run| format!("{} {}", run.ds, run.state)).unwrap_or_default();
+        let Some(job) = project.jobs.get(name) else {
+            table.row([name.to_string(), String::new(), "its file has errors".to_owned(), last]);
+            continue;
+        };
+        let next = match (known.paused_at(), known.next_tick(job, now)) {
+            (Some(_), _) => "paused".to_owned(),
+            (None, Some(tick)) => ago(tick, now),
+            (None, None) => String::new(),
+        };
+        let kind = match &job.table {
+            Some(table) if table.as_str() != name.as_str() => format!("{table} ({})", makes(job)),
+            _ => makes(job),
+        };
         table.row([
-            job.name.to_string(),
-            job.table_name().to_owned(),
-            makes(job),
+            name.to_string(),
             schedule(job),
+            next,
+            last,
+            kind,
             job.grain.to_string(),
             job.spec.owner.clone().unwrap_or_default(),
             job.waits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
@@ -104,29 +192,41 @@ fn list(app: &App) -> anyhow::Result<ExitCode> {
     } else {
         app.out.table(&table)?;
     }
+    for problem in known.values().filter_map(|known| known.problem.as_ref()) {
+        app.out.note(problem);
+    }
     Ok(ExitCode::from(DONE))
 }
 
 async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
-    let project = app.project()?;
-    let job = project.job(&args.job)?;
+    let project = app.project_as_it_is()?;
+    let job = &app.job(&args.job)?;
     let now = app.clock.now();
+    let known = known(app).await?.remove(&job.name).unwrap_or_default();
     let filter = RunFilter { job: Some(job.name.clone()), limit: RUNS_SHOWN, ..RunFilter::default() };
     let runs = app.run_store().await?.list(&filter).await.map_err(Carried::from)?;
     let ticks = next_ticks(job, now);
     if app.out.json {
         let mut document = job_json(job);
+        known.add_to(&mut document, known.next_tick(job, now));
         document["next"] = ticks.iter().map(|tick| tick_json(&job.grid(), tick)).collect::<Vec<_>>().into();
         document["readers"] = json!(readers(project, job));
         document["runs"] = runs.iter().map(run_json).collect::<Vec<_>>().into();
         app.out.document(&document)?;
         return Ok(ExitCode::from(DONE));
     }
-    show_text(app, project, job, &ticks, &runs)?;
+    show_text(app, project, job, &known, &ticks, &runs)?;
     Ok(ExitCode::from(DONE))
 }
 
-fn show_text(app: &App, project: &Project, job: &Job, ticks: &[Tick], runs: &[RunRow]) -> anyhow::Result<()> {
+fn show_text(
+    app: &App,
+    project: &Project,
+    job: &Job,
+    known: &Known,
+    ticks: &[Tick],
+    runs: &[RunRow],
+) -> anyhow::Result<()> {
     let out = app.out;
     let now = app.clock.now();
     let line = |name: &str, value: String| {
@@ -143,6 +243,17 @@ fn show_text(app: &App, project: &Project, job: &Job, ticks: &[Tick], runs: &[Ru
     }
     line("makes", makes(job))?;
     line("schedule", format!("{}, in {}", schedule(job), job.zone))?;
+    if let Some(paused) = known.paused_at() {
+        line(
+            "paused",
+            format!(
+                "since {} UTC, {}: headworks jobs resume {} lets it go on",
+                shown(paused),
+                ago(paused, now),
+                job.name
+            ),
+        )?;
+    }
     line("grain", job.grain.to_string())?;
     let days = match (job.spec.start, job.spec.end) {
         (None, None) => "no limits".to_owned(),
@@ -162,6 +273,9 @@ fn show_text(app: &App, project: &Project, job: &Job, ticks: &[Tick], runs: &[Ru
         };
         let (local, utc) = (on_clock(job.zone, tick.at), shown(tick.at));
         line(name, format!("{local} = {utc} UTC, {}, {what}", ago(tick.at, now)))?;
+    }
+    if let Some(problem) = &known.problem {
+        line("problem", problem.clone())?;
     }
     out.line("")?;
     if runs.is_empty() {

@@ -1,3 +1,5 @@
+mod steer;
+
 use std::{fs, process::ExitCode};
 
 use anyhow::Context;
@@ -5,6 +7,7 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{JobName, RunId};
 use headworks_flow::exec::{AttemptRecord, RunDetail, RunFilter, RunRow, RunStore};
 use headworks_flow::{Failure as TaskFailure, State};
+use headworks_meta::Mark;
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,12 +16,15 @@ use crate::{
     output::{Align, Style, Table, ago, bytes, count, counted, duration, shown, styled},
 };
 
-/// List and show runs and their logs
+/// List and show runs and their logs; cancel, clear and mark runs
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     List(ListArgs),
     Show(ShowArgs),
     Logs(LogsArgs),
+    Cancel(steer::CancelArgs),
+    Clear(steer::ClearArgs),
+    Mark(steer::MarkArgs),
 }
 
 /// List runs, newest first
@@ -75,11 +81,14 @@ pub(crate) async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode>
         Command::List(args) => list(app, args).await,
         Command::Show(args) => show(app, args).await,
         Command::Logs(args) => logs(app, args).await,
+        Command::Cancel(args) => steer::cancel(app, args).await,
+        Command::Clear(args) => steer::clear(app, args).await,
+        Command::Mark(args) => steer::mark(app, args).await,
     }
 }
 
 async fn list(app: &App, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let filter = RunFilter { job: args.job, state: args.state, ds: args.ds, live: false, limit: args.limit };
+    let filter = RunFilter { job: args.job, state: args.state, ds: args.ds, limit: args.limit, ..RunFilter::default() };
     let runs = app.run_store().await?.list(&filter).await.map_err(Carried::from)?;
     if app.out.json {
         app.out.document(&json!({"runs": runs.iter().map(run_json).collect::<Vec<_>>()}))?;
@@ -143,6 +152,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let detail = detail(app, &args.run).await?;
     let now = app.clock.now();
     let run = &detail.run;
+    let marks = app.run_store().await?.marks(&run.id).await?;
     if app.out.json {
         let tasks: Vec<Value> = detail
             .tasks
@@ -152,6 +162,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
         let mut document = run_json(run);
         document["tasks"] = tasks.into();
         document["attempts"] = detail.attempts.iter().map(attempt_json).collect::<Vec<_>>().into();
+        document["marks"] = marks.iter().map(mark_json).collect::<Vec<_>>().into();
         app.out.document(&document)?;
         return Ok(ExitCode::from(DONE));
     }
@@ -173,6 +184,17 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
         lines.push(("published", format!("{}, {}", counted(run.rows, "row"), bytes(run.bytes))));
     }
     lines.push(("process", run.owner.clone()));
+    for mark in &marks {
+        let text = format!(
+            "{} instead of {}, {} UTC by {}: {}",
+            mark.state,
+            mark.was,
+            shown(mark.marked_at),
+            mark.by,
+            mark.reason
+        );
+        lines.push(("marked", text));
+    }
     for (name, value) in lines {
         app.out.line(format_args!("{} {value}", styled(app.out.stdout_color, Style::Bold, &format!("{name:9}"))))?;
     }
@@ -343,6 +365,13 @@ pub(crate) fn run_json(run: &RunRow) -> Value {
         "rows": run.rows,
         "bytes": run.bytes,
         "failure": run.failure.as_ref().map(failure_json),
+    })
+}
+
+fn mark_json(mark: &Mark) -> Value {
+    json!({
+        "state": mark.state.as_str(), "was": mark.was.as_str(), "reason": mark.reason, "marked_at": mark.marked_at,
+        "process": mark.by,
     })
 }
 

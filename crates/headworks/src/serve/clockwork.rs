@@ -115,6 +115,12 @@ impl Clockwork {
             }
             Err(error) => tracing::warn!(%error, "wishes for runs could not be read"),
         }
+        // What its owner did not live to stop is nobody's to go on with.
+        match self.runs.end_abandoned_wishes().await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(ended, "runs whose process is gone were cancelled as wished"),
+            Err(error) => tracing::warn!(%error, "wishes for abandoned runs could not be seen to"),
+        }
     }
 
     /// Asks for what a job's clock wants now. Errors: the executor is gone.
@@ -129,6 +135,7 @@ impl Clockwork {
                 request: Request { job: name.clone(), interval: run.interval },
                 trigger: Trigger::Schedule,
                 tick: Some(run.tick),
+                demand: None,
                 reprocess: Reprocess::None,
                 overlap: job.spec.overlap,
             });

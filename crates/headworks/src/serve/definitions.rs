@@ -46,6 +46,12 @@ pub(super) fn of(project: &Project, problems: &[Problem]) -> Vec<Definition> {
     definitions.into_values().collect()
 }
 
+/// The jobs without a version that could be used, each with the first error of its file.
+pub(crate) fn problems_of_others(project: &Project, problems: &[Problem]) -> Vec<(JobName, String)> {
+    let without = of(project, problems).into_iter().filter(|definition| definition.version.is_none());
+    without.filter_map(|definition| Some((definition.job, definition.problem?))).collect()
+}
+
 /// Keeps them, with the text of versions that were not seen before.
 pub(super) async fn keep(runs: &Runs, project: &Project, definitions: Vec<Definition>) -> anyhow::Result<()> {
     let mut versions = Vec::new();

@@ -1,11 +1,12 @@
 //! A process that keeps a project running: its clocks, its runs, its files, its health.
 //!
 //! [`run`] wires the parts and lives until it is asked to stop. Each part is a task of its own: `clockwork` turns ticks into
-//! demands, the executor carries them out, `reload` reads changed files, `health` answers HTTP, `told` hears what became of runs.
+//! demands, `desk` those that people and backfills want, the executor carries them out, `reload` reads changed files, `health` answers HTTP, `told` hears what became of runs.
 //! They share the newest project ([`LiveProject`]) and nothing else.
 
 mod clockwork;
 mod definitions;
+mod desk;
 mod health;
 mod reload;
 mod told;
@@ -21,8 +22,8 @@ use tokio::{
     task::JoinSet,
 };
 
-pub(crate) use self::reload::Reloading;
-use self::{clockwork::Clockwork, health::Health, reload::Reload, told::Told};
+use self::{clockwork::Clockwork, desk::Desk, health::Health, reload::Reload, told::Told};
+pub(crate) use self::{definitions::problems_of_others, desk::pieces_of, reload::Reloading};
 use crate::{
     alert,
     app::App,
@@ -74,14 +75,20 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     settings.store_tries = u32::MAX;
     // Over one SQLite file there is one scheduler, which does its own work.
     settings.pull = options.role == Role::Worker || app.store().await?.dialect() == Dialect::Postgres;
+    let env = app.env_name()?.to_string();
+    let planner = Arc::new(ProjectPlanner { project: live.clone(), env, params: Map::new() });
+    let partitions = app.partitions().await?;
+    let desk = Desk {
+        runs: runs.clone(),
+        project: live.clone(),
+        planner: planner.clone(),
+        partitions: partitions.clone(),
+        ask: ask.clone(),
+    };
     let executor = Executor {
         store: runs.clone(),
-        partitions: app.partitions().await?,
-        planner: Arc::new(ProjectPlanner {
-            project: live.clone(),
-            env: app.env_name()?.to_string(),
-            params: Map::new(),
-        }),
+        partitions,
+        planner,
         runner: runners::open(app, live.clone(), false).await?,
         clock: app.clock.clone(),
         options: settings,
@@ -105,6 +112,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     parts.spawn(listener.run(told));
     if options.role != Role::Worker {
         parts.spawn(clockwork.run(stopped.clone()));
+        parts.spawn(desk.run(stopped.clone()));
     }
     let mut work = tokio::spawn(async move { executor.serve(inbox, stopped, tell).await });
     let ended = loop {

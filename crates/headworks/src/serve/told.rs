@@ -78,11 +78,11 @@ impl Told {
         let time = self.clock.now().format("%H:%M:%S");
         let took = run.took.and_then(|t| chrono::TimeDelta::from_std(t).ok()).map(duration);
         let more = match (&run.failure, took) {
-            (Some(failure), _) => failure.message.clone(),
-            (None, Some(took)) => format!("{} rows in {took}", count(run.rows)),
+            (Some(failure), _) => format!(": {}", failure.message),
+            (None, Some(took)) => format!(": {} rows in {took}", count(run.rows)),
             (None, None) => String::new(),
         };
         let word = styled(color, style, word);
-        self.out.note(format_args!("{time} {word}: {} {}: {more}", run.job, run.ds));
+        self.out.note(format_args!("{time} {word}: {} {}{more}", run.job, run.ds));
     }
 }

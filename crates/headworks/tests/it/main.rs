@@ -5,6 +5,7 @@
 mod alerts;
 mod backup;
 mod bad_input;
+mod control;
 mod daily_use;
 mod demo;
 mod environments;

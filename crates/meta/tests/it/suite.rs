@@ -2,10 +2,12 @@
 
 use headworks_domain::{Clock, ErrorKind, RunId};
 use headworks_flow::{
-    exec::{Claim, ClaimRequest, Kept, Partition, RunFilter, RunStore, Seen, Standing},
+    exec::{Claim, ClaimRequest, Kept, Partition, Reprocess, Request, RunFilter, RunStore, Seen, Standing, Trigger},
     machine::{Failure, State},
 };
-use headworks_meta::{Error, Outdated, finish_in};
+use headworks_meta::{
+    Answer, BackfillState, Cancelled, Error, NewBackfill, NewDemand, Outdated, Progress, Role, Runs, finish_in,
+};
 use headworks_store::{Dialect, values};
 
 use crate::world::{World, claim_one, day, ds, record, wanted};
@@ -38,6 +40,14 @@ on_both!(
     a_restored_database_is_nobodys,
     versions_are_kept_once,
     many_runs_are_claimed_at_once,
+    a_demand_is_answered_by_the_claim_of_its_run_and_by_no_other,
+    a_demand_for_what_is_done_is_answered_with_nothing,
+    a_backfill_goes_from_piece_to_piece_to_its_end,
+    a_cancelled_backfill_starts_nothing_more,
+    live_runs_are_cancelled_by_their_owner_and_abandoned_ones_at_once,
+    a_wish_outlives_the_owner_that_did_not_see_it,
+    ended_runs_are_marked_with_the_reason,
+    the_newest_run_of_each_job_and_those_who_serve_are_found,
 );
 
 async fn a_run_has_one_owner(world: World) {
@@ -347,4 +357,186 @@ async fn many_runs_are_claimed_at_once(world: World) {
     let (mine, theirs) = tokio::join!(one.claim(batch), other.claim(rival));
     let won = |claims: Vec<Option<Claim>>| claims.iter().flatten().count();
     assert_eq!(won(mine.unwrap()) + won(theirs.unwrap()), 600, "each interval has one owner");
+}
+
+fn request(job: &str, n: i64) -> Request {
+    Request { job: job.parse().unwrap(), interval: day(n) }
+}
+
+async fn demand(runs: &Runs, job: &str, n: i64) -> i64 {
+    let new = NewDemand { request: request(job, n), ds: ds(n), trigger: Trigger::Manual, reprocess: Reprocess::All };
+    runs.demand(vec![new]).await.unwrap().remove(0)
+}
+
+async fn claim_for(runs: &Runs, demand: i64, job: &str, n: i64) -> Option<(RunId, Claim)> {
+    let id = runs.new_run_ids(1).await.unwrap().remove(0);
+    let seen = runs.find(&[(job.parse().unwrap(), day(n))]).await.unwrap().remove(0).map(|row| Seen::from(&row));
+    let wanted = ClaimRequest { demand: Some(demand), seen, ..wanted(&id, job, n) };
+    runs.claim(vec![wanted]).await.unwrap().remove(0).map(|claim| (id, claim))
+}
+
+async fn a_demand_is_answered_by_the_claim_of_its_run_and_by_no_other(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let first = demand(&one, "flights", 0).await;
+    let second = demand(&one, "flights", 1).await;
+    let open = other.open_demands(10).await.unwrap();
+    assert_eq!(open.iter().map(|d| d.id).collect::<Vec<_>>(), [first, second]);
+    assert_eq!((&open[0].request, open[0].reprocess), (&request("flights", 0), Reprocess::All));
+    assert_eq!(other.open_demand(&request("flights", 1)).await.unwrap().map(|d| d.id), Some(second));
+
+    let (id, claim) = claim_for(&one, first, "flights", 0).await.expect("the demand is open");
+    assert_eq!(other.open_demands(10).await.unwrap().len(), 1);
+    let wanted_again = ClaimRequest { demand: Some(first), ..wanted(&id, "flights", 0) };
+    assert_eq!(one.claim(vec![wanted_again]).await.unwrap(), [Some(claim)], "the reply was lost, the claim was not");
+
+    // Whoever asks for it once more, as after a crash or from a second process, gets nothing: it would run twice.
+    one.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap();
+    assert_eq!(claim_for(&other, first, "flights", 0).await, None);
+    assert!(claim_for(&other, second, "flights", 1).await.is_some());
+    assert_eq!(other.open_demands(10).await.unwrap(), []);
+}
+
+async fn a_demand_for_what_is_done_is_answered_with_nothing(world: World) {
+    let runs = world.process(1).await;
+    let ids = [demand(&runs, "flights", 0).await, demand(&runs, "flights", 1).await];
+    runs.answered(vec![ids[0]]).await.unwrap();
+    let open = async || runs.open_demands(10).await.unwrap().iter().map(|d| d.id).collect::<Vec<i64>>();
+    assert_eq!(open().await, [ids[1]]);
+
+    let third = demand(&runs, "flights", 2).await;
+    let flights = "flights".parse().unwrap();
+    assert_eq!(runs.withdraw(&flights, Some(ds(1)), None, false).await.unwrap(), 2);
+    assert_eq!(open().await, [ids[1], third], "that only counted");
+    assert_eq!(runs.withdraw(&flights, Some(ds(2)), Some(ds(9)), true).await.unwrap(), 1);
+    assert_eq!(open().await, [ids[1]]);
+}
+
+async fn store_backfill(runs: &Runs, days: i64) -> i64 {
+    let new = NewBackfill {
+        jobs: vec!["flights".parse().unwrap(), "weather".parse().unwrap()],
+        first: ds(0),
+        last: ds(days - 1),
+        reprocess: Reprocess::Failed,
+        at_once: 2,
+        pieces: (0..days).map(|n| (request("flights", n), ds(n))).collect(),
+    };
+    runs.store_backfill(new).await.unwrap()
+}
+
+async fn a_backfill_goes_from_piece_to_piece_to_its_end(world: World) {
+    let runs = world.process(1).await;
+    let id = store_backfill(&runs, 300).await;
+    assert_eq!(store_backfill(&runs, 1).await, id + 1);
+    let row = runs.backfill(id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.at_once, row.jobs.len()), (BackfillState::Running, 2, 2));
+    assert_eq!(runs.open_demands(10).await.unwrap(), [], "its pieces are no demands of their own");
+    let pieces = runs.pieces(id, true).await.unwrap();
+    assert_eq!(pieces.len(), 300);
+    assert!(pieces.iter().zip(0..).all(|(piece, n)| piece.request == request("flights", n)), "in their order");
+
+    let (run, claim) = claim_for(&runs, pieces[0].id, "flights", 0).await.unwrap();
+    claim_for(&runs, pieces[1].id, "flights", 1).await.unwrap();
+    runs.answered(vec![pieces[2].id]).await.unwrap();
+    runs.record(vec![record(&run, claim, State::Failed, world.clock.now())]).await.unwrap();
+    let expected = Progress { total: 300, open: 297, live: 1, nothing: 1, failed: 1, ..Progress::default() };
+    assert_eq!(runs.progress(id).await.unwrap(), expected);
+    let all = runs.pieces(id, false).await.unwrap();
+    assert_eq!(runs.pieces_by_id(&[pieces[0].id]).await.unwrap(), all[..1]);
+    assert_eq!(all[0].answer, Answer::Run { run_id: run, state: Some(State::Failed), over: true });
+    let unfinished: Vec<i64> = runs.pieces(id, true).await.unwrap().iter().map(|p| p.id).take(2).collect();
+    assert_eq!(unfinished, [pieces[1].id, pieces[3].id]);
+
+    let to = |from, to| runs.move_backfill(id, from, to);
+    assert!(to(&[BackfillState::Running], BackfillState::Paused).await.unwrap());
+    assert!(!to(&[BackfillState::Running], BackfillState::Done).await.unwrap(), "it is paused");
+    let running: Vec<i64> = runs.running_backfills().await.unwrap().iter().map(|b| b.id).collect();
+    assert_eq!(running, [id + 1]);
+    assert_eq!(runs.backfills().await.unwrap().len(), 2);
+}
+
+async fn a_cancelled_backfill_starts_nothing_more(world: World) {
+    let runs = world.process(1).await;
+    let id = store_backfill(&runs, 3).await;
+    let pieces = runs.pieces(id, true).await.unwrap();
+    claim_for(&runs, pieces[0].id, "flights", 0).await.unwrap();
+    runs.move_backfill(id, &[BackfillState::Running], BackfillState::Cancelled).await.unwrap();
+    assert_eq!(claim_for(&runs, pieces[1].id, "flights", 1).await, None, "one that was on its way to be claimed");
+    let progress = runs.progress(id).await.unwrap();
+    assert_eq!(progress, Progress { total: 3, live: 1, cancelled: 2, ..Progress::default() });
+    assert!(runs.backfill(id).await.unwrap().unwrap().finished_at.is_some());
+}
+
+async fn live_runs_are_cancelled_by_their_owner_and_abandoned_ones_at_once(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, claim) = claim_one(&one, "flights", 0).await;
+    let nobody: RunId = "nobody".parse().unwrap();
+    assert_eq!(other.cancel(&[id.clone(), nobody]).await.unwrap(), [Cancelled::Asked, Cancelled::Over]);
+    assert_eq!(RunStore::cancel_wishes(&one).await.unwrap(), [id.clone()]);
+    assert_eq!(RunStore::cancel_wishes(&other).await.unwrap(), [], "it is not its run");
+    one.record(vec![record(&id, claim, State::Cancelled, world.clock.now())]).await.unwrap();
+    assert_eq!(RunStore::cancel_wishes(&one).await.unwrap(), []);
+    assert_eq!(other.cancel(std::slice::from_ref(&id)).await.unwrap(), [Cancelled::Over]);
+
+    let (id, claim) = claim_one(&one, "flights", 1).await;
+    one.record(vec![record(&id, claim, State::Running, world.clock.now())]).await.unwrap();
+    world.machine.gone.lock().unwrap().insert(1);
+    assert_eq!(other.cancel(std::slice::from_ref(&id)).await.unwrap(), [Cancelled::Now]);
+    let shown = other.show(&id).await.unwrap().unwrap();
+    assert_eq!((shown.run.state, shown.tasks[0].state), (State::Cancelled, State::Cancelled));
+    assert_eq!(shown.attempts[0].state, State::Cancelled);
+    assert_eq!(
+        one.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap(),
+        [Kept::Fenced],
+        "an owner that comes back publishes nothing"
+    );
+}
+
+async fn a_wish_outlives_the_owner_that_did_not_see_it(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, _) = claim_one(&one, "flights", 0).await;
+    let (kept, _) = claim_one(&one, "flights", 1).await;
+    other.cancel(std::slice::from_ref(&id)).await.unwrap();
+    assert_eq!(other.end_abandoned_wishes().await.unwrap(), 0, "its owner is there");
+    world.machine.gone.lock().unwrap().insert(1);
+    let abandoned: Vec<RunId> = other.abandoned(10).await.unwrap().into_iter().map(|row| row.id).collect();
+    assert_eq!(abandoned, [kept], "nobody goes on with what is to be cancelled");
+    assert_eq!(other.end_abandoned_wishes().await.unwrap(), 1);
+    assert_eq!(other.show(&id).await.unwrap().unwrap().run.state, State::Cancelled);
+}
+
+async fn ended_runs_are_marked_with_the_reason(world: World) {
+    let runs = world.process(1).await;
+    let (id, claim) = claim_one(&runs, "flights", 0).await;
+    let live = runs.mark(&id, State::Skipped, "no".to_owned()).await;
+    assert!(matches!(live, Err(Error::Live { .. })), "{live:?}");
+    runs.record(vec![record(&id, claim, State::Failed, world.clock.now())]).await.unwrap();
+    runs.mark(&id, State::Skipped, "the shop was closed".to_owned()).await.unwrap();
+    world.clock.forward(1);
+    runs.mark(&id, State::Success, "done by hand".to_owned()).await.unwrap();
+    assert_eq!(runs.show(&id).await.unwrap().unwrap().run.state, State::Success);
+    let marks: Vec<_> = runs.marks(&id).await.unwrap().into_iter().map(|m| (m.was, m.state, m.reason, m.by)).collect();
+    let by = || "here:1".to_owned();
+    assert_eq!(
+        marks,
+        [
+            (State::Failed, State::Skipped, "the shop was closed".to_owned(), by()),
+            (State::Skipped, State::Success, "done by hand".to_owned(), by()),
+        ]
+    );
+}
+
+async fn the_newest_run_of_each_job_and_those_who_serve_are_found(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (old, claim) = claim_one(&one, "flights", 5).await;
+    one.record(vec![record(&old, claim, State::Failed, world.clock.now())]).await.unwrap();
+    let ids = one.new_run_ids(3).await.unwrap();
+    let together = vec![wanted(&ids[0], "flights", 1), wanted(&ids[1], "flights", 2), wanted(&ids[2], "weather", 1)];
+    one.claim(together).await.unwrap();
+    let newest: Vec<RunId> = other.newest_runs().await.unwrap().into_iter().map(|row| row.id).collect();
+    assert_eq!(newest, [ids[1].clone(), ids[2].clone()]);
+    assert_eq!(other.schedulers().await.unwrap(), Vec::<String>::new());
+    one.take_up(Role::Scheduler).await.unwrap();
+    assert_eq!(other.schedulers().await.unwrap(), ["here:1"]);
+    world.machine.gone.lock().unwrap().insert(1);
+    assert_eq!(other.schedulers().await.unwrap(), Vec::<String>::new());
 }

@@ -101,6 +101,7 @@ pub(crate) fn wanted(run_id: &RunId, job: &str, n: i64) -> ClaimRequest {
     ClaimRequest {
         trigger: Trigger::Manual,
         tick: None,
+        demand: None,
         run_id: run_id.clone(),
         job: job.parse().unwrap(),
         job_version: "v1".to_owned(),

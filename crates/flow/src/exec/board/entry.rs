@@ -37,6 +37,7 @@ pub(super) struct Entry {
     pub(super) request: Request,
     pub(super) trigger: Trigger,
     pub(super) tick: Option<DateTime<Utc>>,
+    pub(super) demand: Option<i64>,
     pub(super) run_id: Option<RunId>,
     pub(super) shape: Option<Arc<RunShape>>,
     pub(super) machine: Run,
@@ -83,6 +84,7 @@ impl Entry {
             request,
             trigger: Trigger::default(),
             tick: None,
+            demand: None,
             run_id,
             shape,
             machine: Run::new(Vec::new(), RetryPolicy::default(), 0),
@@ -123,10 +125,6 @@ impl Entry {
     }
 
     pub(super) fn own_partitions(&self) -> Vec<Partition> {
-        let of = |shape: &Arc<RunShape>| {
-            let table = shape.table.clone()?;
-            Some(shape.partitions.iter().map(|key| Partition::new(table.clone(), key.clone())).collect())
-        };
-        self.shape.as_ref().and_then(of).unwrap_or_default()
+        self.shape.as_ref().map(|shape| shape.own_partitions().collect()).unwrap_or_default()
     }
 }

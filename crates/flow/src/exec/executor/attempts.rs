@@ -99,7 +99,7 @@ impl Session<'_> {
             SegmentEnd { result, attempt: segment.attempt_record(state, failure) }
         };
         let abort = self.segments.spawn(work.instrument(span));
-        self.live.insert(abort.id(), Live { run, head, fence, log, begun, abort: abort.clone() });
+        self.live.insert(abort.id(), Live { run, head, fence, log, begun, abort: abort.clone(), cancelled: false });
     }
 
     pub(super) fn segment_ended(&mut self, ended: Result<(Id, SegmentEnd), JoinError>) {
@@ -132,7 +132,13 @@ impl Session<'_> {
                 self.board.ended(key, Err(Stop::Failed(failure)), attempt, now);
             }
             Err(_) => {
-                live.log.line(if self.cancelled { "cancelled" } else { "stopped: another process owns this run now" });
+                if !live.cancelled {
+                    live.log.line(if self.cancelled {
+                        "cancelled"
+                    } else {
+                        "stopped: another process owns this run now"
+                    });
+                }
                 self.board.slot_freed(key);
             }
         }

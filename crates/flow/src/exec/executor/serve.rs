@@ -29,6 +29,9 @@ const INTAKE_MAX: usize = 10_000;
 /// The most runs of dead processes that one look takes over.
 const ADOPT_MAX: usize = 1_000;
 
+/// Runs of stored backfills come after all others: so much is taken from their priority, which a job sets within 1,000.
+const BACKFILL_BELOW: i32 = 10_000;
+
 /// What a session has that goes on for ever.
 pub(super) struct Serving {
     inbox: mpsc::Receiver<Ask>,
@@ -118,7 +121,8 @@ impl Session<'_> {
     /// Stops one run of ours.
     fn cancel_run(&mut self, run: usize) {
         self.to_claim.retain(|(waiting, _)| *waiting != run);
-        for live in self.live.values().filter(|l| l.run == run) {
+        for live in self.live.values_mut().filter(|l| l.run == run && !l.cancelled) {
+            live.cancelled = true;
             live.log.line("cancelled");
             live.abort.abort();
         }
@@ -150,11 +154,16 @@ impl Session<'_> {
         if let Some(serving) = &mut self.serving {
             serving.taking = false;
         }
+        let mut answered: Vec<i64> = Vec::new();
         for (demand, row, fresh) in taken {
             if self.board.live(&demand.request).is_some() {
                 continue;
             }
-            let Some((run_id, seen)) = wanted_run(&demand, row.as_ref(), fresh) else { continue };
+            let Some((run_id, seen)) = wanted_run(&demand, row.as_ref(), fresh) else {
+                // A run that is still live decides later.
+                answered.extend(demand.demand.filter(|_| row.is_some_and(|row| row.finished_at.is_some())));
+                continue;
+            };
             let others = self.board.live_of(&demand.request.job);
             match demand.overlap {
                 Overlap::Skip if !others.is_empty() => {
@@ -169,11 +178,22 @@ impl Session<'_> {
                 Overlap::Queue | Overlap::Skip => {}
             }
             let planner = &self.executor.planner;
-            let shape = planner
+            let mut shape = planner
                 .plan(&demand.request, &run_id)
                 .unwrap_or_else(|failure| planner.unplanned(&demand.request, failure));
+            if demand.trigger == Trigger::Backfill {
+                shape.limits.priority = shape.limits.priority.saturating_sub(BACKFILL_BELOW);
+            }
             let run = self.board.add(demand.request, demand.trigger, demand.tick, run_id, shape);
+            self.board.demanded(run, demand.demand);
             self.to_claim.push_back((run, seen));
+        }
+        if !answered.is_empty() {
+            let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+            self.replies.spawn(async move {
+                patiently(tries, || store.answered(answered.clone())).await?;
+                Ok(Reply::Answered)
+            });
         }
     }
 
@@ -237,6 +257,7 @@ impl Session<'_> {
             request: Request { job: row.job, interval: row.interval },
             trigger: row.trigger,
             tick: None,
+            demand: None,
             reprocess: Reprocess::None,
             overlap: Overlap::Queue,
         }));

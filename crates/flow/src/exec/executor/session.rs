@@ -71,6 +71,10 @@ pub(super) enum Reply {
         workers: usize,
     },
     Released,
+    /// Runs of ours that somebody wants cancelled.
+    Wished(Vec<RunId>),
+    /// It is kept that some demands ask for nothing.
+    Answered,
     ProducersGone {
         published: Vec<Partition>,
         position: i64,
@@ -92,6 +96,8 @@ pub(super) struct Live {
     pub(super) log: AttemptLog,
     pub(super) begun: AttemptRecord,
     pub(super) abort: AbortHandle,
+    /// It was stopped by a wish, and its log says so.
+    pub(super) cancelled: bool,
 }
 
 /// How a run stood when it was asked for.
@@ -130,6 +136,8 @@ pub(super) struct Session<'a> {
     pub(super) read_at: DateTime<Utc>,
     pub(super) cancelled: bool,
     pub(super) cancel_told: bool,
+    /// A look at the wishes for our runs is on its way.
+    pub(super) wishing: bool,
     /// What a session has that goes on for ever.
     pub(super) serving: Option<Serving>,
 }
@@ -164,6 +172,7 @@ impl<'a> Session<'a> {
             read_at: DateTime::<Utc>::MIN_UTC,
             cancelled: false,
             cancel_told: false,
+            wishing: false,
         }
     }
 
@@ -366,6 +375,7 @@ impl<'a> Session<'a> {
             tasks: shape.tasks.iter().map(|t| t.name.clone()).collect(),
             trigger: self.board.trigger(run),
             tick: self.board.tick_of(run),
+            demand: self.board.demand_of(run),
             seen,
         })
     }
@@ -393,6 +403,23 @@ impl<'a> Session<'a> {
             self.to_keep.extend(self.board.take_dirty());
         }
         self.live.values().for_each(|l| l.log.flush());
+        self.look_for_wishes();
+    }
+
+    /// Looks whether somebody wants runs of this command cancelled; a process that serves is told through its inbox.
+    fn look_for_wishes(&mut self) {
+        if self.wishing || self.cancelled || self.serving.is_some() {
+            return;
+        }
+        self.wishing = true;
+        let store = Arc::clone(&self.executor.store);
+        self.replies.spawn(async move {
+            let wished = store.cancel_wishes().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "wishes for runs could not be read");
+                Vec::new()
+            });
+            Ok(Reply::Wished(wished))
+        });
     }
 
     fn reply(&mut self, reply: Reply) -> Result<(), BoxFault> {
@@ -441,7 +468,11 @@ impl<'a> Session<'a> {
             Reply::Looked(published) => self.board.looked(published, now),
             Reply::Taken(taken) => self.taken(taken),
             Reply::Abandoned { rows, workers } => self.abandoned(rows, workers),
-            Reply::Released => {}
+            Reply::Wished(runs) => {
+                self.wishing = false;
+                self.asked(Ask::Cancel(runs));
+            }
+            Reply::Released | Reply::Answered => {}
             Reply::ProducersGone { published, position, gone } => {
                 self.position = self.position.max(position);
                 self.board.published(published, now);

@@ -1,0 +1,290 @@
+use std::{collections::HashSet, process::ExitCode, sync::Arc};
+
+use chrono::{TimeDelta, Utc};
+use futures::future::BoxFuture;
+use headworks_domain::{Interval, JobName, PartitionKey};
+use headworks_flow::{
+    Job, Project, State,
+    exec::{Partition, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
+};
+use headworks_lake::{At, Lake};
+use headworks_meta::{BackfillState, JobRow, Runs};
+use serde_json::Map;
+
+use super::when::WhenArgs;
+use crate::{
+    app::App,
+    fail::{Carried, DONE},
+    live::LiveProject,
+    planner::ProjectPlanner,
+    why::{Due, Facts, Node, Reason, conclude},
+};
+
+/// Say why a run is not there: what it waits for, and what stands behind that
+///
+/// It follows the chain to its end: a partition that is missing leads to the job that makes it, and so on. The last line says
+/// what to do.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  headworks why company_metrics
+  headworks why company_metrics --ds 2018-03-01 --json")]
+pub(crate) struct Args {
+    /// The job, by its name or by its table
+    job: String,
+    #[command(flatten)]
+    when: WhenArgs,
+}
+
+/// The longest chain that is followed.
+const DEPTH_MAX: usize = 10;
+
+/// The most tables of one run that are followed.
+const TABLES_MAX: usize = 5;
+
+pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let now = app.clock.now();
+    let nodes = match app.job(&args.job) {
+        Ok(job) => {
+            let look = Look::new(app).await?;
+            let mut nodes = Vec::new();
+            for interval in args.when.intervals(&job, now)? {
+                nodes.push(look.node(job.clone(), interval, 0, &mut HashSet::new()).await?);
+            }
+            nodes
+        }
+        Err(error) => match broken(app, &args.job)? {
+            Some(node) => vec![node],
+            None => return Err(error),
+        },
+    };
+    if app.out.json {
+        let mut documents: Vec<_> = nodes.iter().map(|node| node.json(now)).collect();
+        // A day of a job by the hour has many runs.
+        match documents.len() {
+            1 => app.out.document(&documents.remove(0))?,
+            _ => app.out.document(&serde_json::json!({"runs": documents}))?,
+        }
+    } else {
+        for node in nodes {
+            app.out.data(node.text(now).as_bytes())?;
+        }
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+/// The reason of a job whose file cannot be used, when that is why it is not known.
+fn broken(app: &App, name: &str) -> anyhow::Result<Option<Node>> {
+    let (project, problems) = app.loaded()?;
+    let others = crate::serve::problems_of_others(project, problems);
+    let found =
+        others.into_iter().find(|(job, _)| job.as_str() == name || job.as_str().rsplit('/').next() == Some(name));
+    Ok(found.map(|(job, problem)| Node {
+        name: job.to_string(),
+        ds: String::new(),
+        hour: None,
+        reason: Reason::FileBroken { problem },
+        because: Vec::new(),
+    }))
+}
+
+/// What facts are read from.
+struct Look<'a> {
+    app: &'a App,
+    project: Arc<Project>,
+    planner: ProjectPlanner,
+    runs: Arc<Runs>,
+    lake: Lake,
+    jobs: Vec<JobRow>,
+    schedulers: usize,
+}
+
+impl<'a> Look<'a> {
+    async fn new(app: &'a App) -> anyhow::Result<Self> {
+        let project = Arc::clone(app.project_as_it_is()?);
+        let runs = Arc::clone(app.run_store().await?);
+        let lake = app.lake().await?.clone();
+        lake.catch_up().await?;
+        let planner = ProjectPlanner {
+            project: LiveProject::new(project.clone()),
+            env: app.env_name()?.to_string(),
+            params: Map::new(),
+        };
+        let (jobs, schedulers) = (runs.jobs().await?, runs.schedulers().await?.len());
+        Ok(Self { app, project, planner, runs, lake, jobs, schedulers })
+    }
+
+    /// The reason of one run, with what stands behind it.
+    fn node<'l>(
+        &'l self,
+        job: Arc<Job>,
+        interval: Interval,
+        depth: usize,
+        seen: &'l mut HashSet<(JobName, Interval)>,
+    ) -> BoxFuture<'l, anyhow::Result<Node>> {
+        Box::pin(async move {
+            let node = |reason, because| Node {
+                name: job.name.to_string(),
+                ds: job.ds(&interval).to_string(),
+                hour: job.partitions(&interval).last().and_then(|key| key.hour),
+                reason,
+                because,
+            };
+            if depth >= DEPTH_MAX || !seen.insert((job.name.clone(), interval)) {
+                return Ok(node(Reason::More, Vec::new()));
+            }
+            let (facts, missing) = self.facts(&job, interval).await?;
+            let reason = conclude(&facts);
+            let mut because = Vec::new();
+            // What was never begun may lack its inputs as well, but that is not why it was not begun.
+            if matches!(reason, Reason::Waits { .. } | Reason::Piece { paused: false, .. })
+                || is_blocked(&reason, facts.run.as_ref())
+            {
+                for (partition, _) in missing.into_iter().take(TABLES_MAX) {
+                    because.push(self.missing(partition, depth + 1, seen).await?);
+                }
+            }
+            Ok(node(reason, because))
+        })
+    }
+
+    /// The reason of a partition that is missing.
+    async fn missing(
+        &self,
+        partition: Partition,
+        depth: usize,
+        seen: &mut HashSet<(JobName, Interval)>,
+    ) -> anyhow::Result<Node> {
+        let leaf = |name: String, reason| Node {
+            name,
+            ds: partition.key.to_string(),
+            hour: None,
+            reason,
+            because: Vec::new(),
+        };
+        let Some(maker) = self.project.maker(partition.table.as_str()) else {
+            let (project, problems) = self.app.loaded()?;
+            let broken = crate::serve::problems_of_others(project, problems);
+            let is_its = |job: &JobName| job.as_str().rsplit('/').next() == Some(partition.table.as_str());
+            return Ok(match broken.into_iter().find(|(job, _)| is_its(job)) {
+                Some((job, problem)) => leaf(job.to_string(), Reason::FileBroken { problem }),
+                None => leaf(partition.table.to_string(), Reason::NoMaker),
+            });
+        };
+        let Some(interval) = maker.interval_of(partition.key.ds, partition.key.hour) else {
+            return Ok(leaf(partition.table.to_string(), Reason::NoMaker));
+        };
+        self.node(Arc::clone(maker), interval, depth, seen).await
+    }
+
+    /// What is known of a run, and the first missing partition of each table that it waits for.
+    async fn facts(&self, job: &Arc<Job>, interval: Interval) -> anyhow::Result<(Facts, Vec<(Partition, usize)>)> {
+        let request = Request { job: job.name.clone(), interval };
+        let row = self.runs.find(&[(job.name.clone(), interval)]).await.map_err(Carried::from)?.into_iter().next();
+        let row = row.flatten();
+        let detail = match &row {
+            Some(row) => self.runs.show(&row.id).await.map_err(Carried::from)?,
+            None => None,
+        };
+        let missing = self.missing_inputs(&request).await?;
+        let active = RunFilter {
+            job: Some(job.name.clone()),
+            state: Some(State::Running),
+            live: true,
+            limit: usize::MAX,
+            ..RunFilter::default()
+        };
+        let active = self.runs.list(&active).await.map_err(Carried::from)?.len();
+        let known = self.jobs.iter().find(|known| known.name == job.name);
+        let wait_timeout = job.spec.wait_timeout.and_then(|t| TimeDelta::from_std(t.duration()).ok());
+        let demand = self.runs.open_demand(&request).await?;
+        let backfill = match demand.as_ref().and_then(|demand| demand.backfill) {
+            Some(id) => self.runs.backfill(id).await?.map(|row| (id, row.state == BackfillState::Paused)),
+            None => None,
+        };
+        let facts = Facts {
+            now: self.app.clock.now(),
+            due: due(job, &interval),
+            paused_at: known.and_then(|known| known.paused_at),
+            cursor: known.and_then(|known| known.clock.cursor),
+            schedulers: self.schedulers,
+            published: self.published(job, &interval).await?,
+            asked_at: demand.map(|demand| demand.made_at),
+            backfill,
+            task: detail.as_ref().and_then(running_task),
+            retry_at: detail.as_ref().and_then(|detail| retry_at(job, detail)),
+            wait_until: row.as_ref().and_then(|row| wait_timeout.and_then(|t| row.created_at.checked_add_signed(t))),
+            run: row,
+            missing: missing.iter().map(|(partition, n)| (partition.table.to_string(), *n)).collect(),
+            active,
+            active_max: job.spec.max_active_runs.map(|n| n as usize),
+        };
+        Ok((facts, missing))
+    }
+
+    /// When a run's partitions were published, if all are; by which run.
+    async fn published(
+        &self,
+        job: &Job,
+        interval: &Interval,
+    ) -> anyhow::Result<Option<(chrono::DateTime<Utc>, Option<String>)>> {
+        let keys: Vec<PartitionKey> = job.partitions(interval);
+        let Some(last) = keys.last().filter(|_| !job.is_view()) else { return Ok(None) };
+        let Some(name) = &job.table else { return Ok(None) };
+        let Some(table) = self.lake.table(name.as_str(), At::Now).await? else { return Ok(None) };
+        if self.lake.published(name.as_str(), &keys).await?.len() < keys.len() {
+            return Ok(None);
+        }
+        let newest = self.lake.history(table.id, Some(last), 1).await?.into_iter().next();
+        Ok(newest.map(|version| (version.info.published_at, version.run_id.filter(|run| !run.is_empty()))))
+    }
+
+    /// The first partition of each table that a run waits for and nobody has published, with how many are missing.
+    async fn missing_inputs(&self, request: &Request) -> anyhow::Result<Vec<(Partition, usize)>> {
+        let id = "why".parse().expect("a plain word is an id");
+        let Ok(shape) = self.planner.plan(request, &id) else { return Ok(Vec::new()) };
+        let mut missing = Vec::new();
+        for wait in &shape.waits {
+            let published = self.lake.published(wait.table.as_str(), &wait.partitions).await?;
+            let mut lacks = RunShape::partitions_of(wait).filter(|partition| !published.contains_key(&partition.key));
+            if let Some(first) = lacks.next() {
+                missing.push((first, 1 + lacks.count()));
+            }
+        }
+        Ok(missing)
+    }
+}
+
+/// A run that gave up waiting failed for what it missed.
+fn is_blocked(reason: &Reason, run: Option<&RunRow>) -> bool {
+    matches!(reason, Reason::Ended { .. })
+        && run.and_then(|run| run.failure.as_ref()).is_some_and(|failure| failure.code == "FLOW_BLOCKED")
+}
+
+/// When the schedule asks for the run of an interval: at its first tick once the interval is over.
+fn due(job: &Job, interval: &Interval) -> Due {
+    let Some(schedule) = &job.schedule else { return Due::ByHand };
+    if schedule.is_after_waits() {
+        return Due::At(interval.end());
+    }
+    let tick = schedule.next_after(job.zone, interval.end() - TimeDelta::microseconds(1));
+    tick.map_or(Due::NoTick, Due::At)
+}
+
+fn running_task(detail: &RunDetail) -> Option<String> {
+    detail.tasks.iter().find(|task| task.state == State::Running).map(|task| task.name.to_string())
+}
+
+/// When a run that failed is tried again; the pause is up to a fifth longer or shorter.
+fn retry_at(job: &Job, detail: &RunDetail) -> Option<chrono::DateTime<Utc>> {
+    let retries = &job.spec.retries;
+    let policy = headworks_flow::RetryPolicy {
+        times: retries.times,
+        delay: retries.delay.duration(),
+        factor: retries.factor,
+        max: retries.max.duration(),
+    };
+    let failures = detail.attempts.iter().rev().take_while(|a| a.state == State::Failed).count();
+    let last = detail.attempts.last()?.finished_at?;
+    let pause = policy.pause(u32::try_from(failures).unwrap_or(u32::MAX), 0)?;
+    last.checked_add_signed(TimeDelta::from_std(pause).ok()?)
+}
