@@ -10,6 +10,7 @@ mod duckdb;
 mod measure;
 mod plan;
 mod publish;
+mod tasks;
 mod year;
 
 use clap::Parser;
@@ -33,6 +34,8 @@ enum Workload {
     Plan,
     /// `sql 'select 1'` from cold, `validate` of 1,000 job files
     Commands,
+    /// Steps of a job, as commands and in the process
+    Tasks,
     /// The whole demo year beside the disk's fsync floor for it
     Year,
     /// Five queries over the demo's tables beside DuckDB
@@ -41,7 +44,8 @@ enum Workload {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let all = [Workload::Publish, Workload::Plan, Workload::Commands, Workload::Year, Workload::Duckdb];
+    let all =
+        [Workload::Publish, Workload::Plan, Workload::Commands, Workload::Tasks, Workload::Year, Workload::Duckdb];
     let wanted = if args.workloads.is_empty() { all.to_vec() } else { args.workloads };
     let scratch = tempfile::tempdir_in(headworks_testkit::workspace_root().join("target"))?;
     let demo = args.demo.unwrap_or_else(|| scratch.path().join("demo"));
@@ -52,6 +56,7 @@ fn main() -> anyhow::Result<()> {
             Workload::Publish => publish::run(scratch.path())?,
             Workload::Plan => plan::run(scratch.path())?,
             Workload::Commands => commands::run(scratch.path())?,
+            Workload::Tasks => tasks::run(scratch.path())?,
             Workload::Year => year::run(&demo)?,
             Workload::Duckdb => duckdb::run(&demo)?,
         }

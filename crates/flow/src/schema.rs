@@ -55,6 +55,11 @@ fn property_names(schema: &Value) -> impl Iterator<Item = &str> {
     schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str)
 }
 
+/// True for one of several kinds of map that a word tells apart.
+fn has_tag(schema: &Value) -> bool {
+    schema["properties"].as_object().is_some_and(|keys| keys.values().any(|part| part.get("const").is_some()))
+}
+
 /// Follows `$ref` and lays `anyOf` and `oneOf` flat, without `null`.
 fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
     if let Some(target) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
@@ -207,7 +212,9 @@ impl<'a> Checker<'a> {
             match (properties.and_then(|p| p.get(&key.text)), additional) {
                 (Some(part), _) => self.value(part, value, &join(&key.text)),
                 (None, Some(Value::Bool(false))) => {
-                    let known = fitting.iter().flat_map(|s| property_names(s));
+                    // Where a word chose the kind of map, the keys of the others are no help.
+                    let kinds: &[&Value] = if has_tag(schema) { &[schema] } else { fitting };
+                    let known = kinds.iter().flat_map(|s| property_names(s));
                     let unused: Vec<&str> =
                         known.filter(|name| !entries.iter().any(|(k, _)| k.text == *name)).collect();
                     self.unknown_key(&key.text, key.at, &unused, path);

@@ -572,6 +572,7 @@ impl Board {
         }
         self.runs[run].phase = Phase::Over;
         self.open -= 1;
+        self.runs[run].forget_outputs();
         self.blocked.remove(&run);
         self.dirty.remove(&run);
         self.stop_waiting(run);

@@ -220,7 +220,8 @@ impl ClaimRequest {
 pub struct Claim {
     /// Larger than every fence this run had before.
     pub fence: i64,
-    /// The number of the next attempt; no attempt of this run had it before.
+    /// The number of the next attempt; no attempt of this run that was kept had it before. Where several tasks of a run start
+    /// at once, those of the last moment before a crash are not kept: then a new attempt may go on in the log of a lost one.
     pub attempt: u32,
 }
 

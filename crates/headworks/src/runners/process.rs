@@ -92,6 +92,13 @@ pub(super) async fn run(
             }
         }
     };
+    if report.is_none() && !timed_out {
+        // The supervisor was killed, and nobody else ends its command.
+        if let Some(leader) = leader.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+        let _ = tokio::fs::remove_dir_all(&order.work).await;
+    }
     if open && !given_up {
         let drain = async {
             loop {
@@ -111,13 +118,7 @@ pub(super) async fn run(
             let hint = "is the program installed, and is it on the PATH of headworks?";
             Err(Failure::new(ErrorKind::Invalid, "TASK_NOT_STARTED", reason).with_hint(hint))
         }
-        Some(Report::Started(_)) | None => {
-            // The supervisor was killed: its children are not.
-            if let Some(leader) = leader.and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
-            }
-            Err(broken("it was killed"))
-        }
+        Some(Report::Started(_)) | None => Err(broken("it was killed")),
     }
 }
 

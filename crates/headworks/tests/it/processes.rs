@@ -131,7 +131,7 @@ fn a_killed_headworks_leaves_no_process() {
     child.wait().unwrap();
     let killed = Instant::now();
     until("the command is gone", || !pids.iter().any(|pid| lives(*pid)));
-    assert!(killed.elapsed() < Duration::from_secs(8), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
     until("its folder is gone", || project.files(".headworks/work").is_empty());
     // The next command takes the run over.
     project.write("jobs/j.yml", "tasks:\n  t: {type: shell, command: 'true'}\n");

@@ -76,6 +76,12 @@ impl Entry {
         }
     }
 
+    /// The run is over: nobody reads what its tasks gave.
+    pub(super) fn forget_outputs(&mut self) {
+        self.outputs = Arc::default();
+        self.items.clear();
+    }
+
     fn give(&mut self, task: usize, output: Value) {
         if let Some(record) = self.machine.tasks().nth(task) {
             let name = record.name.to_string();

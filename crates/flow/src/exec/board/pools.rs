@@ -131,6 +131,8 @@ impl Pools {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn place(priority: i32, run: usize) -> Place {
@@ -191,5 +193,41 @@ mod tests {
         pools.forget(&[place(0, 2)].into());
         pools.free((1, 0, 1));
         assert!(pools.next(holder).is_none(), "forgotten");
+    }
+
+    proptest! {
+        /// Slots are never given out twice, and everybody gets theirs in the end.
+        #[test]
+        fn no_pool_is_over_and_none_starves(
+            wishes in proptest::collection::vec((0..3usize, -2..3i32, 1..6usize), 1..40),
+            ends in proptest::collection::vec(any::<u8>(), 200),
+        ) {
+            let names = ["", "etl", "api"];
+            let slots = [("etl".to_owned(), 4), ("api".to_owned(), 1)].into();
+            let mut pools = Pools::new(5, &slots);
+            let mut wishes = wishes.into_iter().enumerate();
+            let mut running: Vec<usize> = Vec::new();
+            let (mut asked, mut served) = (0, 0);
+            for end in ends {
+                if let Some((run, (pool, priority, slots))) = wishes.next() {
+                    pools.wait(Some(names[pool]).filter(|name| !name.is_empty()), place(priority, run), slots);
+                    asked += 1;
+                }
+                while let Some(place) = pools.next(holder) {
+                    running.push(place.2);
+                    served += 1;
+                }
+                prop_assert!(running.len() <= 5);
+                for pool in pools.pools.values() {
+                    prop_assert!(pool.used <= pool.slots.unwrap_or(usize::MAX));
+                }
+                if !running.is_empty() {
+                    let run = running.swap_remove(end as usize % running.len());
+                    pools.free((run, 0, 1));
+                }
+            }
+            prop_assert_eq!(asked, served);
+            prop_assert!(pools.taken.is_empty() && pools.running == 0);
+        }
     }
 }
