@@ -1,12 +1,13 @@
 //! The checks of a job, run on its staged result before it is published.
 //!
 //! The result is a table named `this` among the options' tables. Everything that one pass can count is counted in one
-//! query; examples are looked for only when a check fails.
+//! query, unless writing the result has counted it already; examples are looked for only when a check fails.
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
-    datatypes::{DataType, Int64Type},
+    datatypes::{DataType, Int64Type, SchemaRef},
 };
+use datafusion::common::{ColumnStatistics, stats::Precision};
 use futures::StreamExt;
 
 use crate::{Engine, Error, QueryOptions, Result, output::row_text};
@@ -133,7 +134,16 @@ async fn count(
     options: &QueryOptions,
     distinct: bool,
 ) -> Result<(u64, Vec<Option<u64>>)> {
-    let expressions: Vec<Option<String>> = checks.iter().map(|c| counting(&c.kind, distinct)).collect();
+    let known = Known::of(options);
+    let nulls: Vec<Option<u64>> = checks.iter().map(|c| known.as_ref()?.nulls(&c.kind)).collect();
+    let asked =
+        checks.iter().zip(&nulls).map(|(c, nulls)| if nulls.is_some() { None } else { counting(&c.kind, distinct) });
+    let expressions: Vec<Option<String>> = asked.collect();
+    if let Some(known) = known
+        && expressions.iter().all(Option::is_none)
+    {
+        return Ok((known.rows, nulls));
+    }
     let mut sql = "select count(*)".to_owned();
     for expression in expressions.iter().flatten() {
         sql.push_str(", ");
@@ -143,8 +153,37 @@ async fn count(
     let batch = single(engine, &sql, options).await?;
     let mut columns = batch.columns().iter().map(|c| number(c));
     let rows = columns.next().flatten().unwrap_or(0);
-    let counts = expressions.iter().map(|e| e.as_ref().and_then(|_| columns.next().flatten())).collect();
-    Ok((rows, counts))
+    let counted = expressions.iter().map(|e| e.as_ref().and_then(|_| columns.next().flatten()));
+    Ok((rows, counted.zip(nulls).map(|(counted, nulls)| counted.or(nulls)).collect()))
+}
+
+/// What is known of `this` without reading it.
+struct Known {
+    rows: u64,
+    schema: SchemaRef,
+    columns: Vec<ColumnStatistics>,
+}
+
+impl Known {
+    fn of(options: &QueryOptions) -> Option<Self> {
+        let this = options.tables.get("this")?;
+        let statistics = this.statistics()?;
+        let rows = exact(&statistics.num_rows)?;
+        Some(Self { rows, schema: this.schema(), columns: statistics.column_statistics })
+    }
+
+    /// The nulls that a check forbids.
+    fn nulls(&self, kind: &CheckKind) -> Option<u64> {
+        let CheckKind::NotNull { column } = kind else { return None };
+        exact(&self.columns.get(self.schema.index_of(column).ok()?)?.null_count)
+    }
+}
+
+fn exact(count: &Precision<usize>) -> Option<u64> {
+    match count {
+        Precision::Exact(count) => u64::try_from(*count).ok(),
+        _ => None,
+    }
 }
 
 /// Finds the check whose expression made the common query fail.

@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -337,10 +338,11 @@ fn batches(shared: &Shared, plan: &Runnable) -> Result<SendableRecordBatchStream
         None,
         state.session_id().to_owned(),
         state.config().clone(),
-        state.scalar_functions().clone(),
-        state.higher_order_functions().clone(),
-        state.aggregate_functions().clone(),
-        state.window_functions().clone(),
+        // A plan has its functions with it; only plans that come from elsewhere look them up by name.
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
         runtime,
     );
     Ok(execute_stream(plan.physical.clone(), Arc::new(context))?)

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::{
     catalog::TableProvider,
+    common::tree_node::TreeNodeRecursion,
     datasource::{provider_as_source, source_as_provider},
-    execution::runtime_env::RuntimeEnv,
-    logical_expr::TableSource,
+    execution::{SessionState, runtime_env::RuntimeEnv},
+    logical_expr::{LogicalPlan, TableSource, expr_rewriter::unnormalize_cols},
 };
 use headworks_domain::PartitionKey;
 use headworks_lake::{Lake, LakeTable};
@@ -83,6 +84,27 @@ pub(crate) fn for_extremes(source: &Arc<dyn TableSource>) -> Option<Arc<dyn Tabl
     let provider = source_as_provider(source).ok()?;
     let table = provider.downcast_ref::<LakeTable>()?.for_extremes()?;
     Some(provider_as_source(Arc::new(table)))
+}
+
+/// Bytes of the lake's files that a plan reads. Tables in memory are small.
+///
+/// It asks the catalog for the files, and the scans that are planned next find its answers there.
+pub(crate) async fn bytes(plan: &LogicalPlan, state: &SessionState) -> Result<u64> {
+    let mut scans = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            scans.push(scan.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let mut sum = 0;
+    for scan in scans {
+        let Ok(provider) = source_as_provider(&scan.source) else { continue };
+        let Some(table) = provider.downcast_ref::<LakeTable>() else { continue };
+        // As DataFusion hands them to the scan.
+        sum += table.bytes(state, &unnormalize_cols(scan.filters)).await?;
+    }
+    Ok(sum)
 }
 
 struct View {

@@ -13,7 +13,7 @@ use datafusion::{
     catalog::{TableProvider, cte_worktable::CteWorkTable},
     common::{ScalarValue, TableReference, tree_node::TreeNode, tree_node::TreeNodeRecursion},
     config::ConfigOptions,
-    datasource::{ViewTable, physical_plan::FileScanConfig, provider_as_source, source::DataSourceExec},
+    datasource::{ViewTable, provider_as_source},
     error::DataFusionError,
     execution::{SessionState, SessionStateBuilder, context::SQLOptions, runtime_env::RuntimeEnv},
     logical_expr::{
@@ -37,7 +37,7 @@ use crate::{
     Catalog, Error, Found, Moment, Newest, QueryOptions, Result, SqlLimits,
     coop::CooperativeJoins,
     extremes::Extremes,
-    information,
+    information, lake,
     parse::{self, Reading},
     resolve::{self, Name, Wanted},
 };
@@ -129,17 +129,14 @@ impl Planner {
         self.physical(logical, state, options.threads.unwrap_or(self.threads)).await.map(Planned::Plan)
     }
 
-    async fn physical(&self, logical: LogicalPlan, state: SessionState, threads: usize) -> Result<Runnable> {
+    async fn physical(&self, logical: LogicalPlan, narrow: SessionState, threads: usize) -> Result<Runnable> {
         // EXPLAIN shows the plan that the query itself would get.
-        let measured = match &logical {
-            LogicalPlan::Explain(explain) if threads > 1 => Some(physical_plan(&explain.plan, &state).await?),
-            _ => None,
+        let read = match &logical {
+            LogicalPlan::Explain(explain) => &explain.plan,
+            query => query,
         };
-        let physical = physical_plan(&logical, &state).await?;
-        if threads == 1 || bytes(measured.as_ref().unwrap_or(&physical)) < self.parallel_bytes_min {
-            return Ok(Runnable { logical, physical, state });
-        }
-        let state = self.state(threads, true);
+        let is_wide = threads > 1 && lake::bytes(read, &narrow).await? >= self.parallel_bytes_min;
+        let state = if is_wide { self.state(threads, true) } else { narrow };
         let physical = physical_plan(&logical, &state).await?;
         Ok(Runnable { logical, physical, state })
     }
@@ -180,24 +177,6 @@ fn of_statement(statement: Statement) -> DfStatement {
 
 async fn physical_plan(logical: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(state.query_planner().create_physical_plan(logical, state).await?)
-}
-
-/// Bytes of the files (or memory) that a plan reads, as far as its leaves know.
-fn bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let mut sum = 0_u64;
-    let walk = plan.apply(|node| {
-        let Some(leaf) = node.downcast_ref::<DataSourceExec>() else { return Ok(TreeNodeRecursion::Continue) };
-        if let Some(files) = leaf.data_source().downcast_ref::<FileScanConfig>() {
-            for file in files.file_groups.iter().flat_map(|g| g.iter()) {
-                sum +=
-                    file.range.as_ref().map_or(file.object_meta.size, |r| u64::try_from(r.end - r.start).unwrap_or(0));
-            }
-        } else if let Some(size) = leaf.data_source().partition_statistics(None)?.total_byte_size.get_value() {
-            sum += u64::try_from(*size).unwrap_or(u64::MAX);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    walk.map_or(0, |_| sum)
 }
 
 /// Looks up the tables of one statement and of the views it reads.

@@ -9,11 +9,14 @@ use arrow::{
     util::display::FormatOptions,
 };
 use chrono::Datelike;
-use datafusion::common::ScalarValue;
+use datafusion::common::{
+    ScalarValue,
+    hash_utils::{RandomState, create_hashes},
+};
 use futures::StreamExt;
 use headworks_domain::{Ds, PartitionKey, TableName};
 use parquet::{
-    arrow::{ArrowSchemaConverter, ArrowWriter, arrow_writer::ArrowWriterOptions},
+    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
     basic::{Compression, Encoding, ZstdLevel},
     file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder},
     schema::types::ColumnPath,
@@ -444,7 +447,6 @@ impl OpenFile {
         let options =
             ArrowWriterOptions::new().with_properties(properties(schema, first)).with_skip_arrow_metadata(true);
         let failed = |source| Error::Parquet { doing: "write", table: table.to_owned(), source };
-        ArrowSchemaConverter::new().convert(schema).map_err(failed)?;
         let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options).map_err(failed)?;
         Ok(Self { table: table.to_owned(), name, writer, file, written: 0, rows: 0, floats: HashMap::new() })
     }
@@ -580,16 +582,14 @@ fn encoded(properties: WriterPropertiesBuilder, path: ColumnPath, array: &ArrayR
 /// True when at most half of the first values are distinct.
 fn recurs(array: &ArrayRef) -> bool {
     let sample = array.slice(0, array.len().min(SAMPLE_ROWS));
-    let state = std::hash::BuildHasherDefault::<std::collections::hash_map::DefaultHasher>::default();
-    let Ok(rows) =
-        arrow::compute::cast(&sample, &DataType::Binary).or_else(|_| arrow::compute::cast(&sample, &DataType::Utf8))
-    else {
+    let mut hashes = vec![0; sample.len()];
+    if create_hashes([&sample], &RandomState::default(), &mut hashes).is_err() {
         return true;
-    };
-    let mut distinct: std::collections::HashSet<&[u8], _> = std::collections::HashSet::with_hasher(state);
-    match rows.data_type() {
-        DataType::Binary => distinct.extend(rows.as_binary::<i32>().iter().flatten()),
-        _ => distinct.extend(rows.as_string::<i32>().iter().flatten().map(str::as_bytes)),
     }
-    distinct.len() * 2 <= sample.len() - sample.null_count()
+    let mut hashes: Vec<u64> =
+        hashes.into_iter().enumerate().filter(|(i, _)| sample.is_valid(*i)).map(|(_, h)| h).collect();
+    let values = hashes.len();
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes.len() * 2 <= values
 }

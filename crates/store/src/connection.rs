@@ -138,6 +138,8 @@ impl Readers {
                 SqlitePoolOptions::new()
                     .max_connections(options.readers_max)
                     .acquire_timeout(options.lock_timeout)
+                    // A file does not go away; asking before each read costs as much as the read.
+                    .test_before_acquire(false)
                     .connect_lazy_with(sqlite_options(options).pragma("query_only", "on")),
             ),
             Dialect::Postgres => Self::Postgres(
@@ -274,8 +276,7 @@ fn row_sqlite(row: &SqliteRow) -> sqlx::Result<Row> {
             Value::Null
         } else {
             // The value's own type, not the column's: SQLite keeps what it was given.
-            let kind = raw.type_info().name().to_owned();
-            match kind.as_str() {
+            match raw.type_info().name() {
                 "INTEGER" => Value::Int(row.try_get_unchecked(column)?),
                 "REAL" => Value::Real(row.try_get_unchecked(column)?),
                 "BLOB" => Value::Bytes(row.try_get_unchecked(column)?),

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use arrow::util::display::array_value_to_string;
 use headworks_domain::{ErrorKind, Fault, PartitionKey, SystemClock};
-use headworks_engine::{At, Engine, EngineOptions, Error, Layered, QueryOptions};
+use headworks_engine::{
+    At, Engine, EngineOptions, Error, Layered, QueryOptions,
+    checks::{self, Check, CheckKind},
+};
 use headworks_lake::{Action, Lake, PublishInfo, StageRequest, Storage, StorageOptions, TableSpec};
 use headworks_store::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -125,6 +128,43 @@ async fn the_least_and_the_greatest_day_need_no_file() {
     let explained = explained.unwrap();
     let plan = array_value_to_string(explained[0].column(1), explained[0].num_rows() - 1).unwrap();
     assert!(!plan.contains(".parquet"), "{plan}");
+}
+
+#[tokio::test]
+async fn nulls_of_a_staged_result_are_known() {
+    let world = World::new().await;
+    let key: PartitionKey = "ds=2013-01-01".parse().unwrap();
+    let spec = TableSpec {
+        name: "orders".parse().unwrap(),
+        kind: "cumulative".to_owned(),
+        columns: Vec::new(),
+        partition_by: vec!["ds".to_owned()],
+        comment: None,
+        owner: None,
+        job: None,
+        retention_secs: None,
+    };
+    let sql = "select value as id, case when value > 3 then 'x' end as name, case when value < 5 then value / 0.5 end as half, \
+               case when value = 1 then [value] end as list from generate_series(1, 5)";
+    let rows = world.engine.query(sql, QueryOptions::default()).await.unwrap().into_sendable();
+    let staged = world.lake.stage(StageRequest { spec, keys: vec![key], attempt: 1 }, rows).await.unwrap();
+    let options = || QueryOptions::default().with_table("this", world.lake.staged(&staged).unwrap());
+    let not_null = |column: &str| Check {
+        name: column.to_owned(),
+        kind: CheckKind::NotNull { column: column.to_owned() },
+        block: true,
+    };
+    let few = Check { name: "few".to_owned(), kind: CheckKind::RowCount { min: Some(5), max: Some(5) }, block: true };
+    let columns = ["id", "name", "half", "list", "ds"].map(not_null);
+    let report = checks::run(&world.engine, &columns, &options()).await.unwrap();
+    let bad: Vec<_> = report.outcomes.iter().map(|o| (o.bad_rows, o.examples.len())).collect();
+    assert_eq!(bad, [(Some(0), 0), (Some(3), 3), (Some(1), 1), (Some(4), 4), (Some(0), 0)]);
+    let error = checks::run(&world.engine, &[not_null("nmae")], &options()).await.unwrap_err();
+    assert!(error.to_string().contains("nmae"), "{error}");
+    // What holds needs no file.
+    world.lake.discard(&staged).await.unwrap();
+    let report = checks::run(&world.engine, &[not_null("id"), few, not_null("ds")], &options()).await.unwrap();
+    assert_eq!((report.rows, report.is_publishable()), (5, true));
 }
 
 #[tokio::test]

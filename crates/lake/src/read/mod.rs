@@ -16,23 +16,23 @@ mod mapping;
 mod reader;
 mod reshape;
 mod scan;
+mod select;
 mod staged;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use arrow::{
     array::RecordBatch,
-    compute::filter_record_batch,
     datatypes::{DataType, Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::ScalarValue,
+    common::Statistics,
     datasource::memory::MemorySourceConfig,
     error::{DataFusionError, Result as QueryResult},
     logical_expr::{Expr, TableProviderFilterPushDown, TableType},
@@ -41,12 +41,7 @@ use datafusion::{
 use headworks_store::{Dialect, Store, values};
 
 use self::{
-    deletes::Deleted,
-    files::DataFile,
-    inlined::Inlined,
-    keys::Narrow,
-    reader::Checked,
-    scan::{Scan, Shape},
+    deletes::Deleted, files::DataFile, inlined::Inlined, keys::Narrow, reader::Checked, scan::Scan, select::Selection,
 };
 use crate::{
     At, Error, Lake, Result,
@@ -71,9 +66,18 @@ pub struct LakeTable {
     past: Past,
     /// The files of a result that is not published; the catalog's otherwise.
     staged: Option<Vec<DataFile>>,
+    /// What is known of a staged result as a whole.
+    statistics: Option<Statistics>,
     /// The reader wants no more than the least and the greatest value of each column.
     only_extremes: bool,
+    selections: Arc<Mutex<Selections>>,
 }
+
+/// What was selected by some filters, newest last.
+type Selections = Vec<(Vec<Expr>, Arc<Selection>)>;
+
+/// A statement scans a table seldom more than once or twice.
+const SELECTIONS_MAX: usize = 4;
 
 impl Lake {
     /// A table as queries read it; the session must know the storage: [`Storage::register`].
@@ -122,7 +126,19 @@ impl LakeTable {
         let past = Past::of(&store, &table).await?;
         let schema = Arc::new(Schema::new(table.columns.iter().map(types::read_field).collect::<Vec<_>>()));
         let columns = table.columns.clone().into();
-        Ok(Self { store, storage, table, snapshot, schema, columns, past, staged: None, only_extremes: false })
+        Ok(Self {
+            store,
+            storage,
+            table,
+            snapshot,
+            schema,
+            columns,
+            past,
+            staged: None,
+            statistics: None,
+            only_extremes: false,
+            selections: Arc::default(),
+        })
     }
 
     /// The same table for a reader to whom only the least and the greatest value of each column that it asks for matter: a scan
@@ -130,6 +146,31 @@ impl LakeTable {
     pub fn for_extremes(&self) -> Option<Self> {
         let is_new = !self.only_extremes && self.staged.is_none();
         is_new.then(|| Self { only_extremes: true, ..self.clone() })
+    }
+
+    /// The bytes of the files that a scan with these filters reads at most: none for rows out of the catalog.
+    ///
+    /// What it finds out a scan with the same filters does not ask again.
+    pub async fn bytes(&self, state: &dyn Session, filters: &[Expr]) -> QueryResult<u64> {
+        if self.only_extremes {
+            return Ok(0);
+        }
+        Ok(self.select(state, filters).await?.bytes())
+    }
+
+    /// What a scan with these filters reads. The catalog's answer at a snapshot is for ever the same: it is kept.
+    async fn select(&self, state: &dyn Session, filters: &[Expr]) -> QueryResult<Arc<Selection>> {
+        let kept = || self.selections.lock().expect("nothing panics while it holds this lock");
+        if let Some((_, selection)) = kept().iter().find(|(of, _)| of == filters) {
+            return Ok(Arc::clone(selection));
+        }
+        let selection = Arc::new(Selection::find(self, state, filters).await?);
+        let mut kept = kept();
+        if kept.len() == SELECTIONS_MAX {
+            kept.remove(0);
+        }
+        kept.push((filters.to_vec(), Arc::clone(&selection)));
+        Ok(selection)
     }
 
     /// The table.
@@ -252,6 +293,10 @@ impl TableProvider for LakeTable {
         TableType::Base
     }
 
+    fn statistics(&self) -> Option<Statistics> {
+        self.statistics.clone()
+    }
+
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> QueryResult<Vec<TableProviderFilterPushDown>> {
         let keys = self.key_columns();
         let support = |filter: &&Expr| match filter {
@@ -275,47 +320,25 @@ impl TableProvider for LakeTable {
         {
             return Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], Arc::clone(&self.schema), projection.cloned())?);
         }
-        let narrow = Narrow::find(&self.table, &self.schema, &self.past.days, filters);
-        let contents = self.contents(narrow.as_ref()).await.map_err(external)?;
+        let selection = self.select(state, filters).await?;
         let keys = self.key_columns();
-        let (exact, inexact): (Vec<&Expr>, Vec<&Expr>) = filters.iter().partition(|filter| keys::is_on(filter, &keys));
-        let mut plans = Vec::new();
-        let mut deleted = contents.deleted;
-
-        let inexact: Vec<Expr> = inexact.into_iter().cloned().collect();
-        let files = bounds::prune(&self.store, state, &self.table, &self.schema, &inexact, contents.files)
-            .await
-            .map_err(external)?;
-        let mappings = mapping::load(&self.store, &files).await.map_err(external)?;
-        let mut groups: HashMap<Shape, Vec<(DataFile, Vec<ScalarValue>)>> = HashMap::new();
-        for file in files {
-            let (shape, values) = Shape::of(self, &file, &mappings);
-            groups.entry(shape).or_default().push((file, values));
-        }
-        let mut groups: Vec<_> = groups.into_iter().collect();
-        groups.sort_by_key(|(_, files)| files.iter().map(|(file, _)| file.id).min());
+        let exact: Vec<&Expr> = filters.iter().filter(|filter| keys::is_on(filter, &keys)).collect();
         let scan = Scan {
             lake: self,
             state,
             checked: Checked::new(&self.storage),
-            mappings,
+            selection: &selection,
             projection: projection.map_or_else(|| (0..self.columns.len()).collect(), Clone::clone),
             exact: &exact,
             limit,
         };
-        for (shape, files) in groups {
-            plans.extend(scan.plan(&shape, files, &mut deleted).await?);
-        }
-
-        for batch in contents.rows {
-            let batch = filter_record_batch(&batch, &keys::holding(state, &exact, &batch)?)?;
-            if batch.num_rows() > 0 {
-                plans.push(MemorySourceConfig::try_new_exec(
-                    &[vec![batch]],
-                    Arc::clone(&self.schema),
-                    projection.cloned(),
-                )? as _);
-            }
+        let mut plans = selection.groups.iter().map(|group| scan.plan(group)).collect::<QueryResult<Vec<_>>>()?;
+        for batch in &selection.rows {
+            plans.push(MemorySourceConfig::try_new_exec(
+                &[vec![batch.clone()]],
+                Arc::clone(&self.schema),
+                projection.cloned(),
+            )?);
         }
         Ok(match plans.len() {
             0 => {

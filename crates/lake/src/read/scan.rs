@@ -1,20 +1,13 @@
 //! From a list of files to a plan.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use arrow::{
-    array::ArrayRef,
-    datatypes::{DataType, Field, FieldRef, Schema},
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::{
     catalog::Session,
-    common::{ColumnStatistics, DFSchema, ScalarValue, Statistics, config::TableParquetOptions, stats::Precision},
+    common::{DFSchema, config::TableParquetOptions},
     datasource::{
-        listing::PartitionedFile,
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource, parquet::ParquetRowSelection},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
         source::DataSourceExec,
         table_schema::TableSchema,
     },
@@ -32,64 +25,19 @@ use datafusion::{
 use super::{
     LakeTable,
     columns::ByFieldId,
-    deletes::{self, Deleted, ROW_SNAPSHOT},
-    external,
-    files::{DataFile, Place},
+    deletes::ROW_SNAPSHOT,
     keys,
-    mapping::{Mapping, value_in_path},
     reader::Checked,
+    select::{Group, Selection, Shape},
 };
 use crate::table::Column;
 
-/// What files must have in common to share one scan.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
-    /// The files are anywhere on this machine, not in the lake.
-    machine: bool,
-    /// How the files' columns are called, in files that others wrote.
-    mapping_id: Option<i64>,
-    /// Columns whose values stand beside each file, as places in the table.
-    keys: Vec<usize>,
-    /// The files also have rows that are newer than the snapshot.
-    newer_rows: bool,
-}
-
-impl Shape {
-    /// A file's shape, and the values of its key columns.
-    pub(super) fn of(lake: &LakeTable, file: &DataFile, mappings: &HashMap<i64, Mapping>) -> (Self, Vec<ScalarValue>) {
-        let mut texts: Vec<(i64, Option<String>)> = Vec::new();
-        if let Some(partition) = lake.table.partition.as_ref().filter(|_| !file.keys.is_empty()) {
-            let keys = partition.columns.iter().zip(&file.keys).filter(|(column, _)| column.transform == "identity");
-            texts.extend(keys.map(|(column, text)| (column.column_id, text.clone())));
-        }
-        for (column, name) in file.mapping_id.and_then(|id| mappings.get(&id)).iter().flat_map(|m| &m.in_path) {
-            if let Some(text) = value_in_path(file.place.path().as_ref(), name) {
-                texts.push((*column, text));
-            }
-        }
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for (id, text) in texts {
-            let Some(at) = lake.columns.iter().position(|c| c.id == id) else { continue };
-            // A text that is not of the type leaves the column to the file, where it stands as well.
-            if let Some(value) =
-                keys::value(text.as_deref(), lake.schema.field(at).data_type()).filter(|_| !keys.contains(&at))
-            {
-                keys.push(at);
-                values.push(value);
-            }
-        }
-        let newer_rows = file.partial_max.is_some_and(|newest| newest > lake.snapshot);
-        let machine = matches!(file.place, Place::Machine(_));
-        (Self { machine, mapping_id: file.mapping_id, keys, newer_rows }, values)
-    }
-}
-
-/// Plans the files of one query, shape by shape.
+/// Plans the files of one query, group by group.
 pub(super) struct Scan<'a> {
     pub lake: &'a LakeTable,
     pub state: &'a dyn Session,
     pub checked: Checked,
-    pub mappings: HashMap<i64, Mapping>,
+    pub selection: &'a Selection,
     /// The columns asked for, as places in the table.
     pub projection: Vec<usize>,
     /// Filters that nothing above the scan will apply again.
@@ -98,64 +46,12 @@ pub(super) struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Plans the files of one shape, each with the values of its keys. `None` when no row of them is wanted.
-    pub(super) async fn plan(
-        &self,
-        shape: &Shape,
-        files: Vec<(DataFile, Vec<ScalarValue>)>,
-        deleted: &mut Deleted,
-    ) -> QueryResult<Option<Arc<dyn ExecutionPlan>>> {
-        let fields: Vec<FieldRef> = shape.keys.iter().map(|at| Arc::clone(&self.lake.schema.fields()[*at])).collect();
-        let names: HashSet<&str> = fields.iter().map(|f| f.name().as_str()).collect();
-        let (by_key, by_row): (Vec<&Expr>, Vec<&Expr>) =
-            self.exact.iter().copied().partition(|filter| keys::is_on(filter, &names));
-
-        let files = self.matching(&by_key, &fields, files)?;
-        let data = files.iter().map(|(file, _)| file);
-        deletes::add_files(&self.checked, data, self.lake.snapshot, deleted).await.map_err(external)?;
-        deletes::settle(deleted);
-        let mut total = Total::new(fields.len());
-        let mut scanned = Vec::with_capacity(files.len());
-        for (file, values) in files {
-            let rows = u64::try_from(file.rows).unwrap_or(0);
-            let gone = deleted.get(&file.id).map_or(&[][..], Vec::as_slice);
-            let gone = &gone[..gone.partition_point(|position| *position < rows)];
-            let left = rows - gone.len() as u64;
-            if left > 0 {
-                total.add(left, file.size, &values);
-                scanned.push(partitioned(file, values, gone, rows));
-            }
-        }
-        if scanned.is_empty() {
-            return Ok(None);
-        }
-        self.scan(shape, fields, &by_row, scanned, total).map(Some)
-    }
-
-    /// Keeps the files whose keys match the filters on them.
-    fn matching(
-        &self,
-        filters: &[&Expr],
-        fields: &[FieldRef],
-        files: Vec<(DataFile, Vec<ScalarValue>)>,
-    ) -> QueryResult<Vec<(DataFile, Vec<ScalarValue>)>> {
-        if filters.is_empty() || files.is_empty() {
-            return Ok(files);
-        }
-        let column = |i: usize| ScalarValue::iter_to_array(files.iter().map(|(_, values)| values[i].clone()));
-        let columns = (0..fields.len()).map(column).collect::<QueryResult<Vec<ArrayRef>>>()?;
-        let kept = keys::matching(self.state, filters, fields, columns, files.len())?;
-        Ok(files.into_iter().zip(kept.values()).filter_map(|(file, kept)| kept.then_some(file)).collect())
-    }
-
-    fn scan(
-        &self,
-        shape: &Shape,
-        key_fields: Vec<FieldRef>,
-        by_row: &[&Expr],
-        files: Vec<PartitionedFile>,
-        total: Total,
-    ) -> QueryResult<Arc<dyn ExecutionPlan>> {
+    /// Plans the files of one group.
+    pub(super) fn plan(&self, group: &Group) -> QueryResult<Arc<dyn ExecutionPlan>> {
+        let shape = &group.shape;
+        let key_fields = shape.fields(self.lake);
+        let names: HashSet<&str> = key_fields.iter().map(|f| f.name().as_str()).collect();
+        let by_row: Vec<&Expr> = self.exact.iter().copied().filter(|filter| !keys::is_on(filter, &names)).collect();
         // DataFusion puts the columns that stand beside the files behind those inside them.
         let schema = &self.lake.schema;
         let inside: Vec<usize> = (0..schema.fields().len()).filter(|at| !shape.keys.contains(at)).collect();
@@ -171,7 +67,7 @@ impl Scan<'_> {
 
         // Columns that only a filter needs come behind those asked for and are dropped again.
         let mut wanted = self.projection.clone();
-        for filter in by_row {
+        for filter in &by_row {
             for column in filter.column_refs() {
                 let at = schema.index_of(&column.name)?;
                 if !wanted.contains(&at) {
@@ -189,12 +85,13 @@ impl Scan<'_> {
         let options = TableParquetOptions { global: config.execution.parquet.clone(), ..Default::default() };
         let table_schema =
             TableSchema::builder(Arc::new(Schema::new(file_fields))).with_table_partition_cols(key_fields).build();
-        let statistics = total.statistics(in_files);
+        let statistics = group.total.statistics(in_files);
         let source = ParquetSource::new(table_schema)
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(self.checked.factory(self.state.runtime_env(), shape.machine));
         let url = if shape.machine { ObjectStoreUrl::local_filesystem() } else { self.lake.storage.url() };
-        let groups = FileGroup::new(files).split_files(config.execution.target_partitions.max(1));
+        let each = group.files.len().div_ceil(config.execution.target_partitions.max(1)).max(1);
+        let groups = group.files.chunks(each).map(|files| FileGroup::new(files.to_vec())).collect();
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(statistics)
@@ -203,7 +100,7 @@ impl Scan<'_> {
             .with_expr_adapter(self.adapter(shape))
             .build();
         let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config);
-        if is_filtered { self.filtered(shape, by_row, scan) } else { Ok(scan) }
+        if is_filtered { self.filtered(shape, &by_row, scan) } else { Ok(scan) }
     }
 
     /// Applies what the scan alone cannot, and drops the columns that only this needed.
@@ -234,7 +131,7 @@ impl Scan<'_> {
 
     /// What a plain scan, which goes by the columns' names, would get wrong; `None` when that is nothing.
     fn adapter(&self, shape: &Shape) -> Option<Arc<dyn PhysicalExprAdapterFactory>> {
-        let names = shape.mapping_id.and_then(|id| self.mappings.get(&id)).map(|m| Arc::clone(&m.names));
+        let names = shape.mapping_id.and_then(|id| self.selection.mappings.get(&id)).map(|m| Arc::clone(&m.names));
         let past = &self.lake.past;
         let is_plain = names.is_none()
             && !past.reshaped
@@ -249,73 +146,4 @@ impl Scan<'_> {
 /// True for types that a cast does not bring from the file's form into ours.
 fn is_stored_otherwise(column: &Column) -> bool {
     column.ducklake_type == "uuid" || column.children.iter().any(is_stored_otherwise)
-}
-
-fn partitioned(file: DataFile, values: Vec<ScalarValue>, gone: &[u64], rows: u64) -> PartitionedFile {
-    let mut scanned = PartitionedFile::new("", file.size).with_partition_values(values);
-    scanned.object_meta.location = file.place.path().clone();
-    if let Some(footer) = file.footer {
-        // The footer's own length and the magic number stand behind it.
-        scanned = scanned.with_metadata_size_hint(footer + 8);
-    }
-    if gone.is_empty() {
-        scanned
-    } else {
-        scanned.with_extension(ParquetRowSelection::new(deletes::selection(gone, rows)))
-    }
-}
-
-/// What is known of all the files together.
-struct Total {
-    rows: u64,
-    bytes: u64,
-    keys: Vec<Key>,
-}
-
-/// One key column over all the files.
-struct Key {
-    min: Option<ScalarValue>,
-    max: Option<ScalarValue>,
-    nulls: u64,
-}
-
-impl Total {
-    fn new(keys: usize) -> Self {
-        Self { rows: 0, bytes: 0, keys: (0..keys).map(|_| Key { min: None, max: None, nulls: 0 }).collect() }
-    }
-
-    fn add(&mut self, rows: u64, bytes: u64, values: &[ScalarValue]) {
-        self.rows += rows;
-        self.bytes += bytes;
-        for (key, value) in self.keys.iter_mut().zip(values) {
-            if value.is_null() {
-                key.nulls += rows;
-                continue;
-            }
-            if key.min.as_ref().is_none_or(|min| value < min) {
-                key.min = Some(value.clone());
-            }
-            if key.max.as_ref().is_none_or(|max| value > max) {
-                key.max = Some(value.clone());
-            }
-        }
-    }
-
-    /// `in_files`: how many columns stand in the files, of which nothing is said.
-    fn statistics(self, in_files: usize) -> Statistics {
-        let count = |n: u64| Precision::Exact(usize::try_from(n).unwrap_or(usize::MAX));
-        let bound = |value: Option<ScalarValue>| value.map_or(Precision::Absent, Precision::Exact);
-        let mut columns = vec![ColumnStatistics::new_unknown(); in_files];
-        columns.extend(self.keys.into_iter().map(|key| ColumnStatistics {
-            null_count: count(key.nulls),
-            min_value: bound(key.min),
-            max_value: bound(key.max),
-            ..ColumnStatistics::new_unknown()
-        }));
-        Statistics {
-            num_rows: count(self.rows),
-            total_byte_size: count(self.bytes).to_inexact(),
-            column_statistics: columns,
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::{ColumnStatistics, Statistics, stats::Precision};
 use object_store::path::Path;
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use crate::{
     Error, Lake, Result, Staged, TableSpec, shape,
     table::{Column, Partition, PartitionColumn, Table},
     types,
+    write::StagedFile,
 };
 
 impl Lake {
@@ -39,7 +41,8 @@ impl Lake {
                 });
             }
         }
-        Ok(self.unpublished(&staged.spec, &staged.path, staged.shape.columns.clone(), files))
+        let table = self.unpublished(&staged.spec, &staged.path, staged.shape.columns.clone(), files);
+        Ok(Arc::new(LakeTable { statistics: Some(statistics(staged)), ..table }))
     }
 
     /// The table that a job will make, before its first publish: its declared columns and no rows. A job that builds on its
@@ -50,10 +53,10 @@ impl Lake {
         let partition_by: Vec<&str> = spec.partition_by.iter().map(String::as_str).collect();
         let result = Schema::new(fields.collect::<Vec<_>>());
         let shape = shape::fit(spec.name.as_str(), None, &partition_by, &[], &result, 1)?;
-        Ok(self.unpublished(spec, "main/", shape.columns, Vec::new()))
+        Ok(Arc::new(self.unpublished(spec, "main/", shape.columns, Vec::new())))
     }
 
-    fn unpublished(&self, spec: &TableSpec, path: &str, columns: Vec<Column>, files: Vec<DataFile>) -> Arc<LakeTable> {
+    fn unpublished(&self, spec: &TableSpec, path: &str, columns: Vec<Column>, files: Vec<DataFile>) -> LakeTable {
         let keys = spec.partition_by.iter().filter_map(|name| columns.iter().find(|c| c.name == *name));
         let keys =
             keys.map(|c| PartitionColumn { column_id: c.id, name: c.name.clone(), transform: "identity".to_owned() });
@@ -72,7 +75,7 @@ impl Lake {
         let schema = Arc::new(Schema::new(table.columns.iter().map(types::read_field).collect::<Vec<_>>()));
         let columns = table.columns.clone().into();
         let (store, storage) = (self.store().clone(), self.storage().clone());
-        Arc::new(LakeTable {
+        LakeTable {
             store,
             storage,
             table,
@@ -81,7 +84,26 @@ impl Lake {
             columns,
             past,
             staged: Some(files),
+            statistics: None,
             only_extremes: false,
-        })
+            selections: Arc::default(),
+        }
+    }
+}
+
+/// What writing has counted: all rows, and the nulls of columns that are not nested.
+fn statistics(staged: &Staged) -> Statistics {
+    let files = || staged.partitions.iter().flat_map(|p| &p.files);
+    let exact = |n: i64| usize::try_from(n).map_or(Precision::Absent, Precision::Exact);
+    let nulls = |column: &Column| {
+        let one = |file: &StagedFile| file.stats.iter().find(|s| s.column_id == column.id).map(|s| s.null_count);
+        files().map(one).sum::<Option<i64>>().filter(|_| column.children.is_empty()).map_or(Precision::Absent, exact)
+    };
+    let columns = staged.shape.columns.iter();
+    let columns = columns.map(|c| ColumnStatistics { null_count: nulls(c), ..ColumnStatistics::new_unknown() });
+    Statistics {
+        num_rows: exact(staged.rows()),
+        total_byte_size: Precision::Absent,
+        column_statistics: columns.collect(),
     }
 }
