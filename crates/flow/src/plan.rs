@@ -41,6 +41,8 @@ pub struct RunPlan {
     pub sql: Option<Rendered>,
     /// The steps; each stands after those it depends on.
     pub tasks: Vec<TaskPlan>,
+    /// What the caller gave instead of the header's `params`: checks are rendered when they run, with the same values.
+    pub params: serde_json::Map<String, Value>,
 }
 
 /// A run's wait for partitions of one table.
@@ -124,6 +126,7 @@ impl Job {
             waits,
             reads_latest,
             sql,
+            params: context.params.clone(),
         })
     }
 }
