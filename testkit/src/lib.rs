@@ -6,6 +6,7 @@
 //! - [`Moto`]: an S3 server in memory.
 //! - [`DuckDb`]: a DuckDB session with the DuckLake extensions, for reading what we wrote and writing what we must read.
 //! - [`Relay`]: stands before a server and loses replies or cuts connections on order.
+//! - [`SmallDisk`]: a disk that a test can fill up.
 //! - [`TempProject`]: a folder with files.
 //! - [`python`]: runs a few lines of Python, for fixtures that another program should have written.
 //!
@@ -27,6 +28,7 @@
 //! # }
 //! ```
 
+mod disk;
 mod duckdb;
 mod http;
 mod moto;
@@ -36,6 +38,7 @@ mod relay;
 mod server;
 mod tools;
 
+pub use disk::SmallDisk;
 pub use duckdb::{Attach, DuckDb, DuckError, DuckRows};
 pub use moto::Moto;
 pub use postgres::{PostgresOptions, TempPostgres};

@@ -5,5 +5,7 @@
 mod bad_input;
 mod daily_use;
 mod demo;
+mod full_disk;
+mod grown;
 mod project;
 mod words;
