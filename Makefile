@@ -9,7 +9,7 @@ PROFILE ?= $(if $(CI),ci,default)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check fmt-check clippy deny tidy doctest nextest bench features
+.PHONY: help setup demo test test-long check gate fmt-check clippy deny tidy doctest nextest bench features
 
 help: ## lists what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,9 +21,12 @@ demo: ## builds, then makes a project with a year of flights and computes every 
 	@testkit/setup.sh build
 	$(CARGO) run -p headworks -- demo $(ARGS)
 
-test: setup fmt-check deny nextest ## everything that must be green before a change lands
+test: setup gate nextest ## everything that must be green before a change lands: check and all tests
 
-check: fmt-check clippy deny doctest tidy ## the quick gate: format, lints, licences, layering
+check: gate tidy ## the quick gate: format, lints, licences, doc examples, layering
+
+# What both have; the layering is among the tests.
+gate: fmt-check clippy deny doctest
 
 fmt-check:
 	$(CARGO) fmt --all --check

@@ -71,6 +71,11 @@ need_postgres() {
     fi
 }
 
+# The tests of full disks mount small ones.
+need_namespaces() {
+    { command -v unshare && command -v nsenter; } >/dev/null || debian_packages "unshare or nsenter" util-linux
+}
+
 need_python_packages() {
     local wanted=testkit/requirements.txt have=.venv/requirements.txt
     if [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null && cmp -s "$wanted" "$have"; then return 0; fi
@@ -95,6 +100,7 @@ need_cargo
 need_compiler
 if [ "${1:-test}" = test ]; then
     need_postgres
+    need_namespaces
     need_python_packages
     need_cargo_command nextest "$nextest_version"
     need_cargo_command deny "$deny_version"

@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::ensure;
-use headworks_domain::SystemClock;
 use headworks_engine::{Engine, EngineOptions, QueryOptions};
-use headworks_lake::{Lake, Storage, StorageOptions};
-use headworks_store::{Store, StoreOptions};
 use headworks_testkit::{Attach, DuckDb};
 
-use crate::measure::{self, ms, percentile};
+use crate::{
+    lake,
+    measure::{self, ms, percentile},
+};
 
 const LOOKS: usize = 5;
 
@@ -72,9 +72,6 @@ pub(crate) fn run(demo: &Path) -> anyhow::Result<()> {
 }
 
 async fn open(demo: &Path, metadata: &Path) -> anyhow::Result<Engine> {
-    let store = Store::open(&StoreOptions::new(format!("sqlite:{}", metadata.display()))).await?;
-    let storage =
-        Storage::open(&StorageOptions { path: demo.join("lake").display().to_string(), ..Default::default() })?;
-    let lake = Lake::open(store, storage, Arc::new(SystemClock)).await?;
+    let lake = lake::open(metadata, &demo.join("lake")).await?;
     Ok(Engine::new(Arc::new(lake), EngineOptions::new(demo.join(".headworks/spill"), 2))?)
 }

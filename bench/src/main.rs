@@ -7,6 +7,7 @@
 
 mod commands;
 mod duckdb;
+mod lake;
 mod measure;
 mod plan;
 mod publish;

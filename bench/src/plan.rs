@@ -6,12 +6,15 @@ use arrow::{
     array::{Int64Array, RecordBatch},
     datatypes::{DataType, Field, Schema},
 };
-use headworks_domain::{Ds, PartitionKey, SystemClock};
+use headworks_domain::Ds;
 use headworks_engine::{Engine, EngineOptions, QueryOptions};
-use headworks_lake::{Action, Lake, PublishInfo, StageRequest, Storage, StorageOptions, TableSpec, rows};
-use headworks_store::{Error as StoreError, Store, StoreOptions, values};
+use headworks_lake::Lake;
+use headworks_store::{Error as StoreError, values};
 
-use crate::measure::{self, ms, percentile};
+use crate::{
+    lake,
+    measure::{self, ms, percentile},
+};
 
 const PARTITIONS: i64 = 10_000;
 const LOOKS: usize = 15;
@@ -21,10 +24,7 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
 }
 
 async fn plans(folder: &Path) -> anyhow::Result<()> {
-    let store = Store::open(&StoreOptions::new(format!("sqlite:{}", folder.join("metadata.db").display()))).await?;
-    let storage =
-        Storage::open(&StorageOptions { path: folder.join("lake").display().to_string(), ..Default::default() })?;
-    let lake = Lake::open(store, storage, Arc::new(SystemClock)).await?;
+    let lake = lake::open(&folder.join("metadata.db"), &folder.join("lake")).await?;
     let last = fill(&lake).await?;
     let engine = Engine::new(Arc::new(lake.clone()), EngineOptions::new(folder.join("spill"), 2))?;
     for (what, sql, goal) in [
@@ -52,32 +52,9 @@ async fn plans(folder: &Path) -> anyhow::Result<()> {
 /// Publishes one partition, then writes the catalog rows of the others: planning looks at nothing else.
 async fn fill(lake: &Lake) -> anyhow::Result<Ds> {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(0..10))])?;
+    let batch = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(0..10))])?;
     let first: Ds = "1990-01-01".parse()?;
-    let spec = TableSpec {
-        name: "wide".parse()?,
-        kind: "events".to_owned(),
-        columns: Vec::new(),
-        partition_by: vec!["ds".to_owned()],
-        comment: None,
-        owner: None,
-        job: None,
-        retention_secs: None,
-    };
-    let info = PublishInfo {
-        job: "wide".to_owned(),
-        run_id: "1".to_owned(),
-        attempt: 1,
-        job_version: "1".to_owned(),
-        inputs: Vec::new(),
-        as_of_now: false,
-        action: Action::Publish,
-    };
-    let request = StageRequest { spec, keys: vec![PartitionKey::day(first)], attempt: 1 };
-    let staged = lake.stage(request, rows(schema, futures::stream::iter([Ok::<_, std::io::Error>(batch)]))).await?;
-    let there = lake.clone();
-    let published =
-        lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info).await })).await?;
+    let published = lake::publish(lake, "wide", first, 1, batch).await?;
     let table = published.table_id;
     lake.store()
         .write(move |tx| {

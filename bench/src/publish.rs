@@ -6,11 +6,12 @@ use arrow::{
     array::{Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema},
 };
-use headworks_domain::{Ds, PartitionKey, SystemClock};
-use headworks_lake::{Action, Lake, PublishInfo, StageRequest, Storage, StorageOptions, TableSpec, rows};
-use headworks_store::{Store, StoreOptions};
+use headworks_domain::Ds;
 
-use crate::measure::{self, ms, percentile};
+use crate::{
+    lake,
+    measure::{self, ms, percentile},
+};
 
 const PUBLISHES: i64 = 200;
 
@@ -37,14 +38,11 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
 }
 
 async fn publishes(folder: &Path) -> anyhow::Result<Vec<std::time::Duration>> {
-    let store = Store::open(&StoreOptions::new(format!("sqlite:{}", folder.join("metadata.db").display()))).await?;
-    let storage =
-        Storage::open(&StorageOptions { path: folder.join("lake").display().to_string(), ..Default::default() })?;
-    let lake = Lake::open(store, storage, Arc::new(SystemClock)).await?;
+    let lake = lake::open(&folder.join("metadata.db"), &folder.join("lake")).await?;
     let schema =
         Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]));
     let batch = RecordBatch::try_new(
-        Arc::clone(&schema),
+        schema,
         vec![
             Arc::new(Int64Array::from_iter_values(0..100)),
             Arc::new(StringArray::from_iter_values((0..100).map(|i| format!("value {i}")))),
@@ -53,31 +51,8 @@ async fn publishes(folder: &Path) -> anyhow::Result<Vec<std::time::Duration>> {
     let first: Ds = "2013-01-01".parse()?;
     let mut times = Vec::new();
     for day in 0..PUBLISHES {
-        let spec = TableSpec {
-            name: "small".parse()?,
-            kind: "events".to_owned(),
-            columns: Vec::new(),
-            partition_by: vec!["ds".to_owned()],
-            comment: None,
-            owner: None,
-            job: None,
-            retention_secs: None,
-        };
-        let info = PublishInfo {
-            job: "small".to_owned(),
-            run_id: day.to_string(),
-            attempt: day,
-            job_version: "1".to_owned(),
-            inputs: Vec::new(),
-            as_of_now: false,
-            action: Action::Publish,
-        };
         let begun = Instant::now();
-        let request = StageRequest { spec, keys: vec![PartitionKey::day(first.plus_days(day))], attempt: day };
-        let batches = futures::stream::iter([Ok::<_, std::io::Error>(batch.clone())]);
-        let staged = lake.stage(request, rows(Arc::clone(&schema), batches)).await?;
-        let there = lake.clone();
-        lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info).await })).await?;
+        lake::publish(&lake, "small", first.plus_days(day), day, batch.clone()).await?;
         times.push(begun.elapsed());
     }
     lake.store().close().await;

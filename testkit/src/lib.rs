@@ -7,6 +7,7 @@
 //! - [`DuckDb`]: a DuckDB session with the DuckLake extensions, for reading what we wrote and writing what we must read.
 //! - [`Relay`]: stands before a server and loses replies or cuts connections on order.
 //! - [`HookInbox`], [`MailInbox`]: take webhooks and mail, and keep them.
+//! - [`SmallDisk`]: a disk that a test can fill up.
 //! - [`TempProject`]: a folder with files.
 //! - [`python`]: runs a few lines of Python, for fixtures that another program should have written.
 //!
@@ -28,6 +29,7 @@
 //! # }
 //! ```
 
+mod disk;
 mod duckdb;
 mod http;
 mod inbox;
@@ -38,6 +40,7 @@ mod relay;
 mod server;
 mod tools;
 
+pub use disk::SmallDisk;
 pub use duckdb::{Attach, DuckDb, DuckError, DuckRows};
 pub use http::http_get;
 pub use inbox::{Hook, HookInbox, Letter, MailInbox};

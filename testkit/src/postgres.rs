@@ -1,7 +1,7 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     server::{Server, free_port},
-    tools::{postgres_bin, workspace_root},
+    tools::{is_root, postgres_bin, workspace_root},
 };
 
 /// The owner of every database; it needs no password.
@@ -283,7 +283,7 @@ struct User {
 
 /// Whom the server runs as: nobody special unless we are root, else the user `postgres` or `nobody`.
 fn unprivileged_user() -> Result<Option<User>> {
-    if fs::metadata("/proc/self").context("look at the own process")?.uid() != 0 {
+    if !is_root()? {
         return Ok(None);
     }
     let users = fs::read_to_string("/etc/passwd").context("read `/etc/passwd`")?;

@@ -1,6 +1,7 @@
 //! Where the tools are that `make setup` installs.
 
 use std::{
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -30,6 +31,11 @@ pub fn python(code: &str, args: &[&str]) -> Result<String> {
         bail!("python failed ({}): {}", done.status, String::from_utf8_lossy(&done.stderr));
     }
     String::from_utf8(done.stdout).context("Python printed something that is not UTF-8")
+}
+
+/// True when the test runs as root.
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(std::fs::metadata("/proc/self").context("look at the own process")?.uid() == 0)
 }
 
 /// A program installed by pip in the project's `.venv`.

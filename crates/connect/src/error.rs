@@ -294,6 +294,9 @@ impl Fault for Error {
                 io::ErrorKind::IsADirectory => Some("name a file, not a folder".to_owned()),
                 _ => None,
             },
+            Self::FileCorrupt { format: "CSV", .. } => {
+                Some("mend that place of the file, or write it again with as many values in every line".to_owned())
+            }
             Self::FileCorrupt { .. } => Some("copy the file again from where it was written".to_owned()),
             Self::Fill { .. } | Self::Internal { .. } => None,
         }

@@ -78,7 +78,7 @@ pub enum Error {
         what: &'static str,
         /// The limit.
         limit: usize,
-        /// The limit's name in the settings.
+        /// The limit's name: a field of [`SqlLimits`](crate::SqlLimits) behind `sql.`.
         setting: &'static str,
         /// Where the limit was crossed, when known.
         position: Option<Position>,
@@ -93,6 +93,12 @@ pub enum Error {
     #[error("the query needs more memory or spill space than it has: {message}")]
     Exhausted {
         /// Which part of the query asked for how much.
+        message: String,
+    },
+    /// The disk to which sorts, joins and groups are spilled is full.
+    #[error("the disk has no room for what the query sets aside: {message}")]
+    DiskFull {
+        /// What the system said.
         message: String,
     },
     /// The values do not allow what the query asks: a division by zero, a cast of text that is no number.
@@ -234,6 +240,9 @@ impl Error {
                 );
                 Self::Storage { message: short(&error.to_string()), transient }
             }
+            DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                Self::DiskFull { message: error.to_string() }
+            }
             DataFusionError::IoError(error) => Self::Storage { message: error.to_string(), transient: false },
             DataFusionError::ResourcesExhausted(message) => Self::Exhausted { message: short(&message) },
             DataFusionError::NotImplemented(message) => Self::plan(short(&message), position),
@@ -250,6 +259,9 @@ impl Error {
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Self::Exhausted { message },
             DataFusionError::ParquetError(_) => Self::Corrupt { message },
+            DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                Self::DiskFull { message }
+            }
             DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => Self::Storage { message, transient: true },
             DataFusionError::SchemaError(error, _) => schema_error(error, position),
             DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => plan_error(&message, position),
@@ -271,7 +283,10 @@ impl Fault for Error {
             Self::Syntax { .. } | Self::Plan { .. } | Self::Data { .. } => ErrorKind::Invalid,
             Self::UnknownTable { .. } => ErrorKind::NotFound,
             Self::Refused { .. } => ErrorKind::Denied,
-            Self::TooLarge { .. } | Self::Timeout { .. } | Self::Exhausted { .. } => ErrorKind::Exhausted,
+            Self::TooLarge { .. } | Self::Timeout { .. } | Self::Exhausted { .. } | Self::DiskFull { .. } => {
+                ErrorKind::Exhausted
+            }
+            Self::Output(error) if error.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Storage { .. } | Self::Output(_) => ErrorKind::Unavailable,
             Self::Catalog(fault) => fault.kind(),
@@ -290,6 +305,7 @@ impl Fault for Error {
             Self::TooLarge { .. } => "SQL_TOO_LARGE",
             Self::Timeout { .. } => "SQL_TIMEOUT",
             Self::Exhausted { .. } => "SQL_EXHAUSTED",
+            Self::DiskFull { .. } => "SQL_DISK_FULL",
             Self::Data { .. } => "SQL_DATA",
             Self::Corrupt { .. } => "LAKE_CORRUPT",
             Self::Storage { .. } => "LAKE_STORAGE",
@@ -308,15 +324,27 @@ impl Fault for Error {
                 Some(format!("did you mean `{near}`? `headworks tables list` shows all tables"))
             }
             Self::UnknownTable { .. } => Some("`headworks tables list` shows all tables".to_owned()),
-            Self::TooLarge { setting, .. } => Some(match *setting {
-                "sql.depth_max" => "write long OR chains as `IN (...)` and long sums as a table of values, \
-                     or raise `sql.depth_max`"
-                    .to_owned(),
-                setting => format!("shorten it, or raise `{setting}`"),
-            }),
+            Self::TooLarge { setting: "sql.depth_max", .. } => {
+                Some("write long OR chains as `IN (...)`, and long sums as a table of values".to_owned())
+            }
+            Self::TooLarge { .. } => {
+                Some("shorten it: long lists of values belong into a table that the query joins".to_owned())
+            }
             Self::Timeout { .. } => Some("read fewer partitions (`where ds = ...`), or raise the timeout".to_owned()),
             Self::Exhausted { .. } => {
                 Some("read fewer partitions or columns, or raise `engine.memory` in headworks.toml".to_owned())
+            }
+            Self::Data { message } if message.contains("cannot cast") => {
+                Some("`try_cast` gives null for values that do not fit".to_owned())
+            }
+            Self::Data { message } if message.contains("divide by zero") => {
+                Some("`x / nullif(y, 0)` gives null instead".to_owned())
+            }
+            Self::DiskFull { .. } => {
+                Some("free space on that disk, or let the query spill less: raise `engine.memory`".to_owned())
+            }
+            Self::Output(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free space on that disk, or write to another".to_owned())
             }
             Self::Catalog(fault) => fault.hint(),
             Self::Check { source, .. } => source.hint(),
@@ -337,6 +365,9 @@ impl Fault for Error {
 
 /// The most characters of a foreign message that are shown.
 const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// The most forms of a function that are listed.
+const FORMS_SHOWN_MAX: usize = 4;
 
 /// The most columns listed when a name is unknown.
 const COLUMNS_SHOWN_MAX: usize = 12;
@@ -404,7 +435,21 @@ fn span_of(column: &Column) -> Option<Position> {
 }
 
 fn plan_error(message: &str, position: Option<Position>) -> Error {
+    // Its end tells the most, and would be cut off.
+    if let Some(error) = misused(&in_sql_words(message), position) {
+        return error;
+    }
     let message = short(message);
+    if message.starts_with("projections require unique expression names") {
+        return Error::Plan {
+            message: format!("two columns of the result have the same name{}", doubled(&message)),
+            position,
+            hint: Some("give one of them another name with `AS`".to_owned()),
+        };
+    }
+    if let Some(error) = ungrouped(&message, position) {
+        return error;
+    }
     // `Invalid function 'cuont'. Did you mean 'count'?` and coercion errors end with advice on its own: it becomes the hint.
     if let Some((first, near)) = message.split_once("did you mean ").or_else(|| message.split_once("Did you mean ")) {
         return Error::Plan {
@@ -416,6 +461,40 @@ fn plan_error(message: &str, position: Option<Position>) -> Error {
     Error::Plan { message, position, hint: None }
 }
 
+/// A column that is neither grouped by nor aggregated.
+fn ungrouped(message: &str, position: Option<Position>) -> Option<Error> {
+    let (before, _) = message.split_once("\" must appear in the GROUP BY clause")?;
+    let (_, column) = before.rsplit_once('"')?;
+    Some(Error::Plan {
+        message: format!("column `{column}` is neither in GROUP BY nor in an aggregate function"),
+        position,
+        hint: Some(format!("add it to GROUP BY, or take one of its values, as `max({column})`")),
+    })
+}
+
+/// A function that does not take such arguments. DataFusion tells every form that it tried and asks for a bug report.
+fn misused(message: &str, position: Option<Position>) -> Option<Error> {
+    let (_, call) = message.split_once("No function matches the given name and argument types '")?;
+    let (call, rest) = call.split_once("'.")?;
+    let forms: Vec<String> = rest
+        .split_once("Candidate functions:")
+        .map_or("", |(_, forms)| forms)
+        .lines()
+        .map(str::trim)
+        .filter(|form| form.ends_with(')'))
+        .map(|form| format!("`{form}`"))
+        .take(FORMS_SHOWN_MAX)
+        .collect();
+    let hint = if forms.is_empty() { "cast its arguments".to_owned() } else { format!("it is {}", forms.join(" or ")) };
+    Some(Error::Plan { message: format!("no function is called as `{call}`"), position, hint: Some(hint) })
+}
+
+/// The name that DataFusion's message about doubled columns ends its expressions with, as `: `n``.
+fn doubled(message: &str) -> String {
+    let name = message.split("\" at position").next().and_then(|first| first.rsplit(" AS ").next());
+    name.filter(|name| !name.contains('"')).map_or(String::new(), |name| format!(": `{name}`"))
+}
+
 /// Cuts DataFusion's prefixes, advice to report bugs and length.
 fn short(message: &str) -> String {
     let mut message = message;
@@ -423,18 +502,48 @@ fn short(message: &str) -> String {
         "Error during planning: ",
         "Execution error: ",
         "Arrow error: ",
+        "Cast error: ",
         "External error: ",
         "This feature is not implemented: ",
     ] {
         message = message.strip_prefix(prefix).unwrap_or(message);
     }
     let message = message.split("\n\nbacktrace:").next().unwrap_or(message).trim().trim_end_matches('.');
-    let mut text = lowercase_first(message);
+    let mut text = in_sql_words(&lowercase_first(message));
     if let Some((cut, _)) = text.char_indices().nth(MESSAGE_CHARS_MAX) {
         text.truncate(cut);
         text.push('…');
     }
     text
+}
+
+/// Calls types as SQL does where Arrow's names stand by themselves; `Int64(1)` is a value, and stays.
+fn in_sql_words(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_alphanumeric()) {
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        let is_alone = !tail.starts_with('(') && !tail.starts_with('"') && !out.ends_with(['"', '\'', '.', '`']);
+        out.push_str(match word {
+            "Utf8" | "Utf8View" | "LargeUtf8" if is_alone => "varchar",
+            "Int8" if is_alone => "tinyint",
+            "Int16" if is_alone => "smallint",
+            "Int32" if is_alone => "integer",
+            "Int64" if is_alone => "bigint",
+            "Float32" if is_alone => "real",
+            "Float64" if is_alone => "double",
+            "Date32" if is_alone => "date",
+            "Boolean" if is_alone => "boolean",
+            "Binary" | "BinaryView" if is_alone => "blob",
+            other => other,
+        });
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
 }
 
 fn lowercase_first(message: &str) -> String {
@@ -469,6 +578,40 @@ mod tests {
         );
         assert_eq!(error.to_string(), "the SQL cannot be read: expected: an expression, found: FROM");
         assert_eq!(error.position(), Some(Position { line: 2, column: 8 }));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_words_of_sql() {
+        let check = |message: &str, expected: &str, hint: Option<&str>| {
+            let error = plan_error(message, None);
+            assert_eq!(error.to_string(), expected, "{message}");
+            assert_eq!(error.hint().as_deref(), hint, "{message}");
+        };
+        check(
+            "Column in SELECT must be in GROUP BY or an aggregate function: While expanding wildcard, column \"t.a\" must appear in \
+             the GROUP BY clause or must be part of an aggregate function, currently only \"count(Int64(1))\" appears in the SELECT \
+             clause satisfies this requirement",
+            "column `t.a` is neither in GROUP BY nor in an aggregate function",
+            Some("add it to GROUP BY, or take one of its values, as `max(t.a)`"),
+        );
+        check(
+            "Internal error: Function 'f' failed. Please help us. No function matches the given name and argument types \
+             'f(Utf8, Int64)'. You might need to add explicit type casts.\n\tCandidate functions:\n\tf(str: String)\n\tf(Int64, Int64)",
+            "no function is called as `f(varchar, bigint)`",
+            Some("it is `f(str: String)` or `f(bigint, bigint)`"),
+        );
+        check(
+            "Cannot coerce arithmetic expression Date32 + Utf8 to valid types",
+            "cannot coerce arithmetic expression date + varchar to valid types",
+            None,
+        );
+        check("no 'Utf8(\"a\")' or \"Int64\" here", "no 'Utf8(\"a\")' or \"Int64\" here", None);
+        check(
+            "Projections require unique expression names but the expression \"Int64(1) AS a\" at position 0 and \"Int64(2) AS a\" at \
+             position 1 have the same name. Consider aliasing (\"AS\") one of them.",
+            "two columns of the result have the same name: `a`",
+            Some("give one of them another name with `AS`"),
+        );
     }
 
     #[test]

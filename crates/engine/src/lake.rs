@@ -40,7 +40,7 @@ impl Catalog for Lake {
             let table = LakeTable::open(self.store().clone(), self.storage().clone(), table, version).await?;
             return Ok(Some(Found::Table(Arc::new(table))));
         }
-        let view = views(self, version).await?.into_iter().find(|view| view.name == name);
+        let view = self.views(At::Version(version)).await?.into_iter().find(|view| view.name == name);
         Ok(view.map(|view| Found::View { sql: view.sql, columns: view.columns }))
     }
 
@@ -67,7 +67,7 @@ impl Catalog for Lake {
             let has_latest = schema.as_ref().is_some_and(|s| s.field_with_name("ds").is_ok());
             listed.push(Listed { name, schema, has_latest, definition: None });
         }
-        for view in views(self, version).await? {
+        for view in self.views(At::Version(version)).await? {
             // The view that shows DuckDB the newest partition; the engine has its own.
             let is_latest = |l: &Listed| l.has_latest && view.name.strip_suffix("_latest") == Some(l.name.as_str());
             if !listed.iter().any(is_latest) {
@@ -107,59 +107,6 @@ pub(crate) async fn bytes(plan: &LogicalPlan, state: &SessionState) -> Result<u6
     Ok(sum)
 }
 
-struct View {
-    name: String,
-    sql: String,
-    columns: Vec<String>,
-}
-
-/// The views of a version, whoever made them.
-async fn views(lake: &Lake, version: i64) -> Result<Vec<View>> {
-    let rows = lake
-        .store()
-        .rows(
-            "select view_name, sql, column_aliases from ducklake_view
-             where begin_snapshot <= $1 and (end_snapshot is null or end_snapshot > $1) order by 1",
-            &[version.into()],
-        )
-        .await
-        .map_err(headworks_lake::Error::from)?;
-    rows.iter()
-        .map(|row| {
-            let columns = row.opt_text(2).map_err(headworks_lake::Error::from)?.unwrap_or_default();
-            Ok(View {
-                name: row.text(0).map_err(headworks_lake::Error::from)?,
-                sql: row.text(1).map_err(headworks_lake::Error::from)?,
-                columns: names(&columns),
-            })
-        })
-        .collect()
-}
-
-/// Reads `("a","b c")` or `a, b`, the names that DuckDB gave a view's columns.
-fn names(text: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut name = String::new();
-    let mut is_quoted = false;
-    let mut chars = text.trim().trim_start_matches('(').trim_end_matches(')').chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if is_quoted && chars.peek() == Some(&'"') => {
-                name.push('"');
-                chars.next();
-            }
-            '"' => is_quoted = !is_quoted,
-            ',' if !is_quoted => names.push(std::mem::take(&mut name)),
-            c if c.is_whitespace() && !is_quoted => {}
-            c => name.push(c),
-        }
-    }
-    if !name.is_empty() {
-        names.push(name);
-    }
-    names
-}
-
 impl From<headworks_lake::Error> for Error {
     fn from(error: headworks_lake::Error) -> Self {
         match error {
@@ -174,23 +121,5 @@ pub(crate) fn external(error: Box<dyn std::error::Error + Send + Sync>) -> Error
     match error.downcast::<headworks_lake::Error>() {
         Ok(own) => Error::from(*own),
         Err(other) => Error::Internal { message: other.to_string() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn column_names_of_views_are_read() {
-        for (text, expected) in [
-            ("", vec![]),
-            ("()", vec![]),
-            ("(\"a\",\"b c\")", vec!["a", "b c"]),
-            ("a, b", vec!["a", "b"]),
-            ("(\"a,\"\"b\")", vec!["a,\"b"]),
-        ] {
-            assert_eq!(names(text), expected, "{text}");
-        }
     }
 }

@@ -45,6 +45,8 @@ pub struct RunPlan {
     pub tasks: Vec<TaskPlan>,
     /// What the texts of `tasks:` may name; only such jobs have them.
     pub(crate) macros: Option<minijinja::Value>,
+    /// What the caller gave instead of the header's `params`: checks are rendered when they run, with the same values.
+    pub params: serde_json::Map<String, Value>,
 }
 
 /// A run's wait for partitions of one table.
@@ -196,6 +198,7 @@ impl Job {
             reads_latest,
             sql,
             macros,
+            params: context.params.clone(),
         })
     }
 }

@@ -216,7 +216,10 @@ impl Project {
 
 fn unreadable(file: &str, error: &io::Error) -> Problem {
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => "start a project with headworks init DIR, or name an existing one with -C DIR",
+        io::ErrorKind::NotFound if file == CONFIG_FILE => {
+            "start a project with headworks init DIR, or name an existing one with -C DIR"
+        }
+        io::ErrorKind::NotFound => "put back what the link leads to, or remove the link",
         io::ErrorKind::PermissionDenied => "check its permissions",
         io::ErrorKind::InvalidData => "save it as UTF-8",
         _ => "check the path and the disk",

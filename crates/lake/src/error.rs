@@ -287,7 +287,11 @@ impl Fault for Error {
             Self::NoTable { .. } => "headworks tables list shows all tables".to_owned(),
             Self::NoVersion { .. } => "older versions go after retention.versions".to_owned(),
             Self::NoPartition { table, partition } => {
-                format!("headworks backfill {table} --from {0} --to {0} makes it", partition.ds)
+                format!(
+                    "headworks tables show {table} lists what there is; if a job makes the table, headworks backfill {table} \
+                     --from {0} --to {0} makes that one",
+                    partition.ds
+                )
             }
             Self::Conflict { .. } | Self::Reshaped { .. } => {
                 "run it again: it starts from what is there now".to_owned()

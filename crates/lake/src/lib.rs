@@ -57,6 +57,7 @@ pub use storage::{Storage, StorageOptions};
 use table::From;
 pub use table::{Column, FIELD_ID, Partition, PartitionColumn, Table};
 pub use upkeep::{Keep, Removal};
+pub use view::View;
 pub use write::{StageRequest, Staged, TableSpec};
 
 /// Which state of the lake is meant.

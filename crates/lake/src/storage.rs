@@ -189,7 +189,7 @@ impl Storage {
         }
         let location = Path::parse(path).map_err(|e| Error::Place { url: path.to_owned(), reason: e.to_string() })?;
         let to = match &self.local {
-            Some(root) => To::Local { path: root.join(path), root: root.clone(), file: None },
+            Some(root) => To::Local(Some(LocalFile { path: root.join(path), root: root.clone(), file: None })),
             None => To::Remote { store: Arc::clone(&self.files), location, upload: None },
         };
         Ok(NewFile { name: path.to_owned(), to, size: 0 })
@@ -204,8 +204,13 @@ pub(crate) struct NewFile {
 }
 
 enum To {
-    Local { path: PathBuf, root: PathBuf, file: Option<File> },
-    Remote { store: Arc<dyn ObjectStore>, location: Path, upload: Option<WriteMultipart> },
+    /// None after a write that failed.
+    Local(Option<LocalFile>),
+    Remote {
+        store: Arc<dyn ObjectStore>,
+        location: Path,
+        upload: Option<WriteMultipart>,
+    },
 }
 
 impl NewFile {
@@ -213,20 +218,14 @@ impl NewFile {
     pub(crate) async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
         self.size += bytes.len() as u64;
         match &mut self.to {
-            To::Local { path, root, file } => {
-                let (path, root) = (path.clone(), root.clone());
-                let opened = file.take();
+            To::Local(local) => {
+                let (shown, open) = LocalFile::taken(local, &self.name);
                 let written = blocking(move || {
-                    let mut open = match opened {
-                        Some(open) => open,
-                        None => create_new(&path, &root)?,
-                    };
-                    open.write_all(&bytes)?;
+                    let mut open = open?;
+                    open.append(&bytes)?;
                     Ok(open)
-                })
-                .await;
-                *file =
-                    Some(written.map_err(|source| Error::Io { doing: "write", path: self.name.clone(), source })?);
+                });
+                *local = Some(written.await.map_err(|source| Error::Io { doing: "write", path: shown, source })?);
                 Ok(())
             }
             To::Remote { store, location, upload } => {
@@ -252,17 +251,12 @@ impl NewFile {
         self.size += rest.len() as u64;
         let name = self.name.clone();
         match self.to {
-            To::Local { path, root, file } => {
-                let shown = path.display().to_string();
+            To::Local(mut local) => {
+                let (shown, open) = LocalFile::taken(&mut local, &name);
                 blocking(move || {
-                    let mut open = match file {
-                        Some(open) => open,
-                        None => create_new(&path, &root)?,
-                    };
-                    open.write_all(&rest)?;
-                    open.sync_all()?;
-                    // The file's name is durable only with its folder.
-                    path.parent().map_or(Ok(()), sync_dir)
+                    let mut open = open?;
+                    open.append(&rest)?;
+                    open.finish()
                 })
                 .await
                 .map_err(|source| Error::Io { doing: "write", path: shown, source })?;
@@ -281,6 +275,51 @@ impl NewFile {
             }
         }
         Ok(self.size)
+    }
+}
+
+/// A local file being written. It goes again unless it is finished: what does not fit on a disk should not keep it full.
+struct LocalFile {
+    path: PathBuf,
+    root: PathBuf,
+    file: Option<File>,
+}
+
+impl LocalFile {
+    /// Takes the file out for a piece of work, with its path for messages.
+    fn taken(local: &mut Option<Self>, name: &str) -> (String, std::io::Result<Self>) {
+        match local.take() {
+            Some(open) => (open.path.display().to_string(), Ok(open)),
+            None => (name.to_owned(), Err(std::io::Error::other("an earlier part of it could not be written"))),
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(create_new(&self.path, &self.root)?),
+        };
+        file.write_all(bytes)
+    }
+
+    /// Makes the file durable; from now on it stays.
+    fn finish(mut self) -> std::io::Result<()> {
+        if let Some(file) = &self.file {
+            file.sync_all()?;
+        }
+        // The file's name is durable only with its folder.
+        self.path.parent().map_or(Ok(()), sync_dir)?;
+        self.file = None;
+        Ok(())
+    }
+}
+
+impl Drop for LocalFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // What can't be removed now is an orphan for the clean-up.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

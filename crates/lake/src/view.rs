@@ -1,15 +1,39 @@
 //! Views: SQL that the catalog keeps and nobody stores.
 
 use headworks_domain::TableName;
-use headworks_store::{Tx, values};
+use headworks_store::{Row, Tx, values};
 use uuid::Uuid;
 
 use crate::{
-    Error, Lake, Result,
+    At, Error, Lake, Result,
     publish::{Head, against_foreign_writers},
 };
 
+/// A view, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Its query, as the catalog keeps it.
+    pub sql: String,
+    /// Names that replace those of the query's columns; none when those stay.
+    pub columns: Vec<String>,
+}
+
 impl Lake {
+    /// The views, by name.
+    pub async fn views(&self, at: At) -> Result<Vec<View>> {
+        let version = self.version(at).await?;
+        let sql = "select view_name, sql, column_aliases from ducklake_view
+                   where begin_snapshot <= $1 and (end_snapshot is null or end_snapshot > $1) order by 1";
+        let rows = self.store().rows(sql, &values![version]).await?;
+        let view = |row: &Row| {
+            let columns = names(&row.opt_text(2)?.unwrap_or_default());
+            Ok(View { name: row.text(0)?, sql: row.text(1)?, columns })
+        };
+        rows.iter().map(view).collect()
+    }
+
     /// Makes or replaces a view, inside the caller's transaction, and answers the lake's version. A view that says the same
     /// already is left alone.
     ///
@@ -72,4 +96,46 @@ async fn once(
     changes.push(format!("created_view:\"main\".\"{name}\""));
     head.write(tx, now, &changes, Some(&format!("view {name}")), None).await?;
     Ok(head.snapshot)
+}
+
+/// Reads `("a","b c")` or `a, b`, the names that DuckDB gave a view's columns.
+fn names(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut name = String::new();
+    let mut is_quoted = false;
+    let mut chars = text.trim().trim_start_matches('(').trim_end_matches(')').chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if is_quoted && chars.peek() == Some(&'"') => {
+                name.push('"');
+                chars.next();
+            }
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => names.push(std::mem::take(&mut name)),
+            c if c.is_whitespace() && !is_quoted => {}
+            c => name.push(c),
+        }
+    }
+    if !name.is_empty() {
+        names.push(name);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn column_names_of_views_are_read() {
+        for (text, expected) in [
+            ("", vec![]),
+            ("()", vec![]),
+            ("(\"a\",\"b c\")", vec!["a", "b c"]),
+            ("a, b", vec!["a", "b"]),
+            ("(\"a,\"\"b\")", vec!["a,\"b"]),
+        ] {
+            assert_eq!(names(text), expected, "{text}");
+        }
+    }
 }

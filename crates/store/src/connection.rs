@@ -32,7 +32,7 @@ pub(crate) enum Connection {
 
 impl Connection {
     pub(crate) async fn open(options: &StoreOptions) -> Result<Self> {
-        let failed = |source| Error::Open { url: options.shown(), source };
+        let failed = |source| Error::of_opening(options.shown(), source);
         match options.dialect()? {
             Dialect::Sqlite => {
                 let mut to = sqlite_options(options);

@@ -152,7 +152,7 @@ impl Error {
                     Self::Unique { message }
                 } else if matches!(sqlite, Some(5 | 6)) || matches!(code.as_str(), "55P03" | "40P01" | "40001") {
                     Self::Locked { message }
-                } else if sqlite == Some(13) || code == "53100" {
+                } else if is_full(&source) {
                     Self::Full { message }
                 } else if sqlite == Some(8) || code == "25006" {
                     Self::ReadOnly { message }
@@ -175,9 +175,28 @@ impl Error {
         }
     }
 
+    /// Says why the database cannot be opened.
+    pub(crate) fn of_opening(url: String, source: sqlx::Error) -> Self {
+        if is_full(&source) { Self::Full { message: source.to_string() } } else { Self::Open { url, source } }
+    }
+
     /// True when the connection can be used no more.
     pub(crate) fn breaks_connection(&self) -> bool {
         matches!(self, Self::Lost { .. })
+    }
+}
+
+/// True when there is no room left. SQLite has a code of its own for its shared memory, a file too, that cannot grow.
+fn is_full(source: &sqlx::Error) -> bool {
+    const SQLITE_FULL: &str = "13";
+    const SQLITE_IOERR_SHMSIZE: &str = "4874";
+    const POSTGRES_DISK_FULL: &str = "53100";
+    match source {
+        sqlx::Error::Database(db) => {
+            matches!(db.code().as_deref(), Some(SQLITE_FULL | SQLITE_IOERR_SHMSIZE | POSTGRES_DISK_FULL))
+        }
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+        _ => false,
     }
 }
 
@@ -235,7 +254,7 @@ impl Fault for Error {
             Self::Url { .. } => "write metadata.url as sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned(),
             Self::Open { .. } => "see metadata.url in headworks.toml, and try headworks doctor".to_owned(),
             Self::Locked { .. } => {
-                "see which other program holds the database open, or raise metadata.lock_timeout".to_owned()
+                "see which other program holds the database open, then run the command again".to_owned()
             }
             Self::Full { .. } => "free space on that disk; headworks gc shows what can go".to_owned(),
             Self::Lost { .. } => {

@@ -17,6 +17,7 @@ use crate::{
 
 /// Opens a file and finds its columns' types. The first pass reads all of it, batch by batch.
 pub(super) fn open(input: FileInput, name: String, rows_max: usize, options: &CsvOptions) -> Result<FileReader> {
+    let options = &CsvOptions { delimiter: Some(delimiter(&input, options)?), ..options.clone() };
     let names = header(&input, &name, options)?;
     let texts: SchemaRef =
         Arc::new(Schema::new(names.iter().map(|n| Field::new(n, DataType::Utf8, true)).collect::<Vec<_>>()));
@@ -48,7 +49,38 @@ fn bytes(input: &FileInput) -> Result<Bytes> {
 }
 
 fn format(options: &CsvOptions) -> Format {
-    Format::default().with_delimiter(options.delimiter).with_quote(options.quote)
+    Format::default().with_delimiter(options.delimiter.unwrap_or(b',')).with_quote(options.quote)
+}
+
+/// The most bytes of a first line that are looked at for its delimiter.
+const FIRST_LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// The delimiter that the options name, or the one that the first line has most of outside quotes.
+fn delimiter(input: &FileInput, options: &CsvOptions) -> Result<u8> {
+    if let Some(delimiter) = options.delimiter {
+        return Ok(delimiter);
+    }
+    let mut start = Vec::new();
+    let read = bytes(input)?.take(FIRST_LINE_BYTES_MAX).read_to_end(&mut start);
+    read.map_err(|source| Error::FileRead { file: input.name(), source })?;
+    // Later ones win only by more.
+    let mut counts = [(b',', 0), (b'\t', 0), (b';', 0), (b'|', 0)];
+    let mut is_quoted = false;
+    for byte in start {
+        match byte {
+            b'\n' if !is_quoted => break,
+            quote if quote == options.quote => is_quoted = !is_quoted,
+            other if !is_quoted => counts.iter_mut().filter(|(d, _)| *d == other).for_each(|(_, n)| *n += 1),
+            _ => {}
+        }
+    }
+    let mut best = counts[0];
+    for other in counts {
+        if other.1 > best.1 {
+            best = other;
+        }
+    }
+    Ok(best.0)
 }
 
 fn reader(input: &FileInput, schema: &SchemaRef, rows_max: usize, options: &CsvOptions) -> Result<Rows> {
@@ -251,9 +283,12 @@ mod tests {
         check("a\nNA\n1\n", &CsvOptions { nulls: vec!["NA".into()], ..plain.clone() }, &[("a", "bigint")]);
         check(
             "1;2\n",
-            &CsvOptions { delimiter: b';', header: false, ..plain.clone() },
+            &CsvOptions { delimiter: Some(b';'), header: false, ..plain.clone() },
             &[("column_1", "bigint"), ("column_2", "bigint")],
         );
+        check("a\tb\n1\t\"x,y,z\"\n", &plain, &[("a", "bigint"), ("b", "varchar")]);
+        check("\"a,b,c\";d\n1,5;2\n", &plain, &[("a,b,c", "varchar"), ("d", "bigint")]);
+        check("a;b\n", &CsvOptions { delimiter: Some(b','), ..plain.clone() }, &[("a;b", "varchar")]);
         check("a\n1\n", &CsvOptions { all_text: true, ..plain.clone() }, &[("a", "varchar")]);
         check("a,b\n", &plain, &[("a", "varchar"), ("b", "varchar")]);
     }

@@ -83,8 +83,8 @@ impl Default for FileOptions {
 /// How CSV is read.
 #[derive(Debug, Clone)]
 pub struct CsvOptions {
-    /// What parts the values.
-    pub delimiter: u8,
+    /// What parts the values; told from the first line when none: the most frequent of comma, tab, semicolon and bar.
+    pub delimiter: Option<u8>,
     /// What stands around values that hold delimiters or line ends.
     pub quote: u8,
     /// True when the first line names the columns; else they are called `column_1` and so on.
@@ -98,7 +98,7 @@ pub struct CsvOptions {
 
 impl Default for CsvOptions {
     fn default() -> Self {
-        Self { delimiter: b',', quote: b'"', header: true, all_text: false, nulls: vec![String::new()] }
+        Self { delimiter: None, quote: b'"', header: true, all_text: false, nulls: vec![String::new()] }
     }
 }
 

@@ -13,11 +13,15 @@ use crate::{Error, QueryStream, Result};
 /// Writes CSV after RFC 4180 with a header: nulls are empty, empty texts `""`, nested values JSON. Returns the rows written.
 pub async fn write_csv(mut stream: QueryStream, out: &mut impl Write) -> Result<usize> {
     let schema = stream.schema();
-    let names = schema.fields().iter().map(|f| Some(f.name().as_str()));
-    write_record(out, names).map_err(Error::Output)?;
+    let mut names = Some(schema.fields().iter().map(|f| Some(f.name().as_str())));
     let mut rows = 0;
-    while let Some(batch) = stream.next().await {
-        let batch = batch?;
+    loop {
+        let batch = stream.next().await.transpose()?;
+        // The header comes with the first rows: a query that fails before them writes nothing.
+        if let Some(names) = names.take() {
+            write_record(out, names).map_err(Error::Output)?;
+        }
+        let Some(batch) = batch else { break };
         rows += batch.num_rows();
         write_batch(out, &batch)?;
     }
@@ -31,11 +35,14 @@ fn write_batch(out: &mut impl Write, batch: &RecordBatch) -> Result<()> {
         .map_err(DataFusionError::from)?;
     let options = cell::format("");
     let formatters = cell::formatters(&flat, &options).map_err(DataFusionError::from)?;
+    // What a column of nothing but nulls has only logically.
+    let nulls: Vec<_> = flat.columns().iter().map(Array::logical_nulls).collect();
     let mut values = Vec::with_capacity(formatters.len());
     for row in 0..flat.num_rows() {
         values.clear();
-        for (formatter, column) in formatters.iter().zip(flat.columns()) {
-            values.push((!column.is_null(row)).then(|| formatter.value(row).to_string()));
+        for (formatter, nulls) in formatters.iter().zip(&nulls) {
+            let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            values.push((!is_null).then(|| formatter.value(row).to_string()));
         }
         write_record(out, values.iter().map(|v| v.as_deref())).map_err(Error::Output)?;
     }

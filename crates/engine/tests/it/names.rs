@@ -154,7 +154,49 @@ async fn sql_errors_have_places_and_kinds() {
     check("select\n1 from", "expected", Some((2, 7)), ErrorKind::Invalid).await;
     check("select 'abc", "unterminated string", Some((1, 8)), ErrorKind::Invalid).await;
     check("select (1", "expected", Some((1, 10)), ErrorKind::Invalid).await;
+    check("select cuont(*) from flights", "invalid function `cuont`", Some((1, 8)), ErrorKind::Invalid).await;
+    check("select carrier, count(*) from flights", "`flights.carrier` is neither", Some((1, 8)), ErrorKind::Invalid)
+        .await;
+    check(
+        "select delay\nfrom flights group by carrier",
+        "`flights.delay` is neither",
+        Some((1, 8)),
+        ErrorKind::Invalid,
+    )
+    .await;
+    check("select substr('a', 'b')", "no function is called as `substr(varchar, varchar)`", None, ErrorKind::Invalid)
+        .await;
+    check("select 1/0", "divide by zero", None, ErrorKind::Invalid).await;
+    check("select cast('x' as int)", "cannot cast string 'x' to value of integer", None, ErrorKind::Invalid).await;
+    check("select * from flights where ds = 'yesterday'", "'yesterday' to value of date", None, ErrorKind::Invalid)
+        .await;
+    check(
+        "select * from read_csv('/etc/passwd')",
+        "table function `read_csv` does not exist",
+        None,
+        ErrorKind::Invalid,
+    )
+    .await;
+    check("select * from '/etc/passwd'", "table `/etc/passwd` does not exist", None, ErrorKind::NotFound).await;
+    check("select\nfrom where", "table `where` does not exist", Some((2, 6)), ErrorKind::NotFound).await;
     check("drop table flights", "`DROP` is not allowed", None, ErrorKind::Denied).await;
+}
+
+#[tokio::test]
+async fn long_lists_have_limits() {
+    let bench = bench();
+    let numbers = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+    let within = |n: usize| format!("select count(*) from flights where delay in ({})", numbers(n));
+    assert_eq!(bench.value(&within(15_000)).await, "1");
+    let tables = |n: usize| format!("select count(*) from (select 1 as x) t{}", ", (select 1) u".repeat(n));
+    for (sql, message) in [
+        (within(25_000), "the SQL has tokens above the limit of 40000"),
+        (tables(300), "the SQL has nested expressions, joins or set operations above the limit of 256"),
+    ] {
+        let error = bench.fails(&sql).await;
+        assert_eq!((error.to_string().as_str(), error.kind()), (message, ErrorKind::Exhausted));
+        assert!(error.hint().is_some());
+    }
 }
 
 #[tokio::test]

@@ -17,16 +17,16 @@ use tempfile::TempDir;
 
 /// A lake in memory: some tables per version, some views.
 #[derive(Default)]
-pub struct Tables {
+pub(crate) struct Tables {
     /// Version, name -> table.
-    pub tables: BTreeMap<(i64, &'static str), Arc<dyn TableProvider>>,
-    pub views: BTreeMap<&'static str, (&'static str, Vec<String>)>,
-    pub newest: BTreeMap<&'static str, PartitionKey>,
+    pub(crate) tables: BTreeMap<(i64, &'static str), Arc<dyn TableProvider>>,
+    pub(crate) views: BTreeMap<&'static str, (&'static str, Vec<String>)>,
+    pub(crate) newest: BTreeMap<&'static str, PartitionKey>,
     /// Everything that was asked for, for tests of what is not asked.
-    pub asked: Mutex<Vec<String>>,
+    pub(crate) asked: Mutex<Vec<String>>,
 }
 
-pub const VERSION: i64 = 7;
+pub(crate) const VERSION: i64 = 7;
 
 #[async_trait]
 impl Catalog for Tables {
@@ -84,20 +84,20 @@ impl Catalog for Tables {
     }
 }
 
-pub fn table(columns: Vec<(&str, ArrayRef)>) -> Arc<dyn TableProvider> {
+pub(crate) fn table(columns: Vec<(&str, ArrayRef)>) -> Arc<dyn TableProvider> {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap())
 }
 
-pub fn ints(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+pub(crate) fn ints(values: impl IntoIterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
 }
 
-pub fn texts<'a>(values: impl IntoIterator<Item = Option<&'a str>>) -> ArrayRef {
+pub(crate) fn texts<'a>(values: impl IntoIterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
 
-pub fn days<'a>(values: impl IntoIterator<Item = &'a str>) -> ArrayRef {
+pub(crate) fn days<'a>(values: impl IntoIterator<Item = &'a str>) -> ArrayRef {
     let epoch = "1970-01-01".parse::<Ds>().unwrap().date();
     Arc::new(Date32Array::from_iter_values(values.into_iter().map(|d| {
         let days = (d.parse::<Ds>().unwrap().date() - epoch).num_days();
@@ -107,7 +107,7 @@ pub fn days<'a>(values: impl IntoIterator<Item = &'a str>) -> ArrayRef {
 
 /// `flights` (two days; one row more at version 5 than before), `hourly` (ds, hour), `empty` (published without rows),
 /// `"Ünï"` (awkward names), `airlines` (no ds), the view `delays`.
-pub fn lake() -> Tables {
+pub(crate) fn lake() -> Tables {
     let mut lake = Tables::default();
     let flights = |n: usize| {
         let take = |values: [&'static str; 5]| days(values.into_iter().take(n));
@@ -151,17 +151,17 @@ pub fn lake() -> Tables {
     lake
 }
 
-pub struct Bench {
-    pub engine: Engine,
-    pub lake: Arc<Tables>,
-    pub dir: TempDir,
+pub(crate) struct Bench {
+    pub(crate) engine: Engine,
+    pub(crate) lake: Arc<Tables>,
+    pub(crate) dir: TempDir,
 }
 
-pub fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     bench_with(lake(), |_| {})
 }
 
-pub fn bench_with(lake: Tables, change: impl FnOnce(&mut EngineOptions)) -> Bench {
+pub(crate) fn bench_with(lake: Tables, change: impl FnOnce(&mut EngineOptions)) -> Bench {
     let dir = TempDir::new().unwrap();
     let mut options = EngineOptions::new(dir.path().join("spill"), 2);
     change(&mut options);
@@ -171,19 +171,19 @@ pub fn bench_with(lake: Tables, change: impl FnOnce(&mut EngineOptions)) -> Benc
 }
 
 impl Bench {
-    pub async fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>> {
         self.engine.rows(sql, QueryOptions::default()).await
     }
 
     /// The result as a table of text without borders of its own.
-    pub async fn shown(&self, sql: &str) -> String {
+    pub(crate) async fn shown(&self, sql: &str) -> String {
         match self.rows(sql).await {
             Ok(batches) => pretty_format_batches(&batches).unwrap().to_string(),
             Err(error) => format!("error: {error}"),
         }
     }
 
-    pub async fn fails(&self, sql: &str) -> Error {
+    pub(crate) async fn fails(&self, sql: &str) -> Error {
         match self.rows(sql).await {
             Ok(batches) => panic!("{sql} gives\n{}", pretty_format_batches(&batches).unwrap()),
             Err(error) => error,
@@ -191,7 +191,7 @@ impl Bench {
     }
 
     /// The one value of a result with one row and one column.
-    pub async fn value(&self, sql: &str) -> String {
+    pub(crate) async fn value(&self, sql: &str) -> String {
         let batches = self.rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         assert_eq!(rows, 1, "{sql}");

@@ -66,8 +66,8 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         app.out.document(&document(&args.table, &found, replaced, Some(&published)))?;
     } else {
         app.out.note(format_args!(
-            "{} rows are in {} as version {}",
-            count(found.rows()),
+            "{} taken into {}, version {}",
+            counted(found.rows(), "row"),
             args.table,
             published.version
         ));
@@ -155,10 +155,7 @@ fn show(app: &App, table: &TableName, found: &Found, replaced: usize) -> anyhow:
         out.line(format_args!("and {} more, up to {last}", count((found.partitions.len() - PARTITIONS_SHOWN) as u64)))?;
     }
     if replaced > 0 {
-        out.line(format_args!(
-            "{} of these partitions are published already and would be replaced",
-            count(replaced as u64)
-        ))?;
+        out.line(format_args!("replaces {} published already", counted(replaced as u64, "partition")))?;
     }
     Ok(())
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
+use headworks_domain::{Fault, Place, Problem, Severity};
 use headworks_engine::{
-    QueryOptions, QueryStream,
+    Error, Position, QueryOptions, QueryStream,
     output::{TableLayout, write_csv, write_json, write_json_lines, write_parquet, write_table},
 };
 
@@ -62,7 +63,7 @@ enum Format {
 
 pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let query = query_text(app, &args)?;
-    let format = format(&args, app.out);
+    let format = format(&args, app.out)?;
     if format == Format::Parquet && args.output.is_none() && app.out.stdout_tty {
         return Err(Failure::usage(
             "Parquet does not go to a terminal",
@@ -70,7 +71,8 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         )
         .into());
     }
-    let stream = app.engine().await?.query(&query, QueryOptions::default()).await?;
+    let asked = app.engine().await?.query(&query, QueryOptions::default()).await;
+    let stream = asked.map_err(|error| at_its_place(app.out, &args, &query, error))?;
     match &args.output {
         None => write(stream, format, args.max_rows, &mut BufWriter::with_capacity(1 << 16, io::stdout())).await?,
         Some(path) => {
@@ -100,21 +102,53 @@ async fn write(
     Ok(())
 }
 
-fn format(args: &Args, out: Out) -> Format {
-    let by_terminal = if out.stdout_tty && args.output.is_none() { Format::Table } else { Format::Csv };
-    let unnamed = if out.json { Format::Json } else { by_terminal };
-    args.format.or_else(|| format_of_file(args.output.as_deref()?)).unwrap_or(unnamed)
+/// The longest line of a query that is shown with an error.
+const LINE_CHARS_MAX: usize = 200;
+
+/// An error with the line of the query where it is.
+fn at_its_place(out: Out, args: &Args, query: &str, error: Error) -> anyhow::Error {
+    let Some(Position { line, column }) = error.position() else { return error.into() };
+    let text = query.lines().nth(line - 1).filter(|text| text.chars().count() <= LINE_CHARS_MAX).unwrap_or_default();
+    let file = args.file.as_ref().filter(|f| f.as_os_str() != "-").map(|f| f.display().to_string());
+    let problem = Problem {
+        severity: Severity::Error,
+        place: Place { file: file.unwrap_or_else(|| "query".to_owned()), line, column },
+        text: text.to_owned(),
+        message: error.to_string(),
+        hint: None,
+    };
+    let shown = problem.to_string();
+    let message = if out.json { error.to_string() } else { shown.trim_start_matches("error: ").to_owned() };
+    let mut failure = Failure::new(error.kind(), error.code(), message);
+    if let Some(hint) = error.hint() {
+        failure = failure.hint(hint);
+    }
+    if out.json { failure.problems(vec![problem]).into() } else { failure.into() }
 }
 
-/// The format that a file's ending names.
-fn format_of_file(path: &Path) -> Option<Format> {
-    match path.extension()?.to_str()?.to_lowercase().as_str() {
-        "csv" => Some(Format::Csv),
-        "json" => Some(Format::Json),
-        "jsonl" | "ndjson" => Some(Format::Jsonl),
-        "parquet" => Some(Format::Parquet),
-        "txt" => Some(Format::Table),
-        _ => None,
+fn format(args: &Args, out: Out) -> Result<Format, Failure> {
+    let by_terminal = if out.stdout_tty && args.output.is_none() { Format::Table } else { Format::Csv };
+    let unnamed = if out.json { Format::Json } else { by_terminal };
+    match (args.format, args.output.as_deref()) {
+        (Some(format), _) => Ok(format),
+        (None, Some(file)) => Ok(format_of_file(file)?.unwrap_or(unnamed)),
+        (None, None) => Ok(unnamed),
+    }
+}
+
+/// The format that a file's ending names; none without one. Errors: an ending of something else, as `.xlsx`.
+fn format_of_file(path: &Path) -> Result<Option<Format>, Failure> {
+    let Some(ending) = path.extension().map(|e| e.to_string_lossy().to_lowercase()) else { return Ok(None) };
+    match ending.as_str() {
+        "csv" => Ok(Some(Format::Csv)),
+        "json" => Ok(Some(Format::Json)),
+        "jsonl" | "ndjson" => Ok(Some(Format::Jsonl)),
+        "parquet" => Ok(Some(Format::Parquet)),
+        "txt" => Ok(Some(Format::Table)),
+        _ => Err(Failure::usage(
+            format!("`.{ending}` is no format that rows are written in"),
+            "end the file with .csv, .json, .jsonl, .parquet or .txt, or name its format with --format",
+        )),
     }
 }
 
@@ -163,6 +197,13 @@ impl Part {
                 Failure::usage(format!("`{}` is not a file's name", path.display()), "name a file with -o").into()
             );
         };
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
+            return Err(Failure::not_found(
+                format!("there is no folder `{}` to write into", folder.display()),
+                "make it first, or name another place with -o",
+            )
+            .into());
+        }
         let name = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
         Ok(Self { path: path.with_file_name(name) })
     }

@@ -72,7 +72,7 @@ impl Runner {
             }
         }
         let context =
-            RunContext { run_id: segment.run_id().clone(), env: self.env.clone(), params: job.spec.params.clone() };
+            RunContext { run_id: segment.run_id().clone(), env: self.env.clone(), params: plan.params.clone() };
         let tables = job.render_checks(&self.project.current(), plan.interval, &context).map_err(|problems| {
             Stop::Failed(crate::planner::failure(
                 &problems,

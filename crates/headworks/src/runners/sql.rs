@@ -23,8 +23,11 @@ impl Runner {
     ) -> Result<Staged, Stop> {
         let sql = plan.sql.as_ref().ok_or_else(|| internal("a SQL job without SQL"))?;
         segment.log.line(format!("running SQL:\n{}", sql.sql));
-        let query = self.with_unmade_tables(plan, &request).await?;
-        let rows = self.engine.query(&sql.sql, query).await.map_err(|e| sql_stop(plan, &e))?;
+        let (query, unmade) = self.with_unmade_tables(plan, &request).await?;
+        let rows = self.engine.query(&sql.sql, query).await.map_err(|error| match sql_stop(plan, &error) {
+            Stop::Failed(failure) if matches!(error, Error::Plan { .. }) => Stop::Failed(of_unmade(failure, &unmade)),
+            stop => stop,
+        })?;
         let schema = rows.schema();
         // Batches are taken as they come; an error of the query keeps its kind through the writer.
         let rows = headworks_lake::rows(schema, rows.map_err(source_error));
@@ -36,8 +39,12 @@ impl Runner {
 
     /// Tables that the run waits for and that nobody has published yet stand in empty: a job that builds on its own past reads
     /// itself on its first day, and an interval before another job's `start` has nothing to wait for.
-    async fn with_unmade_tables(&self, plan: &RunPlan, request: &StageRequest) -> Result<QueryOptions, Stop> {
-        let mut query = options();
+    async fn with_unmade_tables(
+        &self,
+        plan: &RunPlan,
+        request: &StageRequest,
+    ) -> Result<(QueryOptions, Vec<String>), Stop> {
+        let (mut query, mut unmade) = (options(), Vec::new());
         for wait in &plan.waits {
             let name = wait.table.as_str();
             let lake = self.lakes.reading(name).await.map_err(|e| Stop::from(&e))?;
@@ -51,15 +58,28 @@ impl Runner {
             };
             if let Some(spec) = spec {
                 query = table_option(query, name, self.lake().unmade(&spec).map_err(|e| Stop::from(&e))?);
+                unmade.push(name.to_owned());
             }
         }
-        Ok(query)
+        Ok((query, unmade))
     }
 
     /// Plans a view's SQL once, so that a broken one is never published.
     pub(super) async fn try_view(&self, plan: &RunPlan, sql: &str) -> Result<(), Stop> {
         self.engine.query(&format!("explain {sql}"), options()).await.map(drop).map_err(|e| sql_stop(plan, &e))
     }
+}
+
+/// Says of a query that does not fit its tables that some of them are not there yet.
+fn of_unmade(failure: Failure, unmade: &[String]) -> Failure {
+    if unmade.is_empty() {
+        return failure;
+    }
+    let hint = format!(
+        "`{}` is not published yet: until then it has the columns that its job lists under `columns:` with a type",
+        unmade.join("`, `")
+    );
+    Failure { hint: Some(hint), ..failure }
 }
 
 pub(super) fn options() -> QueryOptions {

@@ -3,6 +3,7 @@ use std::{
     process::Stdio,
 };
 
+use headworks_testkit::python;
 use insta::assert_snapshot;
 
 use crate::project::{NUMBERS, Project, outcome};
@@ -45,6 +46,21 @@ fn a_backfill_orders_itself_and_repeats_nothing() {
     assert_eq!(replaced["success"], 5, "{replaced}");
     assert_eq!(project.ok(&["sql", "SELECT ds, numbers FROM total_latest"]), "ds,numbers\n2026-01-05,3\n");
     assert_eq!(project.ok(&["sql", "SELECT count(*) AS n FROM numbers"]), "n\n15\n");
+}
+
+#[test]
+fn parameters_reach_the_sql_and_the_checks() {
+    let project = Project::empty().file(
+        "jobs/words.sql",
+        "/* job\nschedule: \"@daily\"\nstart: 2026-01-01\nparams: {rows: 2, word: a}\nchecks:\n  - name: all_there\n    \
+         sql: \"select count(*) = {{ params.rows }} from this where word = '{{ params.word }}'\"\n*/\n\
+         SELECT value AS n, '{{ params.word }}' AS word FROM generate_series(1, {{ params.rows }})\n",
+    );
+    let run = ["run", "words", "--ds", "2026-01-01", "--reprocess"];
+    project.ok(&run);
+    assert_eq!(project.ok(&["sql", "SELECT count(*) AS n, min(word) AS w FROM words"]), "n,w\n2,a\n");
+    project.ok(&[&run[..], &["--param", "rows=3", "--param", "word=it"]].concat());
+    assert_eq!(project.ok(&["sql", "SELECT count(*) AS n, min(word) AS w FROM words"]), "n,w\n3,it\n");
 }
 
 #[test]
@@ -112,6 +128,56 @@ fn adopt_shows_first_and_then_takes() {
 }
 
 #[test]
+fn adopt_takes_in_what_other_programs_wrote() {
+    let project = Project::empty().file("old files/tabs.tsv", "day\tsku\n2026-01-01\t\"a,b\"\n").file(
+        "old files/Verkäufe 2026.csv",
+        "\u{feff}Tag;Größe in cm;Preis\r\n2026-01-01;12;\"1,50\"\r\n2026-01-02;;3\r\n",
+    );
+    let parquet = project.path().join("old files/parted");
+    python(
+        "import sys, os, datetime, pyarrow as pa, pyarrow.parquet as pq, pyarrow.orc as orc
+for day in ('2026-01-01', '2026-01-02'):
+    os.makedirs(f'{sys.argv[1]}/ds={day}')
+    table = pa.table({'id': [1, 2], 'Größe in cm': [1.5, None], 'order': ['a', 'ß'], 'when': [datetime.datetime(2026, 1, 5)] * 2})
+    pq.write_table(table, f'{sys.argv[1]}/ds={day}/part 0.parquet')
+orc.write_table(table, f'{sys.argv[1]}/../Ünï.orc')",
+        &[&parquet.display().to_string()],
+    )
+    .unwrap();
+    for (path, table, by, rows) in [
+        ("old files/tabs.tsv", "tabs", "day", "ds,day,sku\n2026-01-01,2026-01-01,\"a,b\"\n"),
+        (
+            "old files/Verkäufe 2026.csv",
+            "Verkäufe",
+            "Tag",
+            "ds,Tag,Größe in cm,Preis\n2026-01-01,2026-01-01,12,\"1,50\"\n2026-01-02,2026-01-02,,3\n",
+        ),
+        (
+            "old files/Ünï.orc",
+            "uni",
+            "when",
+            "ds,id,Größe in cm,order,when\n2026-01-05,1,1.5,a,2026-01-05 00:00:00\n2026-01-05,2,,ß,2026-01-05 00:00:00\n",
+        ),
+    ] {
+        project.ok(&["tables", "adopt", path, "--table", table, "--partition-by", by, "--yes"]);
+        assert_eq!(project.ok(&["sql", &format!("SELECT * FROM \"{table}\"")]), rows, "{path}");
+    }
+    // Folders name the days, and taking the same in again replaces them.
+    for version in [4, 5] {
+        let taken = project.json(&["tables", "adopt", "old files/parted", "--table", "parted", "--yes"]);
+        assert_eq!(taken["version"], version, "{taken}");
+        assert_eq!(
+            project.ok(&["sql", "SELECT count(*) AS n, count(DISTINCT ds) AS days FROM parted"]),
+            "n,days\n4,2\n"
+        );
+    }
+    project.ok(&["tables", "restore", "parted", "--ds", "2026-01-02", "--version", "4"]);
+    let history = project.json(&["tables", "history", "parted", "--ds", "2026-01-02"]);
+    assert_eq!(history["versions"][0]["action"], "restore", "{history}");
+    assert_eq!(project.json(&["gc", "--dry-run", "--set", "retention.orphans=0s"])["removals"], serde_json::json!([]));
+}
+
+#[test]
 fn sql_takes_its_text_from_anywhere_and_writes_every_format() {
     let project = Project::empty().file("q.sql", "SELECT 1 AS a, 'x' AS b");
     assert_eq!(project.ok(&["sql", "-f", "q.sql"]), "a,b\n1,x\n");
@@ -121,6 +187,18 @@ fn sql_takes_its_text_from_anywhere_and_writes_every_format() {
     assert_eq!(project.ok(&["sql", "-f", "q.sql", "--format", "table"]), " a │ b\n───┼───\n 1 │ x\n(1 row)\n");
     project.ok(&["sql", "-f", "q.sql", "-o", "out.parquet"]);
     assert!(std::fs::read(project.path().join("out.parquet")).unwrap().starts_with(b"PAR1"));
+    assert_eq!(project.ok(&["sql", "SELECT NULL AS a, '' AS b, 'x;y' AS c"]), "a,b,c\n,\"\",x;y\n");
+    for (args, message) in [
+        (&["sql", "SELECT 1", "-o", "out.xlsx"][..], "`.xlsx` is no format"),
+        (&["sql", "SELECT 1", "-o", "nowhere/out.csv"], "there is no folder `nowhere`"),
+        (&["sql", "SELECT 1 AS a, 2 AS a"], "two columns of the result have the same name: `a`"),
+    ] {
+        let refused = project.run(args);
+        assert!(
+            refused.code == 2 && refused.stderr.contains(message) && refused.stderr.contains("hint:"),
+            "{refused:?}"
+        );
+    }
     let failed = project.run(&["sql", "SELECT * FROM nothing", "-o", "never.csv"]);
     assert_ne!(failed.code, 0);
     assert!(project.files(".").iter().all(|f| !f.to_string_lossy().contains("never")));

@@ -9,6 +9,8 @@ mod control;
 mod daily_use;
 mod demo;
 mod environments;
+mod full_disk;
+mod grown;
 mod processes;
 mod project;
 mod schedule;

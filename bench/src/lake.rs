@@ -1,0 +1,49 @@
+//! A lake to measure on.
+
+use std::{path::Path, sync::Arc};
+
+use arrow::array::RecordBatch;
+use headworks_domain::{Ds, PartitionKey, SystemClock};
+use headworks_lake::{Action, Lake, PublishInfo, Published, StageRequest, Storage, StorageOptions, TableSpec, rows};
+use headworks_store::{Store, StoreOptions};
+
+/// Opens, or makes, a lake on local files with its catalog in SQLite.
+pub(crate) async fn open(metadata: &Path, data: &Path) -> anyhow::Result<Lake> {
+    let store = Store::open(&StoreOptions::new(format!("sqlite:{}", metadata.display()))).await?;
+    let storage = Storage::open(&StorageOptions { path: data.display().to_string(), ..Default::default() })?;
+    Ok(Lake::open(store, storage, Arc::new(SystemClock)).await?)
+}
+
+/// Stages and publishes one day of a table, as attempt `attempt`.
+pub(crate) async fn publish(
+    lake: &Lake,
+    table: &str,
+    ds: Ds,
+    attempt: i64,
+    batch: RecordBatch,
+) -> anyhow::Result<Published> {
+    let spec = TableSpec {
+        name: table.parse()?,
+        kind: "events".to_owned(),
+        columns: Vec::new(),
+        partition_by: vec!["ds".to_owned()],
+        comment: None,
+        owner: None,
+        job: None,
+        retention_secs: None,
+    };
+    let info = PublishInfo {
+        job: table.to_owned(),
+        run_id: attempt.to_string(),
+        attempt,
+        job_version: "1".to_owned(),
+        inputs: Vec::new(),
+        as_of_now: false,
+        action: Action::Publish,
+    };
+    let request = StageRequest { spec, keys: vec![PartitionKey::day(ds)], attempt };
+    let batches = futures::stream::iter([Ok::<_, std::io::Error>(batch.clone())]);
+    let staged = lake.stage(request, rows(batch.schema(), batches)).await?;
+    let there = lake.clone();
+    Ok(lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info).await })).await?)
+}
