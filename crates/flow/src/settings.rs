@@ -113,20 +113,8 @@ pub fn load_config(text: &str, overrides: &Overrides) -> LoadedConfig {
         problems.extend(unknown(&name, &environments, &source, &tree, &origins));
     }
     environments::put(&mut base, "project", "environment", EnvironmentName::PRODUCTION);
-    let mut effective = base.clone();
     let own = environments.iter().find(|(known, _)| *known == name);
-    if let Some((_, own)) = own {
-        let (laid, defaults) = environments::laid_over(&base, &name, own);
-        effective = laid;
-        for (path, _) in leaves(own, "") {
-            let origin = origins.get(&format!("{}.{name}.{path}", environments::ENVIRONMENTS)).cloned();
-            origins.insert(path, origin.unwrap_or(Origin::Default));
-        }
-        for path in defaults {
-            origins.remove(path);
-        }
-        environments::put(&mut effective, "project", "environment", name.as_str());
-    }
+    let mut effective = own.map_or_else(|| base.clone(), |(_, own)| laid_over(&base, &name, own, &mut origins));
     let is_changed = !for_one.is_empty();
     problems.extend(for_one.into_iter().filter_map(|value| value.put(&mut effective, &mut origins)));
     if problems.is_empty() && is_changed {
@@ -145,16 +133,33 @@ pub fn load_config(text: &str, overrides: &Overrides) -> LoadedConfig {
     problems.extend(semantic_problems(&config, &source, &effective));
     if problems.is_empty() {
         // All environments, so that `validate` tells of a clash before anybody works in one.
-        let mut all =
-            vec![(EnvironmentName::default(), if name.is_production() { &config } else { &production }.clone())];
+        let mut all = vec![(EnvironmentName::default(), production.clone())];
         for (other, own) in &environments {
             let laid = environments::laid_over(&base, other, own).0;
-            all.push((other.clone(), if *other == name { config.clone() } else { decoded(&laid).unwrap_or_default() }));
+            all.push((other.clone(), decoded(&laid).unwrap_or_default()));
+        }
+        // Flags are in the settings of the one that was asked for.
+        for (_, known) in all.iter_mut().filter(|(other, _)| *other == name) {
+            *known = config.clone();
         }
         problems.extend(environments::clashes(&source, &tree, &all));
     }
     let settings = settings(&config, &origins);
     LoadedConfig { config, production: own.map(|_| production), settings, problems }
+}
+
+/// The settings of an environment over production's; `origins` tells then where these come from.
+fn laid_over(base: &Node, name: &EnvironmentName, own: &Node, origins: &mut BTreeMap<String, Origin>) -> Node {
+    let (mut laid, defaults) = environments::laid_over(base, name, own);
+    for (path, _) in leaves(own, "") {
+        let origin = origins.get(&format!("{}.{name}.{path}", environments::ENVIRONMENTS)).cloned();
+        origins.insert(path, origin.unwrap_or(Origin::Default));
+    }
+    for path in defaults {
+        origins.remove(path);
+    }
+    environments::put(&mut laid, "project", "environment", name.as_str());
+    laid
 }
 
 fn decoded(tree: &Node) -> Result<Config, serde_json::Error> {
