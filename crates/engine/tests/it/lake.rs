@@ -114,7 +114,7 @@ async fn the_least_and_the_greatest_day_need_no_file() {
         ("min(ds) from orders", "2013-01-02"),
         ("max(o.ds) as newest from orders o", "2013-01-03"),
         ("cast(max(ds) as varchar) || '!' from orders", "2013-01-03!"),
-        ("max(ds) - min(ds) from orders", "1 days"),
+        ("max(ds) - min(ds) from orders", "1"),
         ("max(ds) from orders where ds < '2013-01-03'", "2013-01-02"),
         ("max(day) from (select ds as day, id from orders) o where day <= '2013-01-02'", "2013-01-02"),
         ("max(ds) from orders where ds > '2020-01-01'", ""),
