@@ -195,7 +195,6 @@ mod tests {
         let mut run = RunProgress {
             trigger: headworks_flow::exec::Trigger::Manual,
             run_id: "r1".parse().unwrap(),
-            trigger: headworks_flow::exec::Trigger::Manual,
             job: "flights".parse().unwrap(),
             interval: headworks_domain::Interval::new(start, start + TimeDelta::days(1)).unwrap(),
             ds: "2013-01-01".parse().unwrap(),

@@ -181,6 +181,10 @@ pub(crate) fn conclude(facts: &Facts) -> Reason {
 
 fn of_live(facts: &Facts, run: &RunRow) -> Reason {
     let (id, owner) = (run.id.to_string(), run.owner.clone());
+    if run.owner.is_empty() {
+        // Its owner had more than it could do, and gave it to whoever has room.
+        return Reason::Slots { run: id, owner: "any worker".to_owned() };
+    }
     if !run.owner_alive {
         return Reason::Abandoned { run: id, owner, schedulers: facts.schedulers };
     }

@@ -154,6 +154,26 @@ impl Runs {
         Ok(usize::try_from(changed).unwrap_or(0))
     }
 
+    /// Forgets what was asked for and answered before an instant, backfills that were over, and marks of runs that are forgotten.
+    pub(crate) async fn forget_answered(&self, before: i64) -> Result<()> {
+        self.store
+            .write(move |tx| {
+                Box::pin(async move {
+                    for sql in [
+                        "delete from hw_demand where answered_at < $1 and (backfill is null
+                             or backfill in (select id from hw_backfill where finished_at < $1))",
+                        "delete from hw_backfill where finished_at < $1",
+                        "delete from hw_mark where marked_at < $1
+                             and not exists (select 1 from hw_run r where r.id = hw_mark.run_id)",
+                    ] {
+                        tx.execute(sql, &values![before]).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
     pub(crate) async fn answer_nothing(&self, demands: Vec<i64>) -> Result<()> {
         let now = self.now().await?;
         self.store

@@ -125,6 +125,7 @@ impl Runs {
                 *if gone { &mut went.runs } else { &mut went.details } += count;
             }
         }
+        self.forget_answered(before).await?;
         Ok(went)
     }
 

@@ -156,8 +156,7 @@ impl Runs {
     /// The processes that look after the schedules now, as `host:pid`.
     pub async fn schedulers(&self) -> Result<Vec<String>> {
         let now = self.now().await?;
-        let sql =
-            "select host, boot_id, pid, pid_start, lease_until from hw_process where role = 'scheduler' order by id";
+        let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process where role in ('scheduler', 'planner') order by id";
         let mut alive = Vec::new();
         for row in self.store.rows(sql, &[]).await? {
             if let Some((process, lease)) = owner(&row, 0)?

@@ -1,7 +1,6 @@
 //! What an executor that serves is asked for.
 
 use chrono::{DateTime, Utc};
-use headworks_domain::RunId;
 
 use super::{options::Reprocess, record::Trigger, shape::Request};
 use crate::spec::Overlap;
@@ -11,8 +10,6 @@ use crate::spec::Overlap;
 pub enum Ask {
     /// Carry these out, each unless it was carried out before or is at work.
     Runs(Vec<Demand>),
-    /// Stop these runs, as far as this process has them.
-    Cancel(Vec<RunId>),
 }
 
 /// A run that is wanted.

@@ -5,11 +5,11 @@ use futures::future::BoxFuture;
 use headworks_domain::{Interval, JobName, PartitionKey};
 use headworks_flow::{
     Job, Project, State,
-    exec::{Partition, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
+    exec::{Partition, Partitions, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
 };
 use headworks_lake::{At, Lake};
 use headworks_meta::{BackfillState, JobRow, Runs};
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
 use super::when::WhenArgs;
 use crate::{
@@ -45,7 +45,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let now = app.clock.now();
     let nodes = match app.job(&args.job) {
         Ok(job) => {
-            let look = Look::new(app).await?;
+            let look = Look::new(app, args.when.params()?).await?;
             let mut nodes = Vec::new();
             for interval in args.when.intervals(&job, now)? {
                 nodes.push(look.node(job.clone(), interval, 0, &mut HashSet::new()).await?);
@@ -62,7 +62,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         // A day of a job by the hour has many runs.
         match documents.len() {
             1 => app.out.document(&documents.remove(0))?,
-            _ => app.out.document(&serde_json::json!({"runs": documents}))?,
+            _ => app.out.document(&json!({"runs": documents}))?,
         }
     } else {
         for node in nodes {
@@ -94,23 +94,22 @@ struct Look<'a> {
     planner: ProjectPlanner,
     runs: Arc<Runs>,
     lake: Lake,
+    partitions: Arc<dyn Partitions>,
     jobs: Vec<JobRow>,
     schedulers: usize,
 }
 
 impl<'a> Look<'a> {
-    async fn new(app: &'a App) -> anyhow::Result<Self> {
+    async fn new(app: &'a App, params: Map<String, Value>) -> anyhow::Result<Self> {
         let project = Arc::clone(app.project_as_it_is()?);
         let runs = Arc::clone(app.run_store().await?);
         let lake = app.lake().await?.clone();
         lake.catch_up().await?;
-        let planner = ProjectPlanner {
-            project: LiveProject::new(project.clone()),
-            env: app.env_name()?.to_string(),
-            params: Map::new(),
-        };
+        let planner =
+            ProjectPlanner { project: LiveProject::new(project.clone()), env: app.env_name()?.to_string(), params };
         let (jobs, schedulers) = (runs.jobs().await?, runs.schedulers().await?.len());
-        Ok(Self { app, project, planner, runs, lake, jobs, schedulers })
+        let partitions = app.partitions().await?;
+        Ok(Self { app, project, planner, runs, lake, partitions, jobs, schedulers })
     }
 
     /// The reason of one run, with what stands behind it.
@@ -229,9 +228,8 @@ impl<'a> Look<'a> {
     ) -> anyhow::Result<Option<(chrono::DateTime<Utc>, Option<String>)>> {
         let keys: Vec<PartitionKey> = job.partitions(interval);
         let Some(last) = keys.last().filter(|_| !job.is_view()) else { return Ok(None) };
-        let Some(name) = &job.table else { return Ok(None) };
-        let Some(table) = self.lake.table(name.as_str(), At::Now).await? else { return Ok(None) };
-        if self.lake.published(name.as_str(), &keys).await?.len() < keys.len() {
+        let Some(table) = self.lake.table(job.table_name(), At::Now).await? else { return Ok(None) };
+        if self.lake.published(job.table_name(), &keys).await?.len() < keys.len() {
             return Ok(None);
         }
         let newest = self.lake.history(table.id, Some(last), 1).await?.into_iter().next();
@@ -244,8 +242,11 @@ impl<'a> Look<'a> {
         let Ok(shape) = self.planner.plan(request, &id) else { return Ok(Vec::new()) };
         let mut missing = Vec::new();
         for wait in &shape.waits {
-            let published = self.lake.published(wait.table.as_str(), &wait.partitions).await?;
-            let mut lacks = RunShape::partitions_of(wait).filter(|partition| !published.contains_key(&partition.key));
+            let wanted: Vec<Partition> = RunShape::partitions_of(wait).collect();
+            // In an environment another lake may have what this one lacks.
+            let (published, _) = self.partitions.published(&wanted).await.map_err(Carried::from)?;
+            let published: HashSet<Partition> = published.into_iter().collect();
+            let mut lacks = wanted.into_iter().filter(|partition| !published.contains(partition));
             if let Some(first) = lacks.next() {
                 missing.push((first, 1 + lacks.count()));
             }

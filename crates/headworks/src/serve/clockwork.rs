@@ -93,7 +93,7 @@ impl Clockwork {
         true
     }
 
-    /// Takes up what other processes want: pauses and cancelled runs.
+    /// Takes up what other processes want: pauses, and the ends of runs whose owner is gone.
     async fn wishes(&self, mind: &mut Mind) {
         match self.runs.paused().await {
             Ok(paused) => {
@@ -107,13 +107,6 @@ impl Clockwork {
                 }
             }
             Err(error) => tracing::warn!(%error, "pauses could not be read"),
-        }
-        match self.runs.cancel_wishes().await {
-            Ok(runs) if runs.is_empty() => {}
-            Ok(runs) => {
-                let _ = self.ask.send(Ask::Cancel(runs)).await;
-            }
-            Err(error) => tracing::warn!(%error, "wishes for runs could not be read"),
         }
         // What its owner did not live to stop is nobody's to go on with.
         match self.runs.end_abandoned_wishes().await {

@@ -1,7 +1,8 @@
 //! A process that keeps a project running: its clocks, its runs, its files, its health.
 //!
 //! [`run`] wires the parts and lives until it is asked to stop. Each part is a task of its own: `clockwork` turns ticks into
-//! demands, `desk` those that people and backfills want, the executor carries them out, `reload` reads changed files, `health` answers HTTP, `told` hears what became of runs.
+//! demands, `desk` what people and backfills want, the executor carries them out, `reload` reads changed files, `health` answers
+//! HTTP, `told` hears what became of runs.
 //! They share the newest project ([`LiveProject`]) and nothing else.
 
 mod clockwork;

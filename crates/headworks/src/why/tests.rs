@@ -35,7 +35,7 @@ fn run(state: State) -> RunRow {
         id: "k3v9p2m1xa-7".parse().unwrap(),
         job: "total".parse().unwrap(),
         job_version: "v1".to_owned(),
-        table: "total".parse().unwrap(),
+        table: Some("total".parse().unwrap()),
         interval: Interval::new(at("01 00:00"), at("02 00:00")).unwrap(),
         ds: "2026-01-01".parse().unwrap(),
         trigger: Trigger::Schedule,
@@ -94,6 +94,8 @@ fn a_live_run_says_what_it_does() {
     let mut gone = live(State::Running);
     gone.run.as_mut().unwrap().owner_alive = false;
     check(&gone, "abandoned");
+    gone.run.as_mut().unwrap().owner = String::new();
+    check(&gone, "slots");
 }
 
 #[test]

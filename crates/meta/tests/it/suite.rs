@@ -498,7 +498,7 @@ async fn a_wish_outlives_the_owner_that_did_not_see_it(world: World) {
     other.cancel(std::slice::from_ref(&id)).await.unwrap();
     assert_eq!(other.end_abandoned_wishes().await.unwrap(), 0, "its owner is there");
     world.machine.gone.lock().unwrap().insert(1);
-    let abandoned: Vec<RunId> = other.abandoned(10).await.unwrap().into_iter().map(|row| row.id).collect();
+    let abandoned: Vec<RunId> = other.abandoned(10, 10).await.unwrap().into_iter().map(|row| row.id).collect();
     assert_eq!(abandoned, [kept], "nobody goes on with what is to be cancelled");
     assert_eq!(other.end_abandoned_wishes().await.unwrap(), 1);
     assert_eq!(other.show(&id).await.unwrap().unwrap().run.state, State::Cancelled);

@@ -108,12 +108,14 @@ impl Session<'_> {
                     serving.intake.extend(demands);
                 }
             }
-            Ask::Cancel(ids) => {
-                for id in ids {
-                    if let Some(run) = self.board.find(&id) {
-                        self.cancel_run(run);
-                    }
-                }
+        }
+    }
+
+    /// Stops those of these runs that are ours.
+    pub(super) fn cancel_runs(&mut self, ids: &[RunId]) {
+        for id in ids {
+            if let Some(run) = self.board.find(id) {
+                self.cancel_run(run);
             }
         }
     }

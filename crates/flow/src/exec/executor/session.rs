@@ -406,9 +406,9 @@ impl<'a> Session<'a> {
         self.look_for_wishes();
     }
 
-    /// Looks whether somebody wants runs of this command cancelled; a process that serves is told through its inbox.
+    /// Looks whether somebody wants runs of ours cancelled.
     fn look_for_wishes(&mut self) {
-        if self.wishing || self.cancelled || self.serving.is_some() {
+        if self.wishing || self.cancelled {
             return;
         }
         self.wishing = true;
@@ -470,7 +470,7 @@ impl<'a> Session<'a> {
             Reply::Abandoned { rows, workers } => self.abandoned(rows, workers),
             Reply::Wished(runs) => {
                 self.wishing = false;
-                self.asked(Ask::Cancel(runs));
+                self.cancel_runs(&runs);
             }
             Reply::Released | Reply::Answered => {}
             Reply::ProducersGone { published, position, gone } => {

@@ -191,7 +191,7 @@ pub(super) async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCo
     for (row, outcome) in rows.iter().zip(outcomes) {
         app.out.note(match outcome {
             Cancelled::Asked => format!("{}: asked {} to stop it", row.id, row.owner),
-            Cancelled::Now => format!("{}: cancelled; its process was gone", row.id),
+            Cancelled::Now => format!("{}: cancelled; nobody was at work on it", row.id),
             Cancelled::Over => format!("{}: it is over already", row.id),
         });
     }
