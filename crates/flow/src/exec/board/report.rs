@@ -102,7 +102,7 @@ impl Board {
     /// Moves the run to another count.
     pub(super) fn recount(&mut self, run: usize, state: State) {
         let entry = &mut self.runs[run];
-        let before = std::mem::replace(&mut entry.counted, Some(state)).unwrap_or(State::Waiting);
+        let before = entry.counted.replace(state).unwrap_or(State::Waiting);
         let done_before = entry.done_before;
         for (state, more) in [(before, false), (state, true)] {
             let count = match state {
