@@ -78,7 +78,7 @@ fn has_type(schema: &Value, kind: &str) -> bool {
         Value::Array(names) => names.iter().any(|name| name == kind),
         // A bare `const` or `enum` is of text; nothing at all allows everything.
         _ if schema.get("const").is_some() || schema.get("enum").is_some() => kind == "string",
-        _ => !schema.get("properties").is_some() || kind == "object",
+        _ => schema.get("properties").is_none() || kind == "object",
     }
 }
 

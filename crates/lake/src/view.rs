@@ -14,11 +14,14 @@ use crate::{
 pub struct View {
     /// Its name.
     pub name: String,
-    /// Its query, as the catalog keeps it.
+    /// Its query, whose tables are the lake's own.
     pub sql: String,
     /// Names that replace those of the query's columns; none when those stay.
     pub columns: Vec<String>,
 }
+
+/// What DuckDB writes before the names of the lake's own tables, since it knows the lake by another name in each session.
+const OWN_CATALOG: &str = "{DUCKLAKE_CATALOG}.";
 
 impl Lake {
     /// The views, by name.
@@ -29,7 +32,7 @@ impl Lake {
         let rows = self.store().rows(sql, &values![version]).await?;
         let view = |row: &Row| {
             let columns = names(&row.opt_text(2)?.unwrap_or_default());
-            Ok(View { name: row.text(0)?, sql: row.text(1)?, columns })
+            Ok(View { name: row.text(0)?, sql: row.text(1)?.replace(OWN_CATALOG, ""), columns })
         };
         rows.iter().map(view).collect()
     }

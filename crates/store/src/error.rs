@@ -177,7 +177,11 @@ impl Error {
 
     /// Says why the database cannot be opened.
     pub(crate) fn of_opening(url: String, source: sqlx::Error) -> Self {
-        if is_full(&source) { Self::Full { message: source.to_string() } } else { Self::Open { url, source } }
+        if !is_full(&source) {
+            return Self::Open { url, source };
+        }
+        let message = source.as_database_error().map_or_else(|| source.to_string(), |db| db.message().to_owned());
+        Self::Full { message }
     }
 
     /// True when the connection can be used no more.

@@ -3,7 +3,7 @@ use std::{
     process::Stdio,
 };
 
-use headworks_testkit::python;
+use headworks_testkit::{Attach, DuckDb, python};
 use insta::assert_snapshot;
 
 use crate::project::{NUMBERS, Project, outcome};
@@ -175,6 +175,22 @@ orc.write_table(table, f'{sys.argv[1]}/../Ünï.orc')",
     let history = project.json(&["tables", "history", "parted", "--ds", "2026-01-02"]);
     assert_eq!(history["versions"][0]["action"], "restore", "{history}");
     assert_eq!(project.json(&["gc", "--dry-run", "--set", "retention.orphans=0s"])["removals"], serde_json::json!([]));
+}
+
+#[test]
+fn views_that_duckdb_makes_are_read() {
+    let project = Project::numbers();
+    project.ok(&["run", "numbers", "--ds", "2026-01-01"]);
+    let mut duck = DuckDb::start().unwrap();
+    duck.attach(&Attach::sqlite(project.path().join(".headworks/metadata.db"))).unwrap();
+    duck.run("create view lake.small(\"the number\", word) as select n, name from lake.numbers where n < 3").unwrap();
+    duck.run("create view lake.main.one as select a.n from lake.main.numbers a join lake.small b on b.\"the number\" = a.n where n = 1")
+        .unwrap();
+    assert_eq!(
+        project.ok(&["sql", "SELECT \"the number\", word FROM small ORDER BY 1"]),
+        "the number,word\n1,one\n2,two\n"
+    );
+    assert_eq!(project.ok(&["sql", "SELECT * FROM one"]), "n\n1\n");
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(super) async fn load(store: &Store, files: &[DataFile]) -> Result<HashMap<i6
     let sql = format!(
         "select mapping_id, target_field_id, source_name, is_partition from ducklake_name_mapping where mapping_id in ({list})"
     );
-    let (mut names, mut in_path): (HashMap<i64, HashMap<i64, String>>, HashMap<i64, Vec<_>>) = Default::default();
+    let mut names: HashMap<i64, HashMap<i64, String>> = HashMap::new();
+    let mut in_path: HashMap<i64, Vec<_>> = HashMap::new();
     for row in store.rows(&sql, &[]).await? {
         let (mapping, column, name) = (row.i64(0)?, row.i64(1)?, row.text(2)?);
         if row.opt_bool(3)?.unwrap_or(false) {

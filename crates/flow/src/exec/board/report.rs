@@ -105,7 +105,7 @@ impl Board {
     /// Moves the run to another count.
     pub(super) fn recount(&mut self, run: usize, state: State) {
         let entry = &mut self.runs[run];
-        let before = std::mem::replace(&mut entry.counted, Some(state)).unwrap_or(State::Waiting);
+        let before = entry.counted.replace(state).unwrap_or(State::Waiting);
         let done_before = entry.done_before;
         let count = self.count_of(before, done_before);
         *count = count.saturating_sub(1);
