@@ -5,6 +5,7 @@
 //! HTTP, `told` hears what became of runs.
 //! They share the newest project ([`LiveProject`]) and nothing else.
 
+mod cleaning;
 mod clockwork;
 mod definitions;
 mod desk;
@@ -115,10 +116,13 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         parts.spawn(clockwork.run(stopped.clone()));
         parts.spawn(desk.run(stopped.clone()));
     }
+    let mut cleaning = std::pin::pin!(cleaning::run(app, stopped.clone()));
+    let is_cleaner = options.role != Role::Worker;
     let mut work = tokio::spawn(async move { executor.serve(inbox, stopped, tell).await });
     let ended = loop {
         tokio::select! {
             ended = &mut work => break ended?,
+            () = &mut cleaning, if is_cleaner => {}
             () = signals.next() => {
                 if *stop.borrow() {
                     out.note("stopped at once: what was running is taken up again by the next start");
