@@ -144,10 +144,9 @@ fn check_whole_imports(project: &Project, requests: &[Request], now: DateTime<Ut
     let mut refused: Vec<&Job> = Vec::new();
     for request in requests {
         let Some(job) = project.jobs.get(&request.job) else { continue };
-        if knows_no_past(job) && request.interval.end() < job.last_complete(now).end() {
-            if refused.last().is_none_or(|last| last.name != job.name) && refused.iter().all(|r| r.name != job.name) {
-                refused.push(job);
-            }
+        let is_past = request.interval.end() < job.last_complete(now).end();
+        if knows_no_past(job) && is_past && refused.iter().rev().all(|r| r.name != job.name) {
+            refused.push(job);
         }
     }
     let names: Vec<String> = refused.iter().map(|job| format!("`{}`", job.name)).collect();
