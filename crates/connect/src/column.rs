@@ -1,5 +1,7 @@
 //! Columns being built, value by value, each exactly or not at all.
 
+#![allow(clippy::unit_arg, reason = "`Some(append)` reads as what it is: appended, or none")]
+
 use std::sync::Arc;
 
 use arrow::{

@@ -280,7 +280,7 @@ async fn drive(
             done = run(&shared, planned, &sender) => done,
         }
     };
-    let done = deadline.limit(run).await;
+    let done = Box::pin(deadline.limit(run)).await;
     // The error waits for a slow reader; the slot does not.
     drop(slot);
     if let Err(error) = done {

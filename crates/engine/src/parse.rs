@@ -21,6 +21,7 @@ pub(crate) struct Parsed {
 
 /// The statements that are allowed.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one a query, and it is taken apart at once")]
 pub(crate) enum Reading {
     /// SELECT, WITH, VALUES.
     Query(Box<Query>),

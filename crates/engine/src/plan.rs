@@ -55,6 +55,7 @@ pub(crate) struct Planner {
 }
 
 /// A statement that is ready to run.
+#[allow(clippy::large_enum_variant, reason = "there is one a query")]
 pub(crate) enum Planned {
     /// Rows that are known already.
     Rows(RecordBatch),

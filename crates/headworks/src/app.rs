@@ -77,6 +77,7 @@ impl App {
     }
 
     /// A path as typed, relative to the folder in which the command was typed or that `-C` names.
+    #[allow(clippy::wrong_self_convention, reason = "it is where the path begins, and makes no `App`")]
     pub(crate) fn from_here(&self, path: &Path) -> PathBuf {
         match &self.dir {
             Some(dir) if path.is_relative() => dir.join(path),

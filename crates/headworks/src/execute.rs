@@ -159,10 +159,9 @@ pub(crate) fn check_whole_imports(project: &Project, requests: &[Request], now: 
     let mut refused: Vec<&Job> = Vec::new();
     for request in requests {
         let Some(job) = project.jobs.get(&request.job) else { continue };
-        if job.knows_no_past() && request.interval.end() < job.last_complete(now).end() {
-            if refused.last().is_none_or(|last| last.name != job.name) && refused.iter().all(|r| r.name != job.name) {
-                refused.push(job);
-            }
+        let is_past = request.interval.end() < job.last_complete(now).end();
+        if job.knows_no_past() && is_past && refused.iter().rev().all(|r| r.name != job.name) {
+            refused.push(job);
         }
     }
     let names: Vec<String> = refused.iter().map(|job| format!("`{}`", job.name)).collect();

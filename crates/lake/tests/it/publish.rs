@@ -398,8 +398,8 @@ async fn crowd(catalog: Catalog, for_each: usize) {
     let foreign = foreign.await.unwrap();
     assert_eq!(intents, 8 * for_each);
     assert!(wins >= 4 * for_each);
-    let days = format!("select count(*), count(distinct ds) from t where ds between '2013-01-01' and '2014-12-31'");
-    let ours = world.ours(&days, "t", At::Now).await;
+    let days = "select count(*), count(distinct ds) from t where ds between '2013-01-01' and '2014-12-31'";
+    let ours = world.ours(days, "t", At::Now).await;
     let expected = 4 * for_each;
     assert_eq!(
         ours[0].split('|').map(|v| v.trim().parse::<usize>().unwrap()).collect::<Vec<_>>(),

@@ -695,6 +695,7 @@ async fn random_histories(catalog: Catalog) {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "shown when the check fails")]
 async fn random_history(catalog: Catalog, seed: u64) {
     let mut world = World::new(catalog, 5).await;
     let mut dice = Seed(seed);
@@ -772,7 +773,8 @@ async fn random_history(catalog: Catalog, seed: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_files_are_named() {
     let mut world = World::new(Catalog::Sqlite, 0).await;
-    let damage: [(&str, fn(&Path)); 5] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 5] = [
         ("missing", |path| std::fs::remove_file(path).unwrap()),
         ("truncated", |path| File::options().write(true).open(path).unwrap().set_len(300).unwrap()),
         ("emptied", |path| File::create(path).map(drop).unwrap()),

@@ -1,5 +1,7 @@
 //! A store, a registry and a runner in memory, with faults, that write down every broken promise.
 
+#![allow(clippy::disallowed_methods, reason = "the store in memory is the database, which has a clock of its own")]
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},

@@ -407,6 +407,7 @@ async fn chaos(seed: u64) {
     for (j, name) in names.iter().enumerate() {
         let reaches_back = chance.one_in(2);
         let limit = chance.one_in(3).then(|| 1 + chance.below(2) as usize);
+        #[allow(clippy::filter_map_bool_then, reason = "the order of draws is the seed's meaning")]
         let upstream: Vec<(usize, i64)> =
             (0..j).filter_map(|other| chance.one_in(2).then(|| (other, 1 + chance.below(3) as i64))).collect();
         for n in 0..days {
