@@ -53,7 +53,7 @@ impl Catalog for Lake {
             return Ok(true);
         }
         let version = self.version(At::Now).await?;
-        Ok(views(self, version).await?.iter().any(|view| view.name == name))
+        Ok(self.views(At::Version(version)).await?.iter().any(|view| view.name == name))
     }
 
     async fn list(&self, at: Moment) -> Result<Vec<Listed>> {

@@ -1,4 +1,4 @@
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, stream::BoxStream};
@@ -43,7 +43,7 @@ impl Connection {
                     }
                     to = to.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
                 }
-                let mut connection = to.connect().await.map_err(failed)?;
+                let mut connection = connect_sqlite(&to, options.lock_timeout).await.map_err(failed)?;
                 // A file that is no database shows itself only when it is read.
                 sqlx::query("select count(*) from sqlite_master").fetch_one(&mut connection).await.map_err(failed)?;
                 Ok(Self::Sqlite(connection))
@@ -123,6 +123,29 @@ impl RowStream<'_> {
     pub(crate) async fn next(&mut self) -> Result<Option<Row>> {
         self.rows.try_next().await.map_err(|e| Error::of(self.sql, e))
     }
+}
+
+/// Opens a SQLite file. Two processes that make one at the same time both switch it to its journal mode, and SQLite tells the
+/// second at once that the file is locked, whatever its busy timeout says: that is waited for here.
+async fn connect_sqlite(to: &SqliteConnectOptions, patience: Duration) -> sqlx::Result<SqliteConnection> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    loop {
+        match to.connect().await {
+            Err(error) if is_busy(&error) && waited < patience => {
+                tokio::time::sleep(PAUSE).await;
+                waited += PAUSE;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// True when SQLite says that somebody else has the lock; the low byte of its code tells.
+fn is_busy(error: &sqlx::Error) -> bool {
+    const SQLITE_BUSY: u32 = 5;
+    let code = error.as_database_error().and_then(|e| e.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// The connections that only read.

@@ -20,10 +20,13 @@ const EVERY: Duration = Duration::from_secs(6 * 60 * 60);
 pub(super) async fn run(app: &App, mut stop: watch::Receiver<bool>) {
     let mut pause = FIRST_AFTER;
     loop {
-        tokio::select! {
-            () = sleep(pause) => {}
-            // Nothing is left to do then; who waits for this waits for the process's end.
-            _ = stop.wait_for(|stop| *stop) => return std::future::pending().await,
+        let is_stopped = tokio::select! {
+            () = sleep(pause) => false,
+            _ = stop.wait_for(|stop| *stop) => true,
+        };
+        if is_stopped {
+            // Nothing is left to do; who waits for this waits for the process's end.
+            return std::future::pending().await;
         }
         pause = EVERY;
         match upkeep::run(app, false).await {
