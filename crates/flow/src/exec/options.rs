@@ -1,4 +1,6 @@
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use super::timer::{SystemTimer, Timer};
 
 /// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,6 +41,8 @@ pub struct ExecutorOptions {
     pub adopt: Duration,
     /// When serving: how long running attempts may go on after the wish to stop.
     pub drain: Duration,
+    /// Lets time pass; a simulator has its own.
+    pub timer: Arc<dyn Timer>,
 }
 
 impl ExecutorOptions {
@@ -57,6 +61,7 @@ impl ExecutorOptions {
             store_tries: 70,
             adopt: Duration::from_secs(5),
             drain: Duration::from_secs(30),
+            timer: Arc::new(SystemTimer),
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use headworks_domain::ErrorKind;
-use tokio::{
-    task::{Id, JoinError},
-    time::timeout,
-};
+use tokio::task::{Id, JoinError};
 use tracing::Instrument;
 
 use super::{
@@ -15,6 +12,7 @@ use super::{
         record::AttemptRecord,
         segment::{Segment, Stop},
         shape::RunShape,
+        timer::timeout,
     },
     session::{Live, SegmentEnd, Session},
 };
@@ -50,14 +48,14 @@ impl Session<'_> {
         };
         let begun = segment.attempt_record(State::Running, None);
         self.board.began(run, AttemptRecord { finished_at: None, ..begun.clone() });
-        let runner = Arc::clone(&executor.runner);
+        let (runner, timer) = (Arc::clone(&executor.runner), Arc::clone(&executor.options.timer));
         let work = async move {
             let result = match (segment.shape.unplanned.clone(), timeout_after) {
                 (Some(failure), _) => Err(Stop::Failed(failure)),
                 (None, None) => runner.run(&mut segment).await,
-                (None, Some(after)) => match timeout(after, runner.run(&mut segment)).await {
-                    Ok(result) => result,
-                    Err(_) => Err(Stop::Failed(timed_out(&segment.shape, after))),
+                (None, Some(after)) => match timeout(timer.as_ref(), after, runner.run(&mut segment)).await {
+                    Some(result) => result,
+                    None => Err(Stop::Failed(timed_out(&segment.shape, after))),
                 },
             };
             let (state, failure) = match &result {

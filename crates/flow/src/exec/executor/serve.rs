@@ -1,12 +1,11 @@
 //! Serving: runs come through an inbox and from processes that are gone, for as long as this one lives.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use headworks_domain::RunId;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
 };
 
 use super::{
@@ -16,8 +15,9 @@ use super::{
         record::{BoxFault, Partition, RunRow, Seen, Trigger},
         serve::{Ask, Demand},
         shape::Request,
+        timer::Ticks,
     },
-    Executor, heartbeats, patiently,
+    Executor, heartbeats,
     session::{Reply, Session},
 };
 use crate::{machine::State, spec::Overlap};
@@ -36,8 +36,8 @@ pub(super) struct Serving {
     intake: VecDeque<Demand>,
     taking: bool,
     adopting: bool,
-    /// When running attempts are dropped, once the process is to stop.
-    pub(super) drained_by: Option<Instant>,
+    /// When running attempts are dropped, by the timer, once the process is to stop.
+    pub(super) drained_by: Option<Duration>,
 }
 
 impl Serving {
@@ -63,7 +63,7 @@ impl Executor {
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Result<(), BoxFault> {
         let mut background = JoinSet::new();
-        background.spawn(heartbeats(Arc::clone(&self.store), self.options.heartbeat));
+        background.spawn(heartbeats(Arc::clone(&self.store), Ticks::new(&self.options.timer, self.options.heartbeat)));
         let serving = Serving {
             inbox,
             inbox_closed: false,
@@ -88,8 +88,7 @@ impl Executor {
 impl Session<'_> {
     /// Learns from which publish on it must listen.
     async fn begin(&mut self) -> Result<(), BoxFault> {
-        let (_, position) =
-            patiently(self.executor.options.store_tries, || self.executor.partitions.published(&[])).await?;
+        let (_, position) = self.executor.patience().ask(|| self.executor.partitions.published(&[])).await?;
         self.position = position;
         Ok(())
     }
@@ -133,11 +132,11 @@ impl Session<'_> {
             return;
         }
         serving.taking = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
             let wanted: Vec<_> = demands.iter().map(|d| (d.request.job.clone(), d.request.interval)).collect();
-            let rows = patiently(tries, || store.find(&wanted)).await?;
-            let ids = patiently(tries, || store.new_run_ids(demands.len())).await?;
+            let rows = patience.ask(|| store.find(&wanted)).await?;
+            let ids = patience.ask(|| store.new_run_ids(demands.len())).await?;
             Ok(Reply::Taken(demands.into_iter().zip(rows).zip(ids).map(|((d, row), id)| (d, row, id)).collect()))
         });
     }
@@ -177,8 +176,8 @@ impl Session<'_> {
     pub(super) fn adopt(&mut self) {
         let Some(serving) = self.serving.as_mut().filter(|s| !s.adopting) else { return };
         serving.adopting = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
-        self.replies.spawn(async move { Ok(Reply::Abandoned(patiently(tries, || store.abandoned(ADOPT_MAX)).await?)) });
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
+        self.replies.spawn(async move { Ok(Reply::Abandoned(patience.ask(|| store.abandoned(ADOPT_MAX)).await?)) });
     }
 
     pub(super) fn abandoned(&mut self, rows: Vec<RunRow>) {
@@ -195,9 +194,9 @@ impl Session<'_> {
 
     /// Asks the registry which of these are published.
     pub(super) fn look(&mut self, asked: Vec<Partition>) {
-        let (registry, tries) = (Arc::clone(&self.executor.partitions), self.executor.options.store_tries);
+        let (registry, patience) = (Arc::clone(&self.executor.partitions), self.executor.patience());
         self.replies.spawn(async move {
-            let (published, _) = patiently(tries, || registry.published(&asked)).await?;
+            let (published, _) = patience.ask(|| registry.published(&asked)).await?;
             Ok(Reply::Looked(published))
         });
     }

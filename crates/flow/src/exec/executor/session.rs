@@ -11,7 +11,6 @@ use headworks_domain::{ErrorKind, Fault, RunId};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet, yield_now},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -28,8 +27,9 @@ use super::{
         segment::{Done, Moved, Stop},
         serve::{Ask, Demand},
         shape::Request,
+        timer::{Ticks, sleep_until},
     },
-    Executor, WAIT_MAX, patiently,
+    Executor, WAIT_MAX,
     serve::Serving,
 };
 use crate::machine::{Failure, State};
@@ -117,7 +117,7 @@ pub(super) struct Session<'a> {
     /// Other processes' runs that publish what ours wait for.
     pub(super) producers: HashMap<RunId, Vec<Partition>>,
     pub(super) polling: bool,
-    pub(super) poll_after: Instant,
+    pub(super) poll_after: Duration,
     /// When the reading of the registry began that ended last.
     pub(super) read_at: DateTime<Utc>,
     pub(super) cancelled: bool,
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
             theirs: Vec::new(),
             producers: HashMap::new(),
             polling: false,
-            poll_after: Instant::now(),
+            poll_after: Duration::ZERO,
             read_at: DateTime::<Utc>::MIN_UTC,
             cancelled: false,
             cancel_told: false,
@@ -161,6 +161,10 @@ impl<'a> Session<'a> {
         self.executor.clock.now()
     }
 
+    pub(super) fn elapsed(&self) -> Duration {
+        self.executor.options.timer.elapsed()
+    }
+
     /// The bound of waiting; a century at most, so that it can be added to a time.
     pub(super) fn wait(&self) -> TimeDelta {
         TimeDelta::from_std(self.executor.options.wait).map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX))
@@ -169,10 +173,10 @@ impl<'a> Session<'a> {
     /// Looks what there is of each run, plans those that are to be carried out, and reads what is published.
     pub(super) async fn plan(&mut self, requests: Vec<Request>) -> Result<(), BoxFault> {
         let executor = self.executor;
-        let (store, tries) = (&executor.store, executor.options.store_tries);
+        let (store, patience) = (&executor.store, executor.patience());
         let wanted: Vec<_> = requests.iter().map(|r| (r.job.clone(), r.interval)).collect();
-        let rows = patiently(tries, || store.find(&wanted)).await?;
-        let mut ids = patiently(tries, || store.new_run_ids(requests.len())).await?.into_iter();
+        let rows = patience.ask(|| store.find(&wanted)).await?;
+        let mut ids = patience.ask(|| store.new_run_ids(requests.len())).await?.into_iter();
         for (n, (request, row)) in requests.into_iter().zip(rows).enumerate() {
             if n % PLANS_AT_ONCE == 0 {
                 yield_now().await;
@@ -201,7 +205,7 @@ impl<'a> Session<'a> {
         self.to_claim.make_contiguous().sort_by_key(|(run, _)| board.request(*run).interval.end());
         let awaited = self.board.awaited();
         let registry = &executor.partitions;
-        let (published, position) = patiently(tries, || registry.published(&awaited)).await?;
+        let (published, position) = patience.ask(|| registry.published(&awaited)).await?;
         self.position = position;
         let now = self.now();
         self.board.published(published, now);
@@ -232,10 +236,9 @@ impl<'a> Session<'a> {
         tokio::pin!(stop);
         let mut changes = self.executor.partitions.changes();
         let mut changes_end = false;
-        let mut adopt = interval(options.adopt);
-        adopt.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut flush = interval(options.flush);
-        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let timer = options.timer.as_ref();
+        let mut adopt = Ticks::new(&options.timer, options.adopt);
+        let mut flush = Ticks::new(&options.timer, options.flush);
         loop {
             self.step();
             let is_over = match &self.serving {
@@ -252,15 +255,16 @@ impl<'a> Session<'a> {
                 .filter(|_| !self.feeding && !self.cancelled)
                 .map(|since| since + self.wait());
             let due = self.board.next_due().into_iter().chain(close).min();
-            let due = due.map(|at| Instant::now() + (at - now).to_std().unwrap_or_default());
+            let due = due.map(|at| self.elapsed() + (at - now).to_std().unwrap_or_default());
             let listens = self.board.awaits_partitions() && !self.feeding && !changes_end && !self.cancelled;
             let watches = !self.polling && !self.cancelled && (!self.theirs.is_empty() || !self.producers.is_empty());
             let drained_by = self.serving.as_ref().and_then(|s| s.drained_by);
+            // In this order, so that what happens next depends on what happened and on nothing else. Ends of work come before new
+            // work; nothing of it comes so often that the last would starve.
             tokio::select! {
+                biased;
                 () = &mut stop, if !self.cancelled => self.cancel(),
-                Some(ask) = next_ask(&mut self.serving), if !self.cancelled => self.asked(ask),
-                _ = adopt.tick(), if self.serving.is_some() && !self.cancelled => self.adopt(),
-                () = sleep_until(drained_by.unwrap_or_else(Instant::now)), if drained_by.is_some() => self.end_drain(),
+                () = sleep_until(timer, drained_by), if drained_by.is_some() => self.end_drain(),
                 Some(ended) = self.segments.join_next_with_id(), if !self.segments.is_empty() => self.segment_ended(ended),
                 Some(reply) = self.replies.join_next(), if !self.replies.is_empty() => self.reply(joined(reply)?)?,
                 Some(moved) = self.moves.1.recv() => {
@@ -273,9 +277,11 @@ impl<'a> Session<'a> {
                     Ok(()) => self.read_feed(options.listen),
                     Err(_) => changes_end = true,
                 },
-                () = sleep_until(self.poll_after), if watches => self.poll(),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                _ = flush.tick() => self.flush(),
+                () = sleep_until(timer, Some(self.poll_after)), if watches => self.poll(),
+                () = sleep_until(timer, due), if due.is_some() => {}
+                () = flush.tick() => self.flush(),
+                () = adopt.tick(), if self.serving.is_some() && !self.cancelled => self.adopt(),
+                Some(ask) = next_ask(&mut self.serving), if !self.cancelled => self.asked(ask),
             }
         }
     }
@@ -331,9 +337,9 @@ impl<'a> Session<'a> {
         let (runs, wanted): (Vec<usize>, Vec<ClaimRequest>) =
             batch.into_iter().filter_map(|(run, seen)| Some((run, self.claim_request(run, seen)?))).unzip();
         self.claiming = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            let claims = patiently(tries, || store.claim(wanted.clone())).await?;
+            let claims = patience.ask(|| store.claim(wanted.clone())).await?;
             Ok(Reply::Claimed(runs.into_iter().zip(claims).collect()))
         });
     }
@@ -363,9 +369,9 @@ impl<'a> Session<'a> {
         let (runs, records): (Vec<usize>, Vec<RunRecord>) =
             self.to_keep.drain(..self.to_keep.len().min(RECORDS_MAX)).unzip();
         self.keeping = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            let kept = patiently(tries, || store.record(records.clone())).await?;
+            let kept = patience.ask(|| store.record(records.clone())).await?;
             let fences = records.iter().map(|r| r.fence);
             Ok(Reply::Kept(
                 runs.into_iter().zip(fences).zip(kept).map(|((run, fence), kept)| (run, fence, kept)).collect(),
@@ -442,9 +448,10 @@ impl<'a> Session<'a> {
     fn cancel(&mut self) {
         self.cancelled = true;
         self.to_claim.clear();
+        let by = self.elapsed() + self.executor.options.drain;
         match &mut self.serving {
             None => self.segments.abort_all(),
-            Some(serving) => serving.drained_by = Some(Instant::now() + self.executor.options.drain),
+            Some(serving) => serving.drained_by = Some(by),
         }
     }
 }
