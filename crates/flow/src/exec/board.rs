@@ -228,11 +228,24 @@ impl Board {
             self.wait_ends.extend(now.checked_add_signed(timeout).map(|at| (at, run)));
         }
         self.apply(run, &Event::Begun, now);
+        if self.runs[run].is_unwanted {
+            self.cancel_one(run, now);
+        }
+    }
+
+    /// Stops a run whose claim is on its way: whoever owns it must end it in the store.
+    pub(crate) fn cancel_once_claimed(&mut self, run: usize) {
+        self.runs[run].is_unwanted = true;
+    }
+
+    /// True while the run is on the board and nobody is known to own it.
+    pub(crate) fn is_unclaimed(&self, run: usize) -> bool {
+        self.runs.has(run) && self.runs[run].phase == Phase::Unclaimed
     }
 
     /// Another process owns the run.
     pub(crate) fn theirs(&mut self, run: usize, now: DateTime<Utc>) {
-        if self.runs[run].phase != Phase::Unclaimed {
+        if !self.runs.has(run) || self.runs[run].phase != Phase::Unclaimed {
             return;
         }
         self.unclaimed -= 1;

@@ -112,7 +112,12 @@ impl Session<'_> {
 
     /// Stops one run of ours.
     fn cancel_run(&mut self, run: usize) {
+        let before = self.to_claim.len();
         self.to_claim.retain(|(waiting, _)| *waiting != run);
+        if self.board.is_unclaimed(run) && self.to_claim.len() == before {
+            // Dropped now, it would stay live in the store for as long as this process lives.
+            return self.board.cancel_once_claimed(run);
+        }
         for live in self.live.values().filter(|l| l.run == run) {
             live.log.line("cancelled");
             live.abort.abort();
