@@ -430,6 +430,14 @@ impl Board {
         self.dispatch(now);
     }
 
+    /// The clock was set forward or back by so much. Pauses and waits that were reckoned with it keep their length.
+    pub(crate) fn clock_set(&mut self, by: TimeDelta) {
+        let moved = |at: DateTime<Utc>| at.checked_add_signed(by).unwrap_or(at);
+        self.due = std::mem::take(&mut self.due).into_iter().map(|(at, run, head)| (moved(at), run, head)).collect();
+        self.wait_ends = std::mem::take(&mut self.wait_ends).into_iter().map(|(at, run)| (moved(at), run)).collect();
+        self.blocked.values_mut().for_each(|since| *since = moved(*since));
+    }
+
     /// Stops everything: nothing starts any more, and open runs end as cancelled. Running segments must be dropped before.
     pub(crate) fn cancel(&mut self, now: DateTime<Utc>) {
         self.queue.clear();

@@ -37,6 +37,9 @@ use crate::machine::{Failure, State};
 /// So many runs are planned before others on the same thread, as the progress, get their turn.
 const PLANS_AT_ONCE: usize = 64;
 
+/// A clock that is off by more than this from what has passed was set anew.
+const CLOCK_STEP: TimeDelta = TimeDelta::seconds(1);
+
 /// The most records kept in one commit.
 const RECORDS_MAX: usize = 500;
 
@@ -117,6 +120,8 @@ pub(super) struct Session<'a> {
     /// Other processes' runs that publish what ours wait for.
     pub(super) producers: HashMap<RunId, Vec<Partition>>,
     pub(super) polling: bool,
+    /// The clock and the timer as they were last seen together.
+    pub(super) clock_seen: (DateTime<Utc>, Duration),
     pub(super) poll_after: Duration,
     /// When the reading of the registry began that ended last.
     pub(super) read_at: DateTime<Utc>,
@@ -150,6 +155,7 @@ impl<'a> Session<'a> {
             theirs: Vec::new(),
             producers: HashMap::new(),
             polling: false,
+            clock_seen: (executor.clock.now(), executor.options.timer.elapsed()),
             poll_after: Duration::ZERO,
             read_at: DateTime::<Utc>::MIN_UTC,
             cancelled: false,
@@ -157,8 +163,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) fn now(&self) -> DateTime<Utc> {
-        self.executor.clock.now()
+    /// The time on the clock. Notices one that was set, before anything is reckoned with it: a pause of a second must not become
+    /// one of two hours.
+    pub(super) fn now(&mut self) -> DateTime<Utc> {
+        let (now, elapsed) = (self.executor.clock.now(), self.elapsed());
+        let (then, before) = std::mem::replace(&mut self.clock_seen, (now, elapsed));
+        let off = now - then - TimeDelta::from_std(elapsed.saturating_sub(before)).unwrap_or_default();
+        if off.abs() > CLOCK_STEP {
+            tracing::warn!(seconds = off.num_seconds(), "the clock was set");
+            self.board.clock_set(off);
+            self.read_at = self.read_at.checked_add_signed(off).unwrap_or(self.read_at);
+        }
+        now
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -221,7 +237,8 @@ impl<'a> Session<'a> {
                 match before {
                     Before::Free(seen) => self.to_claim.push_back((run, seen)),
                     Before::Held => {
-                        self.board.theirs(run, self.now());
+                        let now = self.now();
+                        self.board.theirs(run, now);
                         self.theirs.push(run);
                     }
                 }
