@@ -195,10 +195,15 @@ impl Board {
 
     /// Takes the commands that have come together, and removes runs that are over.
     pub(crate) fn take_commands(&mut self) -> Vec<Command> {
+        self.sweep();
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Removes runs that are over.
+    fn sweep(&mut self) {
         for run in std::mem::take(&mut self.gone) {
             self.remove(run);
         }
-        std::mem::take(&mut self.commands)
     }
 
     /// True when every run is over and every end is kept.
@@ -412,6 +417,7 @@ impl Board {
 
     /// Lets retries that are due go on, and fills free slots.
     pub(crate) fn tick(&mut self, now: DateTime<Utc>) {
+        self.sweep();
         while let Some(&(at, run, head)) = self.due.first().filter(|(at, ..)| *at <= now) {
             self.due.remove(&(at, run, head));
             if self.runs[run].keeping > 0 {

@@ -34,6 +34,8 @@ pub(super) struct Serving {
     /// True once nobody can ask any more.
     inbox_closed: bool,
     intake: VecDeque<Demand>,
+    /// Ticks that wait until a run is over which was made before its interval was, and the later ticks of these jobs.
+    later: Vec<Demand>,
     taking: bool,
     adopting: bool,
     /// When running attempts are dropped, by the timer, once the process is to stop.
@@ -68,6 +70,7 @@ impl Executor {
             inbox,
             inbox_closed: false,
             intake: VecDeque::new(),
+            later: Vec::new(),
             taking: false,
             adopting: false,
             drained_by: None,
@@ -132,7 +135,11 @@ impl Session<'_> {
         let board = &self.board;
         let Some(serving) = self.serving.as_mut().filter(|s| !s.taking && !s.intake.is_empty()) else { return };
         let demands: Vec<Demand> = serving.intake.drain(..serving.intake.len().min(max)).collect();
-        let demands: Vec<Demand> = demands.into_iter().filter(|d| board.live(&d.request).is_none()).collect();
+        // A live run is all that is wanted, but for a tick when it is not the tick's own: that one may not see all of its interval.
+        let is_open = |d: &Demand| {
+            board.live(&d.request).is_none_or(|run| d.is_tick() && board.trigger(run) != Trigger::Schedule)
+        };
+        let demands: Vec<Demand> = demands.into_iter().filter(is_open).collect();
         if demands.is_empty() {
             return;
         }
@@ -151,7 +158,12 @@ impl Session<'_> {
             serving.taking = false;
         }
         for (demand, row, fresh) in taken {
-            if self.board.live(&demand.request).is_some() {
+            let is_live = self.board.live(&demand.request).is_some();
+            if self.has_to_wait(&demand, row.as_ref(), is_live) {
+                self.serving.iter_mut().for_each(|s| s.later.push(demand.clone()));
+                continue;
+            }
+            if is_live {
                 continue;
             }
             let Some((run_id, seen)) = wanted_run(&demand, row.as_ref(), fresh) else { continue };
@@ -177,8 +189,38 @@ impl Session<'_> {
         }
     }
 
+    /// True for a tick behind a live run that was made before the interval was over, and for every later tick of the job: the
+    /// job's cursor must not pass a tick that has no run of its own yet.
+    fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>, is_live: bool) -> bool {
+        let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick()) else { return false };
+        if serving.later.iter().any(|other| other.request.job == demand.request.job) {
+            return true;
+        }
+        match row {
+            Some(row) => row.finished_at.is_none() && (is_live || row.owner_alive) && is_early(demand, row),
+            None => is_live,
+        }
+    }
+
+    /// Somebody else was first to claim a tick's run. Whether theirs is the tick's own, another look tells.
+    pub(super) fn look_at_tick_again(&mut self, run: usize) {
+        if !self.board.is_unclaimed(run) || self.board.trigger(run) != Trigger::Schedule {
+            return;
+        }
+        let (request, tick) = (self.board.request(run).clone(), self.board.tick_of(run));
+        if let Some(serving) = self.serving.as_mut().filter(|_| tick.is_some()) {
+            let (trigger, reprocess, overlap) = (Trigger::Schedule, Reprocess::None, Overlap::Queue);
+            serving.intake.push_front(Demand { request, trigger, tick, reprocess, overlap });
+        }
+    }
+
     /// Looks for runs whose process is gone.
     pub(super) fn adopt(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            for demand in std::mem::take(&mut serving.later).into_iter().rev() {
+                serving.intake.push_front(demand);
+            }
+        }
         let Some(serving) = self.serving.as_mut().filter(|s| !s.adopting) else { return };
         serving.adopting = true;
         let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
@@ -225,6 +267,11 @@ impl Session<'_> {
     }
 }
 
+/// True when a run was not made by a tick, and before its interval was over.
+fn is_early(demand: &Demand, row: &RunRow) -> bool {
+    row.trigger != Trigger::Schedule && row.created_at < demand.request.interval.end()
+}
+
 /// Under which id a run is to be carried out, given the newest one of its interval; `None` when there is nothing to do.
 fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(RunId, Option<Seen>)> {
     let Some(row) = row else { return Some((fresh, None)) };
@@ -232,10 +279,7 @@ fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(Ru
     let Some(_) = row.finished_at else { return (!row.owner_alive).then(|| (row.id.clone(), seen)) };
     match (demand.trigger, demand.reprocess) {
         // One that began before its interval was over has not seen all of it: the tick's own run comes after it.
-        (Trigger::Schedule, _) => {
-            let early = row.trigger != Trigger::Schedule && row.created_at < demand.request.interval.end();
-            early.then_some((fresh, seen))
-        }
+        (Trigger::Schedule, _) => is_early(demand, row).then_some((fresh, seen)),
         (_, Reprocess::None) => None,
         (_, Reprocess::Failed) => (row.state != State::Success).then(|| (row.id.clone(), seen)),
         (_, Reprocess::All) if row.state == State::Success => Some((fresh, seen)),

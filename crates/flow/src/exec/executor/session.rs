@@ -412,6 +412,7 @@ impl<'a> Session<'a> {
                     match claim {
                         Some(claim) => self.board.claimed(run, claim, now),
                         None => {
+                            self.look_at_tick_again(run);
                             self.board.theirs(run, now);
                             self.watch(run);
                         }
