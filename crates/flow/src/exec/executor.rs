@@ -43,6 +43,9 @@ pub struct Executor {
     pub options: ExecutorOptions,
 }
 
+/// The longest pause after a renewal of the lease that failed.
+const HEARTBEAT_AGAIN: Duration = Duration::from_millis(500);
+
 /// The longest that a run may wait for what nobody will publish.
 const WAIT_MAX: TimeDelta = TimeDelta::days(36_500);
 
@@ -89,6 +92,8 @@ async fn heartbeats(store: Arc<dyn RunStore>, mut ticks: Ticks) {
         ticks.tick().await;
         if let Err(error) = store.heartbeat().await {
             tracing::warn!(%error, "the lease could not be renewed");
+            // A lease that was not renewed for a while may end right after the store is back.
+            ticks.hurry(HEARTBEAT_AGAIN);
         }
     }
 }

@@ -75,4 +75,9 @@ impl Ticks {
         self.timer.sleep_until(self.next).await;
         self.next = self.timer.elapsed() + self.every;
     }
+
+    /// The next tick comes after so much at the latest.
+    pub(crate) fn hurry(&mut self, pause: Duration) {
+        self.next = self.next.min(self.timer.elapsed() + pause);
+    }
 }

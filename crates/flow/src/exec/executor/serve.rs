@@ -158,12 +158,11 @@ impl Session<'_> {
             serving.taking = false;
         }
         for (demand, row, fresh) in taken {
-            let is_live = self.board.live(&demand.request).is_some();
-            if self.has_to_wait(&demand, row.as_ref(), is_live) {
+            if self.has_to_wait(&demand, row.as_ref()) {
                 self.serving.iter_mut().for_each(|s| s.later.push(demand.clone()));
                 continue;
             }
-            if is_live {
+            if self.board.live(&demand.request).is_some() {
                 continue;
             }
             let Some((run_id, seen)) = wanted_run(&demand, row.as_ref(), fresh) else { continue };
@@ -191,14 +190,22 @@ impl Session<'_> {
 
     /// True for a tick behind a live run that was made before the interval was over, and for every later tick of the job: the
     /// job's cursor must not pass a tick that has no run of its own yet.
-    fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>, is_live: bool) -> bool {
-        let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick()) else { return false };
+    fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>) -> bool {
+        let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick() && demand.overlap != Overlap::Skip)
+        else {
+            return false;
+        };
         if serving.later.iter().any(|other| other.request.job == demand.request.job) {
             return true;
         }
-        match row {
-            Some(row) => row.finished_at.is_none() && (is_live || row.owner_alive) && is_early(demand, row),
-            None => is_live,
+        let live = self.board.live(&demand.request);
+        if live.is_some_and(|run| self.board.trigger(run) == Trigger::Schedule) {
+            return false;
+        }
+        match row.filter(|row| row.finished_at.is_none()) {
+            Some(row) => (live.is_some() || row.owner_alive) && is_early(demand, row),
+            // It is not claimed yet: when it was made is known later.
+            None => live.is_some(),
         }
     }
 
@@ -216,7 +223,8 @@ impl Session<'_> {
 
     /// Looks for runs whose process is gone.
     pub(super) fn adopt(&mut self) {
-        if let Some(serving) = &mut self.serving {
+        // Not while later ticks of the same jobs are being looked at: they would pass by.
+        if let Some(serving) = self.serving.as_mut().filter(|s| !s.taking) {
             for demand in std::mem::take(&mut serving.later).into_iter().rev() {
                 serving.intake.push_front(demand);
             }
