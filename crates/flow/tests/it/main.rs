@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
+mod chance;
 mod exec;
+mod sim;
 
 use std::{fs, path::Path};
 
