@@ -24,6 +24,10 @@ use crate::{
 /// How long a process owns its runs without a sign of life.
 pub const LEASE: Duration = Duration::from_secs(10);
 
+/// A process that could not renew its lease for so long takes the database to have been out of reach for others too. Half a lease:
+/// an outage of seven seconds is enough for a lease that was three seconds old to run out before anybody can renew it.
+const OUTAGE: Duration = Duration::from_secs(5);
+
 /// Processes that were last heard of so long ago are forgotten.
 const PROCESS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -42,7 +46,21 @@ pub struct Runs {
 pub(crate) struct Leases {
     renewed_at: Option<Instant>,
     /// The database was out of reach: until then others could not renew theirs either, and nobody is taken for gone by lease.
-    pub(crate) doubted_until: Option<Instant>,
+    doubted_until: Option<Instant>,
+}
+
+impl Leases {
+    fn renewed(&mut self, now: Instant) {
+        if self.renewed_at.replace(now).is_some_and(|before| now - before > OUTAGE) {
+            self.doubted_until = Some(now + LEASE);
+        }
+    }
+
+    /// Leases are doubted for their whole length after an outage, and before that: the first answer of a database that is back
+    /// may be to a look at others' leases, when this process has not renewed its own yet.
+    fn are_doubted(&self, now: Instant) -> bool {
+        self.renewed_at.is_some_and(|at| now > at + OUTAGE) || self.doubted_until.is_some_and(|until| now < until)
+    }
 }
 
 impl Runs {
@@ -150,18 +168,13 @@ impl Runs {
     async fn renew(&self) -> Result<()> {
         let process = self.process().await?.to_owned();
         self.set_lease(process, self.now().await? + micros(LEASE)).await?;
-        let now = Instant::now();
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        if leases.renewed_at.replace(now).is_some_and(|before| now - before > LEASE) {
-            leases.doubted_until = Some(now + LEASE);
-        }
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).renewed(Instant::now());
         Ok(())
     }
 
     /// True while leases that ran out say nothing.
     pub(crate) fn doubts_leases(&self) -> bool {
-        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        leases.doubted_until.is_some_and(|until| Instant::now() < until)
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).are_doubted(Instant::now())
     }
 
     async fn set_lease(&self, process: String, until: i64) -> Result<()> {
@@ -316,6 +329,26 @@ impl RunStore for Runs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_makes_leases_doubtful_before_and_after_the_own_one_is_renewed() {
+        let (mut leases, begun) = (Leases::default(), Instant::now());
+        let after = |secs| begun + Duration::from_secs(secs);
+        assert!(!leases.are_doubted(begun), "a command that never renews takes leases as they are");
+        leases.renewed(begun);
+        leases.renewed(after(3));
+        assert!(!leases.are_doubted(after(8)));
+        assert!(leases.are_doubted(after(10)), "an outage of seven seconds");
+        assert!(leases.are_doubted(after(63)), "an outage of a minute");
+        leases.renewed(after(64));
+        assert!(leases.are_doubted(after(65)));
+        for second in [67, 70, 73] {
+            leases.renewed(after(second));
+            assert!(leases.are_doubted(after(second)), "for a whole lease");
+        }
+        leases.renewed(after(76));
+        assert!(!leases.are_doubted(after(77)));
+    }
 
     #[test]
     fn ids_and_places_are_written_out() {

@@ -206,10 +206,15 @@ impl Board {
 
     /// Takes the commands that have come together, and removes runs that are over.
     pub(crate) fn take_commands(&mut self) -> Vec<Command> {
+        self.sweep();
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Removes runs that are over.
+    fn sweep(&mut self) {
         for run in std::mem::take(&mut self.gone) {
             self.remove(run);
         }
-        std::mem::take(&mut self.commands)
     }
 
     /// True when every run is over and every end is kept.
@@ -239,11 +244,24 @@ impl Board {
             self.wait_ends.extend(now.checked_add_signed(timeout).map(|at| (at, run)));
         }
         self.apply(run, &Event::Begun, now);
+        if self.runs[run].is_unwanted {
+            self.cancel_one(run, now);
+        }
+    }
+
+    /// Stops a run whose claim is on its way: whoever owns it must end it in the store.
+    pub(crate) fn cancel_once_claimed(&mut self, run: usize) {
+        self.runs[run].is_unwanted = true;
+    }
+
+    /// True while the run is on the board and nobody is known to own it.
+    pub(crate) fn is_unclaimed(&self, run: usize) -> bool {
+        self.runs.has(run) && self.runs[run].phase == Phase::Unclaimed
     }
 
     /// Another process owns the run.
     pub(crate) fn theirs(&mut self, run: usize, now: DateTime<Utc>) {
-        if self.runs[run].phase != Phase::Unclaimed {
+        if !self.runs.has(run) || self.runs[run].phase != Phase::Unclaimed {
             return;
         }
         self.unclaimed -= 1;
@@ -415,6 +433,7 @@ impl Board {
 
     /// Lets retries that are due go on, and fills free slots.
     pub(crate) fn tick(&mut self, now: DateTime<Utc>) {
+        self.sweep();
         while let Some(&(at, run, head)) = self.due.first().filter(|(at, ..)| *at <= now) {
             self.due.remove(&(at, run, head));
             if self.runs[run].keeping > 0 {
@@ -431,6 +450,14 @@ impl Board {
             }
         }
         self.dispatch(now);
+    }
+
+    /// The clock was set forward or back by so much. Pauses and waits that were reckoned with it keep their length.
+    pub(crate) fn clock_set(&mut self, by: TimeDelta) {
+        let moved = |at: DateTime<Utc>| at.checked_add_signed(by).unwrap_or(at);
+        self.due = std::mem::take(&mut self.due).into_iter().map(|(at, run, head)| (moved(at), run, head)).collect();
+        self.wait_ends = std::mem::take(&mut self.wait_ends).into_iter().map(|(at, run)| (moved(at), run)).collect();
+        self.blocked.values_mut().for_each(|since| *since = moved(*since));
     }
 
     /// Stops everything: nothing starts any more, and open runs end as cancelled. Running segments must be dropped before.

@@ -13,7 +13,6 @@ use session::Session;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{
@@ -23,6 +22,7 @@ use super::{
     record::{BoxFault, Partitions, RunStore},
     segment::TaskRunner,
     shape::{Planner, Request, RunShape},
+    timer::{Ticks, Timer, sleep},
 };
 
 /// Carries out runs to their end: in parallel, in the order that their waits ask for, each once.
@@ -43,10 +43,17 @@ pub struct Executor {
     pub options: ExecutorOptions,
 }
 
+/// The longest pause after a renewal of the lease that failed.
+const HEARTBEAT_AGAIN: Duration = Duration::from_millis(500);
+
 /// The longest that a run may wait for what nobody will publish.
 const WAIT_MAX: TimeDelta = TimeDelta::days(36_500);
 
 impl Executor {
+    fn patience(&self) -> Patience {
+        Patience { tries_max: self.options.store_tries, timer: Arc::clone(&self.options.timer) }
+    }
+
     /// Carries out all requests and says how they ended. Failed runs are no error: the summary has them.
     ///
     /// Once `cancel` turns true nothing starts any more, running attempts are dropped, and open runs are recorded as cancelled.
@@ -59,7 +66,7 @@ impl Executor {
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Result<Summary, BoxFault> {
         let mut background = JoinSet::new();
-        background.spawn(heartbeats(Arc::clone(&self.store), self.options.heartbeat));
+        background.spawn(heartbeats(Arc::clone(&self.store), Ticks::new(&self.options.timer, self.options.heartbeat)));
         let mut session = Session::new(self, progress, None);
         let result = match session.plan(requests).await {
             Ok(()) => session.drive(cancel).await,
@@ -80,31 +87,40 @@ impl Executor {
 }
 
 /// Renews the lease for as long as it is polled. A store out of reach costs nothing yet: the fence keeps others' work safe.
-async fn heartbeats(store: Arc<dyn RunStore>, every: Duration) {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn heartbeats(store: Arc<dyn RunStore>, mut ticks: Ticks) {
     loop {
         ticks.tick().await;
         if let Err(error) = store.heartbeat().await {
             tracing::warn!(%error, "the lease could not be renewed");
+            // A lease that was not renewed for a while may end right after the store is back.
+            ticks.hurry(HEARTBEAT_AGAIN);
         }
     }
 }
 
 /// Asks again while the store is out of reach.
-async fn patiently<T, F>(tries_max: u32, mut ask: impl FnMut() -> F) -> Result<T, BoxFault>
-where
-    F: Future<Output = Result<T, BoxFault>>,
-{
-    let mut tries = 0;
-    loop {
-        match ask().await {
-            Err(error) if error.is_retryable() && tries < tries_max => {
-                tries += 1;
-                tracing::warn!(%error, tries, "the store did not answer");
-                sleep(Duration::from_millis(10 << tries.min(8)).min(Duration::from_secs(2))).await;
+#[derive(Clone)]
+struct Patience {
+    tries_max: u32,
+    timer: Arc<dyn Timer>,
+}
+
+impl Patience {
+    async fn ask<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, BoxFault>
+    where
+        F: Future<Output = Result<T, BoxFault>>,
+    {
+        let mut tries = 0;
+        loop {
+            match ask().await {
+                Err(error) if error.is_retryable() && tries < self.tries_max => {
+                    tries += 1;
+                    tracing::warn!(%error, tries, "the store did not answer");
+                    let pause = Duration::from_millis(10 << tries.min(8)).min(Duration::from_secs(2));
+                    sleep(self.timer.as_ref(), pause).await;
+                }
+                answer => return answer,
             }
-            answer => return answer,
         }
     }
 }

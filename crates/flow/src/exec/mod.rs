@@ -22,7 +22,7 @@ mod record;
 mod segment;
 mod serve;
 mod shape;
-mod time;
+mod timer;
 
 pub use error::Error;
 pub use executor::Executor;
@@ -36,3 +36,4 @@ pub use record::{
 pub use segment::{Done, Segment, Stop, TaskInput, TaskRunner};
 pub use serve::{Ask, Demand};
 pub use shape::{Planner, Request, RunLimits, RunShape};
+pub use timer::{SystemTimer, Timer};

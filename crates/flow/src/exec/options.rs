@@ -1,4 +1,6 @@
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use super::timer::{SystemTimer, Timer};
 
 /// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +71,8 @@ pub struct ExecutorOptions {
     pub pull: bool,
     /// When serving: how long running attempts may go on after the wish to stop.
     pub drain: Duration,
+    /// Lets time pass; a simulator has its own.
+    pub timer: Arc<dyn Timer>,
 }
 
 impl ExecutorOptions {
@@ -90,6 +94,7 @@ impl ExecutorOptions {
             adopt: Duration::from_secs(5),
             pull: false,
             drain: Duration::from_secs(30),
+            timer: Arc::new(SystemTimer),
         }
     }
 }

@@ -28,3 +28,10 @@ pub struct Demand {
     /// What happens when another run of the job is live.
     pub overlap: Overlap,
 }
+
+impl Demand {
+    /// True when a tick of the schedule asks, and not somebody who takes over a tick's run.
+    pub(crate) fn is_tick(&self) -> bool {
+        self.trigger == Trigger::Schedule && self.tick.is_some()
+    }
+}

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
+mod chance;
 mod clock;
 mod exec;
+mod sim;
 
 use std::{fs, path::Path};
 

@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) next_attempt: u32,
     /// How many partitions each waiting task misses.
     pub(super) missing: HashMap<usize, usize>,
+    /// Is to be stopped once its claim is answered.
+    pub(super) is_unwanted: bool,
     /// Counts against the job's limit.
     pub(super) active: bool,
     /// Counts as a producer of its partitions.
@@ -93,6 +95,7 @@ impl Entry {
             attempt: 0,
             next_attempt: 0,
             missing: HashMap::new(),
+            is_unwanted: false,
             active: false,
             promised: false,
             rows: 0,

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use headworks_domain::ErrorKind;
-use tokio::{
-    task::{Id, JoinError},
-    time::timeout,
-};
+use tokio::task::{Id, JoinError};
 use tracing::Instrument;
 
 use super::{
@@ -15,8 +12,9 @@ use super::{
         record::{AttemptRecord, RunStore},
         segment::{Done, Segment, Stop, TaskRunner},
         shape::RunShape,
+        timer::timeout,
     },
-    patiently,
+    Patience,
     session::{Live, SegmentEnd, Session},
 };
 use crate::machine::{Failure, State};
@@ -65,14 +63,14 @@ impl Session<'_> {
         let begun = segment.attempt_record(State::Running, None);
         self.board.began(run, head, AttemptRecord { finished_at: None, ..begun.clone() });
         let (runner, store) = (Arc::clone(&executor.runner), Arc::clone(&executor.store));
-        let tries = executor.options.store_tries;
+        let (patience, timer) = (executor.patience(), Arc::clone(&executor.options.timer));
         let work = async move {
-            let work = carry_out(runner.as_ref(), &mut segment, store.as_ref(), tries);
+            let work = carry_out(runner.as_ref(), &mut segment, store.as_ref(), &patience);
             let result = match timeout_after {
                 None => work.await,
-                Some(after) => match timeout(after, work).await {
-                    Ok(result) => result,
-                    Err(_) => Err(Stop::Failed(timed_out(&segment.shape, after))),
+                Some(after) => match timeout(timer.as_ref(), after, work).await {
+                    Some(result) => result,
+                    None => Err(Stop::Failed(timed_out(&segment.shape, after))),
                 },
             };
             let (state, failure) = match &result {
@@ -150,7 +148,7 @@ async fn carry_out(
     runner: &dyn TaskRunner,
     segment: &mut Segment,
     store: &dyn RunStore,
-    tries: u32,
+    patience: &Patience,
 ) -> Result<Done, Stop> {
     if let Some(failure) = segment.shape.unplanned.clone() {
         return Err(Stop::Failed(failure));
@@ -162,7 +160,7 @@ async fn carry_out(
             Err(Stop::Failed(failure)) if outages < OUTAGES_MAX && store.is_outage(failure) => {
                 segment.log.line(format!("the store is out of reach, the attempt waits for it: {}", failure.message));
                 outages += 1;
-                if patiently(tries, || store.heartbeat()).await.is_err() {
+                if patience.ask(|| store.heartbeat()).await.is_err() {
                     return result;
                 }
             }

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::RunId;
-use tokio::time::{Instant, sleep};
 
 use super::{
-    super::record::{Partition, RunRow, Seen, Standing},
-    patiently,
+    super::{
+        record::{Partition, RunRow, Seen, Standing},
+        timer::sleep,
+    },
     session::{Reply, Session, failure_of},
 };
 use crate::machine::State;
@@ -19,17 +20,17 @@ impl Session<'_> {
         let entries: Vec<(usize, RunId)> =
             self.theirs.iter().filter_map(|run| Some((*run, self.board.run_id(*run)?.clone()))).collect();
         let producers: Vec<RunId> = self.producers.keys().cloned().collect();
-        let tries = self.executor.options.store_tries;
+        let (patience, timer) = (self.executor.patience(), Arc::clone(&self.executor.options.timer));
         self.polling = true;
         self.replies.spawn(async move {
-            let started = Instant::now();
+            let started = timer.elapsed();
             let ids: Vec<RunId> = entries.iter().map(|(_, id)| id.clone()).chain(producers.iter().cloned()).collect();
-            let mut standing = patiently(tries, || store.standing(&ids)).await?;
+            let mut standing = patience.ask(|| store.standing(&ids)).await?;
             let of_producers = standing.split_off(entries.len());
             Ok(Reply::Standing {
                 entries: entries.into_iter().map(|(run, _)| run).zip(standing).collect(),
                 producers: producers.into_iter().zip(of_producers).collect(),
-                took: started.elapsed(),
+                took: timer.elapsed().saturating_sub(started),
             })
         });
     }
@@ -49,25 +50,25 @@ impl Session<'_> {
     ) {
         self.polling = false;
         // A look at thousands of runs takes its time: at most a twentieth of a core goes into it.
-        self.poll_after = Instant::now() + self.executor.options.poll.max(took * 20);
+        self.poll_after = self.elapsed() + self.executor.options.poll.max(took * 20);
         let ended: Vec<usize> = entries.into_iter().filter(|(_, s)| *s != Standing::Held).map(|(run, _)| run).collect();
         if !ended.is_empty() {
             self.theirs.retain(|run| !ended.contains(run));
             let wanted: Vec<_> =
                 ended.iter().map(|run| self.board.request(*run)).map(|r| (r.job.clone(), r.interval)).collect();
-            let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+            let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
             self.replies.spawn(async move {
-                let rows = patiently(tries, || store.find(&wanted)).await?;
+                let rows = patience.ask(|| store.find(&wanted)).await?;
                 Ok(Reply::Found(ended.into_iter().zip(rows).collect()))
             });
         }
         let gone: Vec<RunId> = producers.into_iter().filter(|(_, s)| *s != Standing::Held).map(|(id, _)| id).collect();
         if !gone.is_empty() {
             let (registry, position) = (Arc::clone(&self.executor.partitions), self.position);
-            let tries = self.executor.options.store_tries;
+            let patience = self.executor.patience();
             self.replies.spawn(async move {
                 // What they published counts before their end does.
-                let (published, position) = patiently(tries, || registry.published_since(position)).await?;
+                let (published, position) = patience.ask(|| registry.published_since(position)).await?;
                 Ok(Reply::ProducersGone { published, position, gone })
             });
         }
@@ -106,21 +107,21 @@ impl Session<'_> {
     }
 
     pub(super) fn seek(&mut self, asked: Vec<Partition>) {
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            let found = patiently(tries, || store.producers(&asked)).await?;
+            let found = patience.ask(|| store.producers(&asked)).await?;
             Ok(Reply::Sought { asked, found })
         });
     }
 
     pub(super) fn read_feed(&mut self, pause: Duration) {
         let (registry, position) = (Arc::clone(&self.executor.partitions), self.position);
-        let (clock, tries) = (Arc::clone(&self.executor.clock), self.executor.options.store_tries);
+        let (clock, patience) = (Arc::clone(&self.executor.clock), self.executor.patience());
         self.feeding = true;
         self.replies.spawn(async move {
-            sleep(pause).await;
+            sleep(patience.timer.as_ref(), pause).await;
             let read_at = clock.now();
-            let (published, position) = patiently(tries, || registry.published_since(position)).await?;
+            let (published, position) = patience.ask(|| registry.published_since(position)).await?;
             Ok(Reply::Feed { published, position, read_at })
         });
     }

@@ -1,13 +1,12 @@
 //! Serving: runs come through an inbox and from processes that are gone, for as long as this one lives.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::RunId;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
 };
 
 use super::{
@@ -17,8 +16,9 @@ use super::{
         record::{BoxFault, Partition, RunRow, Seen, Trigger},
         serve::{Ask, Demand},
         shape::Request,
+        timer::Ticks,
     },
-    Executor, heartbeats, patiently,
+    Executor, heartbeats,
     session::{Reply, Session},
 };
 use crate::{machine::State, spec::Overlap};
@@ -38,12 +38,14 @@ pub(super) struct Serving {
     /// True once nobody can ask any more.
     inbox_closed: bool,
     intake: VecDeque<Demand>,
+    /// Ticks that wait until a run is over which was made before its interval was, and the later ticks of these jobs.
+    later: Vec<Demand>,
     taking: bool,
     adopting: bool,
     /// Other processes that take up released runs.
     workers: usize,
-    /// When running attempts are dropped, once the process is to stop.
-    pub(super) drained_by: Option<Instant>,
+    /// When running attempts are dropped, by the timer, once the process is to stop.
+    pub(super) drained_by: Option<Duration>,
 }
 
 impl Serving {
@@ -69,11 +71,12 @@ impl Executor {
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Result<(), BoxFault> {
         let mut background = JoinSet::new();
-        background.spawn(heartbeats(Arc::clone(&self.store), self.options.heartbeat));
+        background.spawn(heartbeats(Arc::clone(&self.store), Ticks::new(&self.options.timer, self.options.heartbeat)));
         let serving = Serving {
             inbox,
             inbox_closed: false,
             intake: VecDeque::new(),
+            later: Vec::new(),
             taking: false,
             adopting: false,
             workers: 0,
@@ -95,8 +98,7 @@ impl Executor {
 impl Session<'_> {
     /// Learns from which publish on it must listen.
     async fn begin(&mut self) -> Result<(), BoxFault> {
-        let (_, position) =
-            patiently(self.executor.options.store_tries, || self.executor.partitions.published(&[])).await?;
+        let (_, position) = self.executor.patience().ask(|| self.executor.partitions.published(&[])).await?;
         self.position = position;
         Ok(())
     }
@@ -122,7 +124,12 @@ impl Session<'_> {
 
     /// Stops one run of ours.
     fn cancel_run(&mut self, run: usize) {
+        let before = self.to_claim.len();
         self.to_claim.retain(|(waiting, _)| *waiting != run);
+        if self.board.is_unclaimed(run) && self.to_claim.len() == before {
+            // Dropped now, it would stay live in the store for as long as this process lives.
+            return self.board.cancel_once_claimed(run);
+        }
         for live in self.live.values_mut().filter(|l| l.run == run && !l.cancelled) {
             live.cancelled = true;
             live.log.line("cancelled");
@@ -138,16 +145,20 @@ impl Session<'_> {
         let board = &self.board;
         let Some(serving) = self.serving.as_mut().filter(|s| !s.taking && !s.intake.is_empty()) else { return };
         let demands: Vec<Demand> = serving.intake.drain(..serving.intake.len().min(max)).collect();
-        let demands: Vec<Demand> = demands.into_iter().filter(|d| board.live(&d.request).is_none()).collect();
+        // A live run is all that is wanted, but for a tick when it is not the tick's own: that one may not see all of its interval.
+        let is_open = |d: &Demand| {
+            board.live(&d.request).is_none_or(|run| d.is_tick() && board.trigger(run) != Trigger::Schedule)
+        };
+        let demands: Vec<Demand> = demands.into_iter().filter(is_open).collect();
         if demands.is_empty() {
             return;
         }
         serving.taking = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
             let wanted: Vec<_> = demands.iter().map(|d| (d.request.job.clone(), d.request.interval)).collect();
-            let rows = patiently(tries, || store.find(&wanted)).await?;
-            let ids = patiently(tries, || store.new_run_ids(demands.len())).await?;
+            let rows = patience.ask(|| store.find(&wanted)).await?;
+            let ids = patience.ask(|| store.new_run_ids(demands.len())).await?;
             Ok(Reply::Taken(demands.into_iter().zip(rows).zip(ids).map(|((d, row), id)| (d, row, id)).collect()))
         });
     }
@@ -158,6 +169,10 @@ impl Session<'_> {
         }
         let mut answered: Vec<i64> = Vec::new();
         for (demand, row, fresh) in taken {
+            if self.has_to_wait(&demand, row.as_ref()) {
+                self.serving.iter_mut().for_each(|s| s.later.push(demand.clone()));
+                continue;
+            }
             if self.board.live(&demand.request).is_some() {
                 continue;
             }
@@ -191,23 +206,62 @@ impl Session<'_> {
             self.to_claim.push_back((run, seen));
         }
         if !answered.is_empty() {
-            let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+            let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
             self.replies.spawn(async move {
-                patiently(tries, || store.answered(answered.clone())).await?;
+                patience.ask(|| store.answered(answered.clone())).await?;
                 Ok(Reply::Answered)
             });
         }
     }
 
+    /// True for a tick behind a live run that was made before the interval was over, and for every later tick of the job: the
+    /// job's cursor must not pass a tick that has no run of its own yet.
+    fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>) -> bool {
+        let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick() && demand.overlap != Overlap::Skip)
+        else {
+            return false;
+        };
+        if serving.later.iter().any(|other| other.request.job == demand.request.job) {
+            return true;
+        }
+        let live = self.board.live(&demand.request);
+        if live.is_some_and(|run| self.board.trigger(run) == Trigger::Schedule) {
+            return false;
+        }
+        match row.filter(|row| row.finished_at.is_none()) {
+            Some(row) => (live.is_some() || row.owner_alive) && is_early(demand, row),
+            // It is not claimed yet: when it was made is known later.
+            None => live.is_some(),
+        }
+    }
+
+    /// Somebody else was first to claim a tick's run. Whether theirs is the tick's own, another look tells.
+    pub(super) fn look_at_tick_again(&mut self, run: usize) {
+        if !self.board.is_unclaimed(run) || self.board.trigger(run) != Trigger::Schedule {
+            return;
+        }
+        let (request, tick) = (self.board.request(run).clone(), self.board.tick_of(run));
+        if let Some(serving) = self.serving.as_mut().filter(|_| tick.is_some()) {
+            let (trigger, reprocess, overlap) = (Trigger::Schedule, Reprocess::None, Overlap::Queue);
+            serving.intake.push_front(Demand { request, trigger, tick, demand: None, reprocess, overlap });
+        }
+    }
+
     /// Looks for runs that nobody is at work on.
     pub(super) fn adopt(&mut self) {
+        // Not while later ticks of the same jobs are being looked at: they would pass by.
+        if let Some(serving) = self.serving.as_mut().filter(|s| !s.taking) {
+            for demand in std::mem::take(&mut serving.later).into_iter().rev() {
+                serving.intake.push_front(demand);
+            }
+        }
         let free = self.board.free();
         let Some(serving) = self.serving.as_mut().filter(|s| !s.adopting) else { return };
         serving.adopting = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            let rows = patiently(tries, || store.abandoned(ADOPT_MAX, free)).await?;
-            let workers = patiently(tries, || store.workers()).await?;
+            let rows = patience.ask(|| store.abandoned(ADOPT_MAX, free)).await?;
+            let workers = patience.ask(|| store.workers()).await?;
             Ok(Reply::Abandoned { rows, workers })
         });
     }
@@ -227,6 +281,12 @@ impl Session<'_> {
         if self.takes_released() {
             self.adopt();
         }
+        self.follow();
+    }
+
+    /// Reads what was published, when somebody waits for any of it: at once, or after the reading that is on its way.
+    pub(super) fn follow(&mut self) {
+        self.behind = self.feeding;
         if self.board.awaits_partitions() && !self.feeding {
             self.read_feed(self.executor.options.listen);
         }
@@ -245,9 +305,9 @@ impl Session<'_> {
             return;
         }
         let runs = std::mem::take(&mut self.to_release);
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            patiently(tries, || store.release(runs.clone())).await?;
+            patience.ask(|| store.release(runs.clone())).await?;
             Ok(Reply::Released)
         });
     }
@@ -267,9 +327,9 @@ impl Session<'_> {
 
     /// Asks the registry which of these are published.
     pub(super) fn look(&mut self, asked: Vec<Partition>) {
-        let (registry, tries) = (Arc::clone(&self.executor.partitions), self.executor.options.store_tries);
+        let (registry, patience) = (Arc::clone(&self.executor.partitions), self.executor.patience());
         self.replies.spawn(async move {
-            let (published, _) = patiently(tries, || registry.published(&asked)).await?;
+            let (published, _) = patience.ask(|| registry.published(&asked)).await?;
             Ok(Reply::Looked(published))
         });
     }
@@ -293,6 +353,11 @@ impl Session<'_> {
     }
 }
 
+/// True when a run was not made by a tick, and before its interval was over.
+fn is_early(demand: &Demand, row: &RunRow) -> bool {
+    row.trigger != Trigger::Schedule && row.created_at < demand.request.interval.end()
+}
+
 /// Under which id a run is to be carried out, given the newest one of its interval; `None` when there is nothing to do.
 fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(RunId, Option<Seen>)> {
     let Some(row) = row else { return Some((fresh, None)) };
@@ -300,10 +365,7 @@ fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(Ru
     let Some(_) = row.finished_at else { return (!row.owner_alive).then(|| (row.id.clone(), seen)) };
     match (demand.trigger, demand.reprocess) {
         // One that began before its interval was over has not seen all of it: the tick's own run comes after it.
-        (Trigger::Schedule, _) => {
-            let early = row.trigger != Trigger::Schedule && row.created_at < demand.request.interval.end();
-            early.then_some((fresh, seen))
-        }
+        (Trigger::Schedule, _) => is_early(demand, row).then_some((fresh, seen)),
         (_, Reprocess::None) => None,
         (_, Reprocess::Failed) => (row.state != State::Success).then(|| (row.id.clone(), seen)),
         (_, Reprocess::All) if row.state == State::Success => Some((fresh, seen)),

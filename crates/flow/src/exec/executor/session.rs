@@ -11,7 +11,6 @@ use headworks_domain::{ErrorKind, Fault, RunId};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet, yield_now},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -28,15 +27,18 @@ use super::{
         segment::{Done, Moved, Stop},
         serve::{Ask, Demand},
         shape::Request,
-        time::SteadyTime,
+        timer::{Ticks, sleep_until},
     },
-    Executor, WAIT_MAX, patiently,
+    Executor, WAIT_MAX,
     serve::Serving,
 };
 use crate::machine::{Failure, State};
 
 /// So many runs are planned before others on the same thread, as the progress, get their turn.
 const PLANS_AT_ONCE: usize = 64;
+
+/// A clock that is off by more than this from what has passed was set anew.
+const CLOCK_STEP: TimeDelta = TimeDelta::seconds(1);
 
 /// The most records kept in one commit.
 const RECORDS_MAX: usize = 500;
@@ -110,7 +112,6 @@ pub(super) enum Before {
 
 pub(super) struct Session<'a> {
     pub(super) executor: &'a Executor,
-    time: SteadyTime,
     pub(super) board: Board,
     pub(super) progress: mpsc::UnboundedSender<Progress>,
     pub(super) segments: JoinSet<SegmentEnd>,
@@ -125,13 +126,17 @@ pub(super) struct Session<'a> {
     /// Runs to give to other processes.
     pub(super) to_release: Vec<(RunId, i64)>,
     pub(super) feeding: bool,
+    /// Something was committed since the reading of the registry began that is on its way.
+    pub(super) behind: bool,
     pub(super) position: i64,
     /// Our runs that other processes own.
     pub(super) theirs: Vec<usize>,
     /// Other processes' runs that publish what ours wait for.
     pub(super) producers: HashMap<RunId, Vec<Partition>>,
     pub(super) polling: bool,
-    pub(super) poll_after: Instant,
+    /// The clock and the timer as they were last seen together.
+    pub(super) clock_seen: (DateTime<Utc>, Duration),
+    pub(super) poll_after: Duration,
     /// When the reading of the registry began that ended last.
     pub(super) read_at: DateTime<Utc>,
     pub(super) cancelled: bool,
@@ -151,7 +156,6 @@ impl<'a> Session<'a> {
         Self {
             board: Board::new(executor.options.tasks_max, &executor.options.pools, serving.is_some()),
             serving,
-            time: SteadyTime::new(Arc::clone(&executor.clock)),
             executor,
             progress,
             segments: JoinSet::new(),
@@ -164,11 +168,13 @@ impl<'a> Session<'a> {
             keeping: false,
             to_release: Vec::new(),
             feeding: false,
+            behind: false,
             position: 0,
             theirs: Vec::new(),
             producers: HashMap::new(),
             polling: false,
-            poll_after: Instant::now(),
+            clock_seen: (executor.clock.now(), executor.options.timer.elapsed()),
+            poll_after: Duration::ZERO,
             read_at: DateTime::<Utc>::MIN_UTC,
             cancelled: false,
             cancel_told: false,
@@ -176,8 +182,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) fn now(&self) -> DateTime<Utc> {
-        self.time.now()
+    /// The time on the clock. Notices one that was set, before anything is reckoned with it: a pause of a second must not become
+    /// one of two hours.
+    pub(super) fn now(&mut self) -> DateTime<Utc> {
+        let (now, elapsed) = (self.executor.clock.now(), self.elapsed());
+        let (then, before) = std::mem::replace(&mut self.clock_seen, (now, elapsed));
+        let off = now - then - TimeDelta::from_std(elapsed.saturating_sub(before)).unwrap_or_default();
+        if off.abs() > CLOCK_STEP {
+            tracing::warn!(seconds = off.num_seconds(), "the clock was set");
+            self.board.clock_set(off);
+            self.read_at = self.read_at.checked_add_signed(off).unwrap_or(self.read_at);
+        }
+        now
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.executor.options.timer.elapsed()
     }
 
     /// The bound of waiting; a century at most, so that it can be added to a time.
@@ -188,10 +208,10 @@ impl<'a> Session<'a> {
     /// Looks what there is of each run, plans those that are to be carried out, and reads what is published.
     pub(super) async fn plan(&mut self, requests: Vec<Request>) -> Result<(), BoxFault> {
         let executor = self.executor;
-        let (store, tries) = (&executor.store, executor.options.store_tries);
+        let (store, patience) = (&executor.store, executor.patience());
         let wanted: Vec<_> = requests.iter().map(|r| (r.job.clone(), r.interval)).collect();
-        let rows = patiently(tries, || store.find(&wanted)).await?;
-        let mut ids = patiently(tries, || store.new_run_ids(requests.len())).await?.into_iter();
+        let rows = patience.ask(|| store.find(&wanted)).await?;
+        let mut ids = patience.ask(|| store.new_run_ids(requests.len())).await?.into_iter();
         for (n, (request, row)) in requests.into_iter().zip(rows).enumerate() {
             if n % PLANS_AT_ONCE == 0 {
                 yield_now().await;
@@ -220,7 +240,7 @@ impl<'a> Session<'a> {
         self.to_claim.make_contiguous().sort_by_key(|(run, _)| board.request(*run).interval.end());
         let awaited = self.board.awaited();
         let registry = &executor.partitions;
-        let (published, position) = patiently(tries, || registry.published(&awaited)).await?;
+        let (published, position) = patience.ask(|| registry.published(&awaited)).await?;
         self.position = position;
         let now = self.now();
         self.board.published(published, now);
@@ -236,7 +256,8 @@ impl<'a> Session<'a> {
                 match before {
                     Before::Free(seen) => self.to_claim.push_back((run, seen)),
                     Before::Held => {
-                        self.board.theirs(run, self.now());
+                        let now = self.now();
+                        self.board.theirs(run, now);
                         self.theirs.push(run);
                     }
                 }
@@ -251,10 +272,9 @@ impl<'a> Session<'a> {
         tokio::pin!(stop);
         let mut changes = self.executor.partitions.changes();
         let mut changes_end = false;
-        let mut adopt = interval(options.adopt);
-        adopt.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut flush = interval(options.flush);
-        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let timer = options.timer.as_ref();
+        let mut adopt = Ticks::new(&options.timer, options.adopt);
+        let mut flush = Ticks::new(&options.timer, options.flush);
         loop {
             self.step();
             let is_over = match &self.serving {
@@ -271,17 +291,18 @@ impl<'a> Session<'a> {
                 .filter(|_| !self.feeding && !self.cancelled)
                 .map(|since| since + self.wait());
             let due = self.board.next_due().into_iter().chain(close).min();
-            let due = due.map(|at| Instant::now() + (at - now).to_std().unwrap_or_default());
+            let due = due.map(|at| self.elapsed() + (at - now).to_std().unwrap_or_default());
             let listens = (self.board.awaits_partitions() && !self.feeding || self.takes_released())
                 && !changes_end
                 && !self.cancelled;
             let watches = !self.polling && !self.cancelled && (!self.theirs.is_empty() || !self.producers.is_empty());
             let drained_by = self.serving.as_ref().and_then(|s| s.drained_by);
+            // In this order, so that what happens next depends on what happened and on nothing else. Ends of work come before new
+            // work; nothing of it comes so often that the last would starve.
             tokio::select! {
+                biased;
                 () = &mut stop, if !self.cancelled => self.cancel(),
-                Some(ask) = next_ask(&mut self.serving), if !self.cancelled => self.asked(ask),
-                _ = adopt.tick(), if self.serving.is_some() && !self.cancelled => self.adopt(),
-                () = sleep_until(drained_by.unwrap_or_else(Instant::now)), if drained_by.is_some() => self.end_drain(),
+                () = sleep_until(timer, drained_by), if drained_by.is_some() => self.end_drain(),
                 Some(ended) = self.segments.join_next_with_id(), if !self.segments.is_empty() => self.segment_ended(ended),
                 Some(reply) = self.replies.join_next(), if !self.replies.is_empty() => self.reply(joined(reply)?)?,
                 Some(moved) = self.moves.1.recv() => {
@@ -294,9 +315,11 @@ impl<'a> Session<'a> {
                     Ok(()) => self.changed(),
                     Err(_) => changes_end = true,
                 },
-                () = sleep_until(self.poll_after), if watches => self.poll(),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                _ = flush.tick() => self.flush(),
+                () = sleep_until(timer, Some(self.poll_after)), if watches => self.poll(),
+                () = sleep_until(timer, due), if due.is_some() => {}
+                () = flush.tick() => self.flush(),
+                () = adopt.tick(), if self.serving.is_some() && !self.cancelled => self.adopt(),
+                Some(ask) = next_ask(&mut self.serving), if !self.cancelled => self.asked(ask),
             }
         }
     }
@@ -355,9 +378,9 @@ impl<'a> Session<'a> {
         let (runs, wanted): (Vec<usize>, Vec<ClaimRequest>) =
             batch.into_iter().filter_map(|(run, seen)| Some((run, self.claim_request(run, seen)?))).unzip();
         self.claiming = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            let claims = patiently(tries, || store.claim(wanted.clone())).await?;
+            let claims = patience.ask(|| store.claim(wanted.clone())).await?;
             Ok(Reply::Claimed(runs.into_iter().zip(claims).collect()))
         });
     }
@@ -388,9 +411,9 @@ impl<'a> Session<'a> {
         let (runs, records): (Vec<usize>, Vec<RunRecord>) =
             self.to_keep.drain(..self.to_keep.len().min(RECORDS_MAX)).unzip();
         self.keeping = true;
-        let (store, tries) = (Arc::clone(&self.executor.store), self.executor.options.store_tries);
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
         self.replies.spawn(async move {
-            let kept = patiently(tries, || store.record(records.clone())).await?;
+            let kept = patience.ask(|| store.record(records.clone())).await?;
             let fences = records.iter().map(|r| r.fence);
             Ok(Reply::Kept(
                 runs.into_iter().zip(fences).zip(kept).map(|((run, fence), kept)| (run, fence, kept)).collect(),
@@ -431,6 +454,7 @@ impl<'a> Session<'a> {
                     match claim {
                         Some(claim) => self.board.claimed(run, claim, now),
                         None => {
+                            self.look_at_tick_again(run);
                             self.board.theirs(run, now);
                             self.watch(run);
                         }
@@ -458,6 +482,9 @@ impl<'a> Session<'a> {
                 self.position = self.position.max(position);
                 self.read_at = read_at;
                 self.board.published(published, now);
+                if std::mem::take(&mut self.behind) {
+                    self.follow();
+                }
             }
             Reply::Standing { entries, producers, took } => self.standing(entries, producers, took),
             Reply::Found(found) => {
@@ -489,9 +516,10 @@ impl<'a> Session<'a> {
     fn cancel(&mut self) {
         self.cancelled = true;
         self.to_claim.clear();
+        let by = self.elapsed() + self.executor.options.drain;
         match &mut self.serving {
             None => self.segments.abort_all(),
-            Some(serving) => serving.drained_by = Some(Instant::now() + self.executor.options.drain),
+            Some(serving) => serving.drained_by = Some(by),
         }
     }
 }

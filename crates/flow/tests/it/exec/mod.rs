@@ -20,8 +20,10 @@ use headworks_flow::{
     },
     machine::{RetryPolicy, State},
 };
-use memory::{Chance, Database, Faults, Handle, Shapes, Worker, clock};
+use memory::{Database, Faults, Handle, Shapes, Worker, clock};
 use tokio::sync::{mpsc, watch};
+
+use crate::chance::Chance;
 
 fn job(name: &str) -> JobName {
     name.parse().unwrap()

@@ -1,0 +1,435 @@
+//! The metadata database: runs, leases, cursors, the registry of partitions, and the lake's files. Its rules are those of
+//! `headworks_meta`, whose own suite holds the real ones; here each may be broken on purpose.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use headworks_domain::{Interval, JobName, RunId};
+use headworks_flow::{
+    exec::{Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Segment, Standing},
+    machine::State,
+    ticker::JobClock,
+};
+
+use super::{
+    invariants::{Invariants, LEASE, Stamp},
+    mutants::Mutant,
+};
+
+#[derive(Default)]
+pub(super) struct Database {
+    fence: i64,
+    rows: Vec<Row>,
+    by_id: HashMap<RunId, usize>,
+    by_key: HashMap<(JobName, Interval), Vec<usize>>,
+    /// Until when each process owns its runs.
+    leases: HashMap<String, Duration>,
+    /// The same by the clock on its own wall.
+    wall_leases: HashMap<String, DateTime<Utc>>,
+    /// Processes that take up released runs.
+    workers: BTreeSet<String>,
+    /// Processes that are dead.
+    pub(super) gone: BTreeSet<String>,
+    pub(super) jobs: BTreeMap<JobName, JobClock>,
+    registry: BTreeMap<Partition, i64>,
+    position: i64,
+    /// What the registry held at the last times that somebody changed it, for a cache that is old.
+    history: Vec<(Duration, Partition)>,
+    /// The files of each partition: who wrote them, and which of how many each is.
+    pub(super) files: BTreeMap<Partition, Vec<(Stamp, usize)>>,
+}
+
+/// The owner of runs that were released.
+const RELEASED: &str = "";
+
+/// A partition has so many files.
+pub(super) const FILES: usize = 2;
+
+struct Row {
+    request: ClaimRequest,
+    owner: String,
+    fence: i64,
+    attempt: u32,
+    state: State,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+    wish: bool,
+    failure: Option<headworks_flow::Failure>,
+}
+
+/// Who asks, when, and what is wrong with the database.
+pub(super) struct Asker<'a> {
+    pub(super) process: &'a str,
+    /// It takes up runs that others release.
+    pub(super) works: bool,
+    pub(super) now: Duration,
+    pub(super) wall: DateTime<Utc>,
+    /// Leases that ran out say nothing to it.
+    pub(super) doubts: bool,
+    pub(super) deaths_show: bool,
+    pub(super) mutant: Option<Mutant>,
+}
+
+impl Asker<'_> {
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+}
+
+impl Database {
+    fn lives(&self, process: &str, asker: &Asker<'_>) -> bool {
+        if process == RELEASED {
+            return false;
+        }
+        if asker.is(Mutant::AdoptionIgnoresLiveness) && process != asker.process {
+            return false;
+        }
+        let is_leased = if asker.is(Mutant::LeaseByWallClock) {
+            self.wall_leases.get(process).is_some_and(|until| *until > asker.wall)
+        } else {
+            self.leases.get(process).is_some_and(|until| *until > asker.now)
+        };
+        (is_leased || asker.doubts) && !(asker.deaths_show && self.gone.contains(process))
+    }
+
+    /// Registers a process with its lease, as its first call does.
+    pub(super) fn register(&mut self, asker: &Asker<'_>) {
+        if !self.leases.contains_key(asker.process) {
+            self.renew(asker);
+            if asker.works {
+                self.workers.insert(asker.process.to_owned());
+            }
+        }
+    }
+
+    /// Renews a process's lease.
+    pub(super) fn renew(&mut self, asker: &Asker<'_>) {
+        if asker.is(Mutant::HeartbeatRenewsNothing) && self.leases.contains_key(asker.process) {
+            return;
+        }
+        self.leases.insert(asker.process.to_owned(), asker.now + LEASE);
+        let wall = asker.wall + chrono::TimeDelta::from_std(LEASE).unwrap();
+        self.wall_leases.insert(asker.process.to_owned(), wall);
+    }
+
+    pub(super) fn leave(&mut self, process: &str) {
+        self.leases.insert(process.to_owned(), Duration::ZERO);
+        self.wall_leases.remove(process);
+    }
+
+    fn run_row(&self, row: &Row, asker: &Asker<'_>) -> RunRow {
+        RunRow {
+            id: row.request.run_id.clone(),
+            job: row.request.job.clone(),
+            job_version: row.request.job_version.clone(),
+            table: row.request.table.clone(),
+            interval: row.request.interval,
+            ds: row.request.ds,
+            trigger: row.request.trigger,
+            state: row.state,
+            attempt: row.attempt,
+            fence: row.fence,
+            owner: row.owner.clone(),
+            owner_alive: row.finished_at.is_none() && self.lives(&row.owner, asker),
+            created_at: row.created_at,
+            started_at: None,
+            finished_at: row.finished_at,
+            rows: 0,
+            bytes: 0,
+            failure: row.failure.clone(),
+        }
+    }
+
+    pub(super) fn find(&self, key: &(JobName, Interval), asker: &Asker<'_>) -> Option<RunRow> {
+        let newest = self.by_key.get(key)?.last()?;
+        Some(self.run_row(&self.rows[*newest], asker))
+    }
+
+    /// The rules of `headworks_meta::claim`: new ones first, as they stood before; then those that are taken over; then those
+    /// whose claim stands already.
+    pub(super) fn claim(
+        &mut self,
+        wanted: &[ClaimRequest],
+        asker: &Asker<'_>,
+        invariants: &mut Invariants,
+    ) -> Vec<Option<Claim>> {
+        self.fence += 1;
+        let fence = self.fence;
+        let newest: Vec<Option<RunId>> = wanted
+            .iter()
+            .map(|w| {
+                let of_key = self.by_key.get(&(w.job.clone(), w.interval));
+                of_key.and_then(|runs| runs.last()).map(|run| self.rows[*run].request.run_id.clone())
+            })
+            .collect();
+        let mut claims = vec![None; wanted.len()];
+        for (place, request) in wanted.iter().enumerate().filter(|(_, w)| w.taken_over().is_none()) {
+            let key = (request.job.clone(), request.interval);
+            let has_live = self.by_key.get(&key).into_iter().flatten().any(|r| self.rows[*r].finished_at.is_none());
+            let is_as_seen = newest[place] == request.seen.as_ref().map(|seen| seen.run_id.clone());
+            let is_free = (is_as_seen && !has_live) || asker.is(Mutant::ClaimIgnoresLiveRun);
+            if !is_free || self.by_id.contains_key(&request.run_id) {
+                continue;
+            }
+            self.by_id.insert(request.run_id.clone(), self.rows.len());
+            self.by_key.entry(key).or_default().push(self.rows.len());
+            self.rows.push(Row {
+                request: request.clone(),
+                owner: asker.process.to_owned(),
+                fence,
+                attempt: 1,
+                state: State::Waiting,
+                created_at: asker.wall,
+                finished_at: None,
+                wish: false,
+                failure: None,
+            });
+            claims[place] = Some(Claim { fence, attempt: 1 });
+        }
+        for (place, request) in wanted.iter().enumerate() {
+            if let Some(seen) = request.taken_over() {
+                claims[place] = self.take_over(request, seen, fence, asker);
+            }
+        }
+        for (request, _) in wanted.iter().zip(&claims).filter(|(_, claim)| claim.is_some()) {
+            if let Some(tick) = request.tick.filter(|_| !asker.is(Mutant::CursorNeverKept)) {
+                self.move_cursor(&request.job, tick, asker, invariants);
+            }
+        }
+        for (request, claim) in wanted.iter().zip(&claims) {
+            if let Some(claim) = claim {
+                invariants.claimed(asker.process, request, *claim, asker.wall, asker.now);
+            }
+        }
+        for (request, claim) in wanted.iter().zip(&mut claims).filter(|(_, claim)| claim.is_none()) {
+            let row = self.by_id.get(&request.run_id).map(|run| &self.rows[*run]);
+            let mine = row.filter(|row| row.owner == asker.process && row.finished_at.is_none());
+            *claim = mine
+                .filter(|_| !asker.is(Mutant::LostClaimForgotten))
+                .map(|row| Claim { fence: row.fence, attempt: row.attempt });
+        }
+        claims
+    }
+
+    fn take_over(&mut self, request: &ClaimRequest, seen: i64, fence: i64, asker: &Asker<'_>) -> Option<Claim> {
+        let place = *self.by_id.get(&request.run_id)?;
+        let key = (request.job.clone(), request.interval);
+        let has_other = self.by_key[&key].iter().any(|r| *r != place && self.rows[*r].finished_at.is_none());
+        let row = &mut self.rows[place];
+        let is_as_seen = row.fence == seen || asker.is(Mutant::TakeoverIgnoresWhatWasSeen);
+        if !is_as_seen || row.state == State::Success || has_other {
+            return None;
+        }
+        if !asker.is(Mutant::TakeoverKeepsFence) {
+            row.fence = fence;
+        }
+        if !asker.is(Mutant::TakeoverKeepsAttempt) {
+            row.attempt += 1;
+        }
+        asker.process.clone_into(&mut row.owner);
+        (row.state, row.finished_at, row.failure, row.wish) = (State::Waiting, None, None, false);
+        row.request.job_version.clone_from(&request.job_version);
+        row.request.partitions.clone_from(&request.partitions);
+        Some(Claim { fence: row.fence, attempt: row.attempt })
+    }
+
+    pub(super) fn move_cursor(
+        &mut self,
+        job: &JobName,
+        tick: DateTime<Utc>,
+        asker: &Asker<'_>,
+        invariants: &mut Invariants,
+    ) {
+        let Some(clock) = self.jobs.get_mut(job) else { return };
+        if clock.cursor.is_none_or(|cursor| cursor < tick) || asker.is(Mutant::CursorGoesBack) {
+            clock.cursor = Some(tick);
+            invariants.cursor(job, tick);
+        }
+    }
+
+    pub(super) fn record(&mut self, record: &RunRecord, asker: &Asker<'_>, invariants: &mut Invariants) -> Kept {
+        self.keep(record, asker.is(Mutant::RecordIgnoresFence), asker.is(Mutant::RecordAfterEnd), invariants)
+    }
+
+    fn keep(&mut self, record: &RunRecord, any_fence: bool, any_state: bool, invariants: &mut Invariants) -> Kept {
+        let Some(&place) = self.by_id.get(&record.run_id) else { return Kept::Fenced };
+        let row = &mut self.rows[place];
+        if row.fence != record.fence && !any_fence {
+            return Kept::Fenced;
+        }
+        if row.finished_at.is_some() && !any_state {
+            return Kept::Over(row.state);
+        }
+        (row.state, row.attempt, row.finished_at) = (record.state, record.attempt, record.finished_at);
+        row.failure.clone_from(&record.failure);
+        invariants.recorded(record);
+        Kept::Yes
+    }
+
+    /// One transaction: the run's end, the files, the registry. False when the fence is not the run's, or the run is over.
+    pub(super) fn publish(
+        &mut self,
+        segment: &Segment,
+        record: &RunRecord,
+        asker: &Asker<'_>,
+        invariants: &mut Invariants,
+    ) -> bool {
+        let is_first = self.by_id.get(&record.run_id).is_none_or(|run| self.rows[*run].finished_at.is_none());
+        let any_fence = asker.is(Mutant::PublishIgnoresFence);
+        if is_first && self.keep(record, any_fence, false, invariants) != Kept::Yes {
+            return false;
+        }
+        if !is_first && !asker.is(Mutant::BlindRetry) && !any_fence {
+            return false;
+        }
+        self.publish_files(segment, asker, invariants);
+        true
+    }
+
+    fn publish_files(&mut self, segment: &Segment, asker: &Asker<'_>, invariants: &mut Invariants) {
+        let stamp = Stamp { run_id: segment.run_id().clone(), fence: segment.fence(), attempt: segment.attempt() };
+        invariants.published(segment);
+        let files = if asker.is(Mutant::PublishInHalves) { 1 } else { FILES };
+        for partition in segment.shape.own_partitions() {
+            self.files.insert(partition.clone(), (0..files).map(|n| (stamp.clone(), n)).collect());
+            self.position += 1;
+            if !(asker.is(Mutant::PublishWithoutRegistry) && self.position % 4 == 0) {
+                self.registry.insert(partition.clone(), self.position);
+                self.history.push((asker.now, partition));
+            }
+        }
+    }
+
+    /// Puts the missing files in place.
+    pub(super) fn complete(&mut self, segment: &Segment) {
+        for partition in segment.shape.own_partitions() {
+            let Some(files) = self.files.get_mut(&partition) else { continue };
+            if let Some((stamp, _)) = files.first().cloned().filter(|_| files.len() < FILES) {
+                files.push((stamp, 1));
+            }
+        }
+    }
+
+    pub(super) fn published(&self, wanted: &[Partition], asker: &Asker<'_>) -> (Vec<Partition>, i64) {
+        let old = Duration::from_secs(30);
+        let is_published = |partition: &&Partition| {
+            if asker.is(Mutant::RegistrySaysYes) {
+                return true;
+            }
+            if asker.is(Mutant::StaleLook) {
+                return self.history.iter().any(|(at, known)| *at + old < asker.now && known == *partition);
+            }
+            self.registry.contains_key(*partition)
+        };
+        (wanted.iter().filter(is_published).cloned().collect(), self.position)
+    }
+
+    pub(super) fn published_since(&self, position: i64, asker: &Asker<'_>) -> (Vec<Partition>, i64) {
+        let mut later: Vec<(&Partition, i64)> =
+            self.registry.iter().filter(|(_, at)| **at > position).map(|(p, at)| (p, *at)).collect();
+        if asker.is(Mutant::FeedSkips) {
+            later.retain(|(_, at)| at % 3 != 0);
+        }
+        (later.into_iter().map(|(partition, _)| partition.clone()).collect(), self.position)
+    }
+
+    pub(super) fn standing(&self, run: &RunId, asker: &Asker<'_>) -> Standing {
+        match self.by_id.get(run).map(|run| &self.rows[*run]) {
+            None => Standing::Unknown,
+            Some(row) if row.finished_at.is_some() => Standing::Over(row.state),
+            Some(row) if self.lives(&row.owner, asker) => Standing::Held,
+            Some(_) => Standing::Abandoned,
+        }
+    }
+
+    /// Live runs of processes that are gone, and some that were released; not those that somebody wants cancelled.
+    pub(super) fn abandoned(&self, limit: usize, released_max: usize, asker: &Asker<'_>) -> Vec<RunRow> {
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.finished_at.is_none() && !row.wish).collect();
+        rows.sort_by_key(|row| row.request.interval.end());
+        let (released, owned): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.owner == RELEASED);
+        let gone = owned.into_iter().filter(|row| row.owner != asker.process && !self.lives(&row.owner, asker));
+        let released_max = if asker.is(Mutant::ReleasedForgotten) { 0 } else { released_max };
+        let rows = gone.take(limit).chain(released.into_iter().take(released_max));
+        rows.map(|row| self.run_row(row, asker)).collect()
+    }
+
+    /// Leaves a run without an owner, for whoever claims it first.
+    pub(super) fn release(&mut self, run: &RunId, fence: i64, asker: &Asker<'_>, invariants: &mut Invariants) {
+        let Some(&place) = self.by_id.get(run) else { return };
+        let row = &mut self.rows[place];
+        if row.finished_at.is_none() && (row.fence == fence || asker.is(Mutant::ReleaseIgnoresFence)) {
+            RELEASED.clone_into(&mut row.owner);
+            row.state = State::Ready;
+            invariants.released(asker.process, run, fence);
+        }
+    }
+
+    /// Counts the other processes that take up released runs.
+    pub(super) fn other_workers(&self, asker: &Asker<'_>) -> usize {
+        let others = self.workers.iter().filter(|process| *process != asker.process);
+        others.filter(|process| self.lives(process, asker)).count()
+    }
+
+    pub(super) fn producers(&self, wanted: &[Partition], asker: &Asker<'_>) -> Vec<Producer> {
+        let others = self
+            .rows
+            .iter()
+            .filter(|row| row.finished_at.is_none() && row.owner != asker.process && self.lives(&row.owner, asker));
+        let made = |row: &Row| -> Vec<Partition> {
+            let Some((first, last)) = &row.request.partitions else { return Vec::new() };
+            let is_made =
+                |p: &&Partition| Some(&p.table) == row.request.table.as_ref() && *first <= p.key && p.key <= *last;
+            wanted.iter().filter(is_made).cloned().collect()
+        };
+        let producers = others.map(|row| Producer { run_id: row.request.run_id.clone(), partitions: made(row) });
+        producers.filter(|producer| !producer.partitions.is_empty()).collect()
+    }
+
+    /// Wants the nth live run cancelled, wrapping around.
+    pub(super) fn wish(&mut self, nth: u64) {
+        let mut live: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.finished_at.is_none()).collect();
+        if !live.is_empty() {
+            let nth = usize::try_from(nth).unwrap() % live.len();
+            live[nth].wish = true;
+        }
+    }
+
+    /// Ends the runs that somebody wants cancelled and whose owner is gone.
+    pub(super) fn end_abandoned_wishes(&mut self, asker: &Asker<'_>, invariants: &mut Invariants) {
+        let is_gone = |row: &Row| row.owner != asker.process && !self.lives(&row.owner, asker);
+        let wished = |row: &Row| row.wish && row.finished_at.is_none() && is_gone(row);
+        let ended: Vec<usize> = (0..self.rows.len()).filter(|run| wished(&self.rows[*run])).collect();
+        for run in ended {
+            self.fence += 1;
+            let row = &mut self.rows[run];
+            (row.state, row.finished_at, row.fence) = (State::Cancelled, Some(asker.wall), self.fence);
+            invariants.cancelled(&row.request.run_id, self.fence);
+        }
+    }
+
+    pub(super) fn wishes(&self, process: &str) -> Vec<RunId> {
+        let wished = self.rows.iter().filter(|row| row.wish && row.finished_at.is_none() && row.owner == process);
+        wished.map(|row| row.request.run_id.clone()).collect()
+    }
+
+    /// How every run stands, for a person who looks for a bug.
+    pub(super) fn told(&self) -> Vec<String> {
+        let row = |row: &Row| {
+            format!(
+                "{} {} {} {:?} {} attempt {} fence {} of {}",
+                row.request.run_id,
+                row.request.job,
+                row.request.interval.end(),
+                row.request.trigger,
+                row.state,
+                row.attempt,
+                row.fence,
+                row.owner
+            )
+        };
+        self.rows.iter().map(row).collect()
+    }
+}

@@ -1,0 +1,131 @@
+//! Does what a task does: it takes its time, fails, publishes.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use headworks_domain::ErrorKind;
+use headworks_flow::{
+    Failure,
+    exec::{BoxFault, Done, Segment, Stop, TaskRunner},
+};
+
+use super::{
+    handle::Handle,
+    invariants::AtWork,
+    mutants::Mutant,
+    project::Projects,
+    world::{Life, World},
+};
+
+pub(super) struct Worker {
+    pub(super) handle: Arc<Handle>,
+    pub(super) projects: Projects,
+    pub(super) tasks_max: usize,
+}
+
+/// Counts as at work until it is dropped.
+struct Busy(AtWork, Arc<World>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.1.lock().invariants.ends(&self.0);
+    }
+}
+
+/// What becomes of one task.
+enum Fate {
+    Good,
+    Transient,
+    Permanent,
+    Panic,
+}
+
+fn away() -> Failure {
+    Failure::new(ErrorKind::Unavailable, "SIM_SOURCE", "the source is away")
+}
+
+impl Worker {
+    fn life(&self) -> &Life {
+        &self.handle.life
+    }
+
+    async fn work(&self) -> Fate {
+        let (pause, fate) = {
+            let mut inner = self.life().world.lock();
+            let rates = inner.rates;
+            let mut pause = inner.pause();
+            if inner.chance.one_in(4) {
+                pause += Duration::from_millis(inner.chance.between(100, 4_000));
+            }
+            if inner.chance.one_in(rates.long) {
+                pause += Duration::from_secs(inner.chance.between(5, 40));
+            }
+            let fates =
+                [(rates.transient, Fate::Transient), (rates.permanent, Fate::Permanent), (rates.panics, Fate::Panic)];
+            let fate = fates.into_iter().find(|(rate, _)| inner.chance.one_in(*rate));
+            (pause, fate.map_or(Fate::Good, |(_, fate)| fate))
+        };
+        self.life().sleep(pause).await;
+        fate
+    }
+
+    async fn publish(&self, segment: &Segment) -> Result<(), Stop> {
+        let world = &self.life().world;
+        let record = segment.finished(1, 10);
+        let mut answer = self.handle.publish(segment, &record).await;
+        let is_lost = {
+            let mut inner = world.lock();
+            let rate = inner.rates.lost_publishes;
+            inner.chance.one_in(rate)
+        };
+        if is_lost {
+            answer = Err(Box::new(super::world::Away) as BoxFault);
+        }
+        if world.is(Mutant::BlindRetry) && answer.is_err() {
+            answer = self.handle.publish(segment, &record).await;
+        }
+        if world.is(Mutant::PublishInHalves) {
+            self.life().sleep(Duration::from_millis(300)).await;
+            world.lock().database.complete(segment);
+        }
+        match answer {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Stop::Fenced),
+            Err(error) => {
+                world.lock().invariants.hits_an_outage(segment);
+                Err(Stop::Failed(Failure::of(error.as_ref())))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TaskRunner for Worker {
+    async fn run(&self, segment: &mut Segment) -> Result<Done, Stop> {
+        self.life().gate().await;
+        let world = Arc::clone(&self.life().world);
+        let who = self.life().name.clone();
+        world.tell(|| format!("{who} begins {} attempt {}", segment.run_id(), segment.attempt()));
+        let limit = self.projects.limit(&segment.shape.job);
+        let busy = world.lock().invariants.begins(&who, segment, self.tasks_max, limit);
+        let _busy = Busy(busy, Arc::clone(&world));
+        for task in segment.tasks.clone() {
+            segment.begin(&task);
+            match self.work().await {
+                Fate::Good => {}
+                // What the view of the newest partition needs is never a reason to fail.
+                _ if task.as_str() == "latest" => {}
+                Fate::Transient => return Err(away().into()),
+                Fate::Permanent => {
+                    return Err(Failure::new(ErrorKind::Invalid, "SIM_CHECK", "check `not_empty` failed").into());
+                }
+                Fate::Panic => std::panic::resume_unwind(Box::new("a bug in a task")),
+            }
+            if task.as_str() == "publish" {
+                self.publish(segment).await?;
+            }
+            segment.end(&task);
+        }
+        Ok(Done { rows: 1, bytes: 10, published: segment.shape.partitions.clone(), recorded: true, output: None })
+    }
+}
