@@ -163,7 +163,11 @@ fn filtered_line(line: &str) -> String {
         let bare = next.trim_end_matches([',', ':', ')', ';']);
         let tail = &next[bare.len()..];
         let number = !word.is_empty() && word.chars().all(|c| c.is_ascii_digit() || c == '.');
-        if number && matches!(bare, "ms" | "s") {
+        if word == "in" && later_words(&words[i + 1..]) > 0 {
+            kept.push("[LATER]".to_owned());
+            i += later_words(&words[i + 1..]);
+            changed = true;
+        } else if number && matches!(bare, "ms" | "s") {
             kept.push(format!("[TIME]{tail}"));
             i += 1;
             changed = true;
@@ -192,6 +196,12 @@ fn filtered_line(line: &str) -> String {
     }
     let end = if line.ends_with('\n') { "\n" } else { "" };
     kept.join(" ") + end
+}
+
+/// How many words say how long it is until something, as `16 h 25 min`.
+fn later_words(words: &[&str]) -> usize {
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    words.chunks(2).take_while(|pair| matches!(pair, [n, "h" | "min" | "d"] if is_number(n))).count() * 2
 }
 
 fn is_instant(word: &str) -> bool {
