@@ -34,6 +34,7 @@ pub struct Counts {
 
 /// One step of progress, for a terminal to draw. Sent without waiting: nothing depends on anybody's listening.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "nearly all that is sent are the large ones")]
 pub enum Progress {
     /// All runs are planned; work begins.
     Planned(Counts),

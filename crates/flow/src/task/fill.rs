@@ -191,12 +191,11 @@ pub(super) fn outputs_named(text: &str) -> Vec<String> {
     tasks
 }
 
+/// Answers what stands in a text's place; it gets the keys on the way to it, and the text.
+pub(super) type Filler<'f, E> = dyn FnMut(&[String], &str) -> Result<String, E> + 'f;
+
 /// Calls `f` for each text of a value that has macros or secrets, with the keys on the way to it, and puts its answer there.
-pub(super) fn fill_texts<E>(
-    value: &mut Value,
-    path: &mut Vec<String>,
-    f: &mut dyn FnMut(&[String], &str) -> Result<String, E>,
-) -> Result<(), E> {
+pub(super) fn fill_texts<E>(value: &mut Value, path: &mut Vec<String>, f: &mut Filler<'_, E>) -> Result<(), E> {
     match value {
         Value::String(text) if ["{{", "{%", "{#", "${env:"].iter().any(|mark| text.contains(mark)) => {
             *text = f(path, text)?;

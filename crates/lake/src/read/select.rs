@@ -25,6 +25,9 @@ use super::{
     reader::Checked,
 };
 
+/// A file with the values of its partition keys.
+type Keyed = (DataFile, Vec<ScalarValue>);
+
 /// What a scan reads.
 pub(super) struct Selection {
     /// Files of one shape each.
@@ -53,7 +56,7 @@ impl Selection {
         let files = bounds::prune(&lake.store, state, &lake.table, &lake.schema, &inexact, contents.files).await;
         let files = files.map_err(external)?;
         let mappings = mapping::load(&lake.store, &files).await.map_err(external)?;
-        let mut shapes: Vec<(Shape, Vec<(DataFile, Vec<ScalarValue>)>)> = Vec::new();
+        let mut shapes: Vec<(Shape, Vec<Keyed>)> = Vec::new();
         for file in files {
             let (shape, values) = Shape::of(lake, &file, &mappings);
             // There are few shapes, and neighbours have the same.
@@ -90,7 +93,7 @@ impl Group {
         lake: &LakeTable,
         state: &dyn Session,
         shape: Shape,
-        files: Vec<(DataFile, Vec<ScalarValue>)>,
+        files: Vec<Keyed>,
         exact: &[&Expr],
         deleted: &mut Deleted,
     ) -> QueryResult<Option<Self>> {
@@ -123,8 +126,8 @@ fn matching(
     state: &dyn Session,
     shape: &Shape,
     exact: &[&Expr],
-    files: Vec<(DataFile, Vec<ScalarValue>)>,
-) -> QueryResult<Vec<(DataFile, Vec<ScalarValue>)>> {
+    files: Vec<Keyed>,
+) -> QueryResult<Vec<Keyed>> {
     let fields = shape.fields(lake);
     let names = fields.iter().map(|f| f.name().as_str()).collect();
     let filters: Vec<&Expr> = exact.iter().copied().filter(|filter| keys::is_on(filter, &names)).collect();

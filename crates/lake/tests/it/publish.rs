@@ -427,7 +427,7 @@ async fn a_crowd_of_writers_on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute a catalog: make test-long"]
+#[ignore = "long: a minute a catalog"]
 async fn long_a_crowd_of_writers() {
     for catalog in BOTH {
         crowd(catalog, 150).await;
