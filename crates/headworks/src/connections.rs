@@ -12,11 +12,14 @@ use headworks_flow::{Connection, ConnectionConfig, Failure, Project};
 
 use crate::settings::Environment;
 
+/// A source, with the settings that it was opened with.
+type Opened = (ConnectionConfig, Arc<dyn Source>);
+
 /// Opened sources by name. One whose settings changed is opened anew.
 pub(crate) struct Connections {
     root: PathBuf,
     environment: Environment,
-    opened: Mutex<HashMap<ConnectionName, (ConnectionConfig, Arc<dyn Source>)>>,
+    opened: Mutex<HashMap<ConnectionName, Opened>>,
 }
 
 impl Connections {

@@ -1,6 +1,7 @@
 //! Projects on disk: what is read, and what is told about what is wrong.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
+#![allow(clippy::print_stdout, reason = "simulations say how much they saw")]
 
 mod chance;
 mod clock;

@@ -36,6 +36,9 @@ const PASSED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR",
 const PYTHON_START: &str = "import sys; sys.argv = sys.argv[1:]; sys.path[0] = ''; \
     exec(compile(open(sys.argv[0], encoding='utf-8').read(), sys.argv[0], 'exec'))";
 
+/// Looks up variables of our own environment, for secrets.
+type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What commands need to know of the project.
 pub(super) struct Surroundings {
     root: PathBuf,
@@ -43,7 +46,7 @@ pub(super) struct Surroundings {
     env: String,
     passed: BTreeMap<String, String>,
     /// Everything of our own environment, for `${env:NAME}`.
-    variables: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    variables: Variables,
     python: String,
     kill_after: Duration,
     children: Children,

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use headworks_domain::{Clock, SystemClock};
 use headworks_testkit::TempPostgres;
 
 use crate::project::{NUMBERS, Project, outcome};
@@ -80,7 +81,7 @@ fn hourly(start: &str) -> String {
 
 /// A day some days ago, so that hourly jobs have so many days to catch up with.
 fn days_ago(days: u64) -> String {
-    headworks_domain::Ds::from(chrono::Utc::now().date_naive()).plus_days(-i64::try_from(days).unwrap()).to_string()
+    headworks_domain::Ds::from(SystemClock.now().date_naive()).plus_days(-i64::try_from(days).unwrap()).to_string()
 }
 
 #[test]

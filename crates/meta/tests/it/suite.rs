@@ -471,7 +471,7 @@ async fn live_runs_are_cancelled_by_their_owner_and_abandoned_ones_at_once(world
     let (id, claim) = claim_one(&one, "flights", 0).await;
     let nobody: RunId = "nobody".parse().unwrap();
     assert_eq!(other.cancel(&[id.clone(), nobody]).await.unwrap(), [Cancelled::Asked, Cancelled::Over]);
-    assert_eq!(RunStore::cancel_wishes(&one).await.unwrap(), [id.clone()]);
+    assert_eq!(RunStore::cancel_wishes(&one).await.unwrap(), std::slice::from_ref(&id));
     assert_eq!(RunStore::cancel_wishes(&other).await.unwrap(), [], "it is not its run");
     one.record(vec![record(&id, claim, State::Cancelled, world.clock.now())]).await.unwrap();
     assert_eq!(RunStore::cancel_wishes(&one).await.unwrap(), []);
