@@ -33,8 +33,8 @@ impl Job {
         let ticks: Box<dyn Iterator<Item = (DateTime<Utc>, Interval)>> = match (&self.schedule, self.spec.deadline) {
             (Some(schedule), Some(_)) if schedule.is_after_waits() => Box::new(self.ends(from, until)),
             (Some(schedule), Some(_)) => {
-                let runs = schedule.runs(self.grid(), from, until);
-                Box::new(runs.filter_map(|tick| tick.interval.map(|interval| (tick.at, interval))))
+                let ticks = schedule.ticks(self.zone, from, until);
+                Box::new(ticks.filter_map(|at| Some((at, self.interval_at(at)?))))
             }
             _ => Box::new(std::iter::empty()),
         };

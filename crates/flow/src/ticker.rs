@@ -3,11 +3,15 @@
 //! The next tick is always computed from what is remembered and never from the tick before it, so that no lost message, no crash
 //! and no clock set back can end or double a chain of ticks.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
 use chrono::{DateTime, TimeDelta, Utc};
-use headworks_domain::Interval;
+use headworks_domain::{Interval, JobName};
 
 use crate::{
+    exec::{Demand, Reprocess, Request, Trigger},
     job::Job,
+    project::Project,
     spec::{Catchup, Kind},
 };
 
@@ -41,6 +45,68 @@ pub struct DueRuns {
     pub runs: Vec<DueRun>,
     /// The last tick seen to by this, those included that ask for nothing; none when no tick was due.
     pub cursor: Option<DateTime<Utc>>,
+}
+
+/// The most runs of one job asked for at once; the rest is due right after.
+const RUNS_AT_ONCE: usize = 200;
+
+/// The clocks of a project's jobs, and when each is to be looked at next.
+#[derive(Debug, Default)]
+pub struct Clocks {
+    clocks: BTreeMap<JobName, JobClock>,
+    next: BTreeSet<(DateTime<Utc>, JobName)>,
+}
+
+impl Clocks {
+    /// Takes up what is kept of the jobs, as after their files were read anew; those that the project lacks are left out.
+    pub fn remember(&mut self, project: &Project, kept: impl IntoIterator<Item = (JobName, JobClock)>) {
+        let before = std::mem::take(&mut self.clocks);
+        for (job, mut clock) in kept.into_iter().filter(|(job, _)| project.jobs.contains_key(job)) {
+            // What was asked for is seen to, even if its claim is still on its way.
+            clock.cursor = clock.cursor.max(before.get(&job).and_then(|known| known.cursor));
+            self.clocks.insert(job, clock);
+        }
+        self.next = self.clocks.keys().map(|job| (DateTime::<Utc>::MIN_UTC, job.clone())).collect();
+    }
+
+    /// Pauses these jobs and lets all others go on.
+    pub fn pause(&mut self, paused: &HashSet<JobName>, now: DateTime<Utc>) {
+        for (job, clock) in &mut self.clocks {
+            let is_paused = paused.contains(job);
+            if std::mem::replace(&mut clock.paused, is_paused) != is_paused {
+                self.next.retain(|(_, known)| known != job);
+                self.next.insert((now, job.clone()));
+            }
+        }
+    }
+
+    /// When a job is to be looked at next.
+    pub fn next(&self) -> Option<DateTime<Utc>> {
+        self.next.first().map(|(at, _)| *at)
+    }
+
+    /// What the next job that is to be looked at asks for, which may be nothing; `None` when none is by now.
+    pub fn due(&mut self, project: &Project, now: DateTime<Utc>) -> Option<Vec<Demand>> {
+        let (_, name) = self.next.first().filter(|(at, _)| *at <= now)?;
+        let name = name.clone();
+        self.next.pop_first();
+        let (Some(job), Some(clock)) = (project.jobs.get(&name), self.clocks.get_mut(&name)) else {
+            return Some(Vec::new());
+        };
+        let due = job.due_runs(clock, now, RUNS_AT_ONCE);
+        clock.cursor = clock.cursor.max(due.cursor);
+        let next = if due.runs.len() < RUNS_AT_ONCE { job.next_tick(clock, now) } else { Some(now) };
+        self.next.extend(next.map(|at| (at, name.clone())));
+        let demand = |run: DueRun| Demand {
+            request: Request { job: name.clone(), interval: run.interval },
+            trigger: Trigger::Schedule,
+            tick: Some(run.tick),
+            demand: None,
+            reprocess: Reprocess::None,
+            overlap: job.spec.overlap,
+        };
+        Some(due.runs.into_iter().map(demand).collect())
+    }
 }
 
 impl Job {
@@ -89,17 +155,19 @@ impl Job {
         self.interval_at(next).is_none_or(|interval| !is_past_end(&interval)).then_some(next)
     }
 
-    /// What the run of a tick covers: whole grains since the tick before; of a job without a table, the very time since then.
+    /// What the run of a tick covers: whole grains since the tick before. A job without a table has work at every tick: when no grain
+    /// ended since the one before, the very time since then.
     pub fn interval_at(&self, tick: DateTime<Utc>) -> Option<Interval> {
         let schedule = self.schedule.as_ref()?;
         let grid = self.grid();
         if schedule.is_after_waits() {
             return Some(grid.last_complete(tick));
         }
-        if self.table.is_none() {
+        let whole = schedule.interval_at(&grid, tick);
+        if whole.is_none() && self.table.is_none() {
             return Interval::new(schedule.last_before(self.zone, tick)?, tick).ok();
         }
-        schedule.interval_at(&grid, tick)
+        whole
     }
 
     /// Ticks up to this one are seen to.
@@ -257,6 +325,18 @@ mod tests {
         assert_eq!(due.runs.len(), 1);
         assert_eq!(due.runs[0].tick, at("2026-03-10 13:00"));
         assert_eq!(due.cursor, Some(at("2026-03-10 13:15")));
+    }
+
+    #[test]
+    fn a_job_of_tasks_covers_grains_where_there_are_any_and_works_at_every_tick() {
+        let job = |schedule: &str| {
+            let text = format!("schedule: '{schedule}'\ntasks:\n  a: {{type: shell, command: 'true'}}\n");
+            jobfile::read("jobs/a.yml".to_owned(), text, "a", chrono_tz::UTC).job.unwrap()
+        };
+        let covers = |schedule: &str, tick: &str| job(schedule).interval_at(at(tick)).unwrap().to_string();
+        assert_eq!(covers("0 3 * * *", "2026-03-10 03:00"), "2026-03-09T00:00:00Z/2026-03-10T00:00:00Z");
+        assert_eq!(covers("every 15 minutes", "2026-03-10 03:00"), "2026-03-10T02:00:00Z/2026-03-10T03:00:00Z");
+        assert_eq!(covers("every 15 minutes", "2026-03-10 03:15"), "2026-03-10T03:00:00Z/2026-03-10T03:15:00Z");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use headworks_flow::{
 use headworks_meta::{Failing, Notice, Outbox, Parcel};
 use tokio::sync::{Notify, watch};
 
-use crate::{app::App, settings::Environment};
+use crate::{app::App, live::LiveProject, settings::Environment};
 
 mod deadlines;
 mod egress;
@@ -46,6 +46,8 @@ const GIVE_UP_AFTER: TimeDelta = TimeDelta::hours(24);
 const KEPT: TimeDelta = TimeDelta::days(30);
 /// The longest that the service sleeps: what other processes did is noticed then at the latest.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Ends of runs that come so close together make one pass.
+const PASS_PAUSE: Duration = Duration::from_millis(200);
 /// How often old alerts are removed.
 const FORGET_EVERY: TimeDelta = TimeDelta::hours(1);
 /// The most ends of runs that wait for a database that is away; the oldest go first.
@@ -99,18 +101,16 @@ pub(crate) struct Handle(Arc<Shared>);
 struct Shared {
     outbox: Outbox,
     clock: Arc<dyn Clock>,
-    project: watch::Sender<Arc<Project>>,
+    project: LiveProject,
     /// Ends of runs that could not be written down yet.
     backlog: Mutex<VecDeque<RunEnd>>,
     bell: Notify,
 }
 
 impl Service {
-    /// Opens the outbox of the app's project.
-    pub(crate) async fn open(app: &App) -> anyhow::Result<Self> {
+    /// Opens the outbox of the app's project, whose jobs, deadlines and settings hold as they are read anew.
+    pub(crate) async fn open(app: &App, project: LiveProject) -> anyhow::Result<Self> {
         let outbox = outbox(app).await?;
-        let project = app.project_as_it_is()?.clone();
-        let (project, _) = watch::channel(project);
         let shared =
             Shared { outbox, clock: app.clock.clone(), project, backlog: Mutex::default(), bell: Notify::new() };
         Ok(Self {
@@ -141,7 +141,7 @@ impl Service {
             let stop = async { shutdown.wait_for(|stop| *stop).await.map(drop) };
             tokio::select! {
                 _ = stop => return,
-                () = shared.bell.notified() => {}
+                () = shared.bell.notified() => tokio::time::sleep(PASS_PAUSE).await,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -149,7 +149,7 @@ impl Service {
 
     /// Does all that is due, and says how long nothing will be. What fails is tried again in the next pass.
     async fn pass(&mut self) -> Duration {
-        let project = self.shared.project.borrow().clone();
+        let project = self.shared.project.current();
         for (what, done) in [
             ("alerts of runs", self.shared.empty_backlog(&project).await),
             ("deadlines", self.deadlines.look(&self.shared.outbox, &project, self.shared.clock.now()).await),
@@ -228,7 +228,7 @@ impl Handle {
     /// Takes the end of a run: a failure is told, a success may be a recovery or late. Durable on return; when the database is
     /// away it is kept and written down later.
     pub(crate) async fn note(&self, end: RunEnd) {
-        let project = self.0.project.borrow().clone();
+        let project = self.0.project.current();
         if let Err(error) = self.0.write_down(&project, &end).await {
             tracing::warn!(error = %crate::fail::message(&error), job = %end.job, run_id = %end.run_id, "alert kept for later");
             let mut backlog = self.0.backlog();
@@ -237,12 +237,6 @@ impl Handle {
             }
             backlog.push_back(end);
         }
-        self.0.bell.notify_one();
-    }
-
-    /// Takes a newly read project: its jobs, deadlines and settings hold from now on.
-    pub(crate) fn use_project(&self, project: Arc<Project>) {
-        self.0.project.send_replace(project);
         self.0.bell.notify_one();
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn foreground(app: &App, wanted: Wanted) -> anyhow::Result<Exit
 pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summary> {
     let project = app.project_as_it_is()?.clone();
     if !wanted.as_of_now {
-        check_whole_imports(&project, &wanted.requests, app.clock.now())?;
+        check_whole_imports(&project, &wanted.requests, app.clock.now(), "add --as-of-now")?;
     }
     let mut options = executor_options(app, wanted.tasks_max)?;
     options.reprocess = wanted.reprocess;
@@ -154,8 +154,18 @@ impl Signals {
     }
 }
 
+/// How whoever has no `--as-of-now` may have the past filled.
+pub(crate) const AS_OF_NOW_ELSEWHERE: &str =
+    "use headworks run or backfill with --as-of-now here and now, or say as_of_now under import,";
+
 /// Refuses to fill the past from tables that only know the present, unless the caller says so.
-pub(crate) fn check_whole_imports(project: &Project, requests: &[Request], now: DateTime<Utc>) -> Result<(), Failure> {
+/// `way` is how this command's caller can say so.
+pub(crate) fn check_whole_imports(
+    project: &Project,
+    requests: &[Request],
+    now: DateTime<Utc>,
+    way: &str,
+) -> Result<(), Failure> {
     let mut refused: Vec<&Job> = Vec::new();
     for request in requests {
         let Some(job) = project.jobs.get(&request.job) else { continue };
@@ -169,11 +179,11 @@ pub(crate) fn check_whole_imports(project: &Project, requests: &[Request], now: 
         0 => Ok(()),
         1 => Err(Failure::usage(
             format!("job {} imports a whole table, which can't know what it held on past days", names[0]),
-            "add --as-of-now to fill them with what it holds now, or name the column of time with import.by",
+            format!("{way} to fill them with what it holds now, or name the column of time with import.by"),
         )),
         _ => Err(Failure::usage(
             format!("jobs {} import whole tables, which can't know what they held on past days", names.join(", ")),
-            "add --as-of-now to fill them with what they hold now, or name the columns of time with import.by",
+            format!("{way} to fill them with what they hold now, or name the columns of time with import.by"),
         )),
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Facts {
     pub(crate) cursor: Option<DateTime<Utc>>,
     /// Processes that keep the project running.
     pub(crate) schedulers: usize,
+    /// True when a success leaves partitions; tasks and views leave none.
+    pub(crate) stores: bool,
     /// When its partitions were published, and by which run.
     pub(crate) published: Option<(DateTime<Utc>, Option<String>)>,
     /// Somebody has asked for it, and it was not begun.
@@ -56,9 +58,10 @@ pub(crate) enum Reason {
         at: DateTime<Utc>,
         run: Option<String>,
     },
-    /// It succeeded, and what it made is not there: it was dropped, or the run was marked.
+    /// It succeeded; `gone` when it should have left partitions that are not there: they were dropped, or the run was marked.
     Done {
         run: String,
+        gone: bool,
     },
     FileBroken {
         problem: String,
@@ -153,7 +156,9 @@ pub(crate) fn conclude(facts: &Facts) -> Reason {
         };
     }
     match ended {
-        Some(run) if run.state == State::Success => return Reason::Done { run: run.id.to_string() },
+        Some(run) if run.state == State::Success => {
+            return Reason::Done { run: run.id.to_string(), gone: facts.stores };
+        }
         Some(run) => {
             return Reason::Ended {
                 run: run.id.to_string(),
@@ -185,7 +190,7 @@ fn of_live(facts: &Facts, run: &RunRow) -> Reason {
         // Its owner had more than it could do, and gave it to whoever has room.
         return Reason::Slots { run: id, owner: "any worker".to_owned() };
     }
-    if !run.owner_alive {
+    if run.is_abandoned() {
         return Reason::Abandoned { run: id, owner, schedulers: facts.schedulers };
     }
     match run.state {
@@ -277,7 +282,10 @@ impl Node {
             Reason::Published { .. } => {
                 format!("nothing; headworks run {name} --ds {ds} --reprocess publishes it anew")
             }
-            Reason::Done { .. } => format!("headworks run {name} --ds {ds} --reprocess makes it again"),
+            Reason::Done { gone: true, .. } => format!("headworks run {name} --ds {ds} --reprocess makes it again"),
+            Reason::Done { gone: false, .. } => {
+                format!("nothing; headworks run {name} --ds {ds} --reprocess does it again")
+            }
             Reason::FileBroken { .. } => "mend the file; headworks validate checks it".to_owned(),
             Reason::NoMaker => {
                 format!("write a job that makes {name}, or take files in with headworks tables adopt")
@@ -301,7 +309,7 @@ impl Node {
             Reason::Running { run, .. } => format!("wait; headworks runs logs {run} shows how far it is"),
             Reason::Retry { run, .. } => format!("wait, or see headworks runs logs {run}"),
             Reason::JobLimit { .. } => format!("wait, or raise max_active_runs of {name}"),
-            Reason::Slots { .. } => "wait, or raise execution.tasks_max".to_owned(),
+            Reason::Slots { .. } => "wait, or raise execution.tasks_max (or its pool in [pools])".to_owned(),
             Reason::Ended { run, logs: true, .. } => {
                 format!("headworks runs logs {run}, mend it, then headworks runs clear {run}")
             }
@@ -342,7 +350,7 @@ impl Reason {
     fn run(&self) -> Option<&str> {
         match self {
             Self::Published { run, .. } => run.as_deref(),
-            Self::Done { run }
+            Self::Done { run, .. }
             | Self::Waits { run, .. }
             | Self::Abandoned { run, .. }
             | Self::Running { run, .. }
@@ -360,7 +368,8 @@ impl Reason {
                 let by = run.as_ref().map(|run| format!(" by run {run}")).unwrap_or_default();
                 format!("is published, since {}{by}", when(*at))
             }
-            Self::Done { run } => format!("succeeded in run {run}, and what it made is not there any more"),
+            Self::Done { run, gone: true } => format!("succeeded in run {run}, and what it made is not there any more"),
+            Self::Done { run, gone: false } => format!("succeeded in run {run}"),
             Self::FileBroken { problem } => format!("has a file with errors: {problem}"),
             Self::NoMaker => "is not published, and no job makes it".to_owned(),
             Self::ByHand => "was never run: the job has no schedule".to_owned(),

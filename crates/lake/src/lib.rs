@@ -260,6 +260,7 @@ impl Lake {
 
     /// What is known of every table besides its catalog rows, sorted by name.
     pub async fn notes(&self) -> Result<Vec<TableNote>> {
+        let unseen = self.unseen().await?;
         let rows = self
             .store()
             .rows(
@@ -279,7 +280,7 @@ impl Lake {
             })
         };
         let mut notes: Vec<TableNote> = rows.iter().map(note).collect::<Result<_>>()?;
-        for change in self.unseen().await?.iter() {
+        for change in unseen.iter() {
             if notes.iter().all(|n| n.table_id != change.table_id) {
                 notes.push(change.note());
                 notes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -290,6 +291,7 @@ impl Lake {
 
     /// The published partitions of a table, oldest first.
     pub async fn partitions(&self, table_id: i64) -> Result<Vec<PartitionInfo>> {
+        let unseen = self.unseen().await?;
         let rows = self
             .store()
             .rows(
@@ -298,7 +300,6 @@ impl Lake {
             )
             .await?;
         let known: Vec<PartitionInfo> = rows.iter().map(registry::partition_info).collect::<Result<_>>()?;
-        let unseen = self.unseen().await?;
         if unseen.iter().all(|c| c.table_id != table_id) {
             return Ok(known);
         }
@@ -317,6 +318,7 @@ impl Lake {
     /// The newest published partition of a table, also when it has no rows. At an older version, the newest of that time.
     pub async fn latest_partition(&self, name: &str, at: At) -> Result<Option<PartitionKey>> {
         let Some(table) = self.table(name, at).await? else { return Ok(None) };
+        let unseen = self.unseen().await?;
         let row = match at {
             At::Now => {
                 self.store()
@@ -336,7 +338,6 @@ impl Lake {
             }
         };
         let known = row.map_or(Ok(None), |row| row.opt_text(0))?;
-        let unseen = self.unseen().await?;
         let up_to = if at == At::Now || unseen.is_empty() { i64::MAX } else { self.version(at).await? };
         let unseen = unseen.iter().filter(|c| c.table_id == table.id && c.version <= up_to).map(|c| c.key.to_string());
         Ok(known.into_iter().chain(unseen).max().and_then(|text| text.parse().ok()))
@@ -351,8 +352,9 @@ impl Lake {
     }
 
     pub(crate) async fn versions(&self, table_id: i64, keys: &[PartitionKey]) -> Result<HashMap<PartitionKey, i64>> {
+        let unseen = self.unseen().await?;
         let mut versions = registry::versions(&mut From::Store(self.store()), table_id, keys.iter()).await?;
-        for change in self.unseen().await?.iter().filter(|c| c.table_id == table_id && keys.contains(&c.key)) {
+        for change in unseen.iter().filter(|c| c.table_id == table_id && keys.contains(&c.key)) {
             let version = versions.entry(change.key.clone()).or_insert(change.version);
             *version = change.version.max(*version);
         }
@@ -360,6 +362,8 @@ impl Lake {
     }
 
     /// What other programs committed and the registry does not know: nothing, but for a lake that is only read.
+    ///
+    /// Ask before the registry: what its owner catches up with in between is then told twice, and never missed.
     async fn unseen(&self) -> Result<Arc<Vec<foreign::Change>>> {
         if !self.is_read_only() {
             return Ok(Arc::default());
@@ -381,6 +385,7 @@ impl Lake {
         key: Option<&PartitionKey>,
         limit: usize,
     ) -> Result<Vec<PartitionVersion>> {
+        let unseen = self.unseen().await?;
         let rows = self
             .store()
             .rows(
@@ -401,7 +406,6 @@ impl Lake {
             })
         };
         let mut versions: Vec<PartitionVersion> = rows.iter().map(version).collect::<Result<_>>()?;
-        let unseen = self.unseen().await?;
         let unseen = unseen.iter().filter(|c| c.table_id == table_id && key.is_none_or(|key| *key == c.key));
         versions.extend(unseen.map(|change| change.version(self.now())));
         versions.sort_by_key(|v| std::cmp::Reverse(v.info.version));

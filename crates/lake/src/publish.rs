@@ -82,7 +82,13 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) async fn read(tx: &mut Tx) -> Result<Self> {
+    /// The head, once the registry knows all that others committed: a snapshot that is written says that it does.
+    pub(crate) async fn caught_up(tx: &mut Tx, now: DateTime<Utc>) -> Result<Self> {
+        registry::catch_up(tx, now).await?;
+        Self::read(tx).await
+    }
+
+    async fn read(tx: &mut Tx) -> Result<Self> {
         let row = tx
             .row(
                 "select snapshot_id, snapshot_time, schema_version, next_catalog_id, next_file_id
@@ -235,6 +241,11 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
         look = Look::at(tx, table.id, spec).await?;
     }
     let Look { mut head, next_row_id, is_described, .. } = look;
+    // A table that is made here has its row of statistics at once, and nothing is known of it yet.
+    let (next_row_id, is_described) = match &current {
+        Some(_) => (next_row_id, is_described),
+        None => (Some(0), false),
+    };
     head.snapshot += 1;
     let table_id = match &current {
         None => create(tx, staged, &mut head, &mut changes).await?,
@@ -267,8 +278,6 @@ async fn once(tx: &mut Tx, staged: &Staged, info: &PublishInfo, now: DateTime<Ut
     let files: Vec<(&StagedPartition, &StagedFile)> =
         staged.partitions.iter().flat_map(|p| p.files.iter().map(move |f| (p, f))).collect();
     if !files.is_empty() {
-        // A table that was made just now has its row of statistics.
-        let next_row_id = if current.is_some() { next_row_id } else { Some(0) };
         add_files(tx, &files, table_id, partition_id, next_row_id, &mut head).await?;
         widen_stats(tx, staged, &files, table_id).await?;
         changes.push(format!("inserted_into_table:{table_id}"));

@@ -160,6 +160,9 @@ impl Storage {
 
     /// Writes a small file into the lake's root, over the one of that name, durably.
     pub(crate) async fn write_root(&self, name: &'static str, bytes: Vec<u8>) -> Result<()> {
+        if self.is_read_only {
+            return Err(Error::ReadOnly { path: name.to_owned() });
+        }
         let Some(root) = self.local.as_deref().and_then(FilePath::parent).map(FilePath::to_path_buf) else {
             let put = self.root.put(&Path::from(name), bytes.into()).await;
             return put.map(drop).map_err(|source| Error::Storage { doing: "write", path: name.to_owned(), source });

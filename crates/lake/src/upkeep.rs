@@ -248,7 +248,13 @@ impl Lake {
         Ok(unknown
             .into_iter()
             .filter(|file| file.last_modified <= before)
-            .filter(|file| !attempt_of(&file.location).is_some_and(|fence| keep.live_attempts.contains(&fence)))
+            .filter(|file| match attempt_of(&file.location) {
+                // What a command stages without a run has nobody to ask: while it is young it stays.
+                Some(0) => file.last_modified <= old,
+                // One that was claimed after the look at what lives is at work.
+                Some(fence) => fence <= keep.newest_attempt && !keep.live_attempts.contains(&fence),
+                None => true,
+            })
             .map(|file| (file.location, file.size))
             .collect())
     }
@@ -286,8 +292,7 @@ impl Lake {
 }
 
 async fn drop_once(tx: &mut Tx, name: &str, keys: &[PartitionKey], now: DateTime<Utc>) -> Result<i64> {
-    registry::catch_up(tx, now).await?;
-    let mut head = Head::read(tx).await?;
+    let mut head = Head::caught_up(tx, now).await?;
     let Some(table) = table::load(&mut From::Tx(tx), name, head.snapshot).await? else {
         return Err(Error::NoTable { name: name.to_owned(), near: None });
     };

@@ -54,7 +54,7 @@ async fn once(
     comment: Option<&str>,
     now: chrono::DateTime<chrono::Utc>,
 ) -> Result<i64> {
-    let mut head = Head::read(tx).await?;
+    let mut head = Head::caught_up(tx, now).await?;
     let table =
         tx.row("select 1 from ducklake_table where table_name = $1 and end_snapshot is null", &values![name]).await?;
     if table.is_some() {

@@ -109,6 +109,11 @@ pub struct RunRow {
 }
 
 impl RunRow {
+    /// True when it is not over and its owner is gone. One that was given away has no owner.
+    pub fn is_abandoned(&self) -> bool {
+        self.finished_at.is_none() && !self.owner_alive && !self.owner.is_empty()
+    }
+
     /// True while somebody is at work on it.
     pub fn is_held(&self) -> bool {
         self.finished_at.is_none() && self.owner_alive

@@ -19,15 +19,22 @@ const ANSWER_CHARS_SHOWN: usize = 200;
 /// A server that says when to come back is believed up to so long.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Sends JSON by POST. `dress` adds headers. Errors name the host at most: the rest of the address may be a secret.
+/// Sends JSON by POST, with `token` as bearer. `dress` adds headers. Errors name the host at most: the rest of the address may be
+/// a secret, and an answer that repeats it or the token is not shown.
 pub(super) async fn post(
     url: &Secret,
+    token: Option<&Secret>,
     allow_private: bool,
     body: &serde_json::Value,
     dress: impl FnOnce(RequestBuilder) -> RequestBuilder,
 ) -> Result<(), NotSent> {
     let address = Url::parse(url.expose()).map_err(|error| NotSent::new(format!("the address is none: {error}")))?;
     let host = address.host_str().unwrap_or_default().to_owned();
+    let hidden: Vec<String> = [address.path(), address.query().unwrap_or_default(), token.map_or("", Secret::expose)]
+        .into_iter()
+        .filter(|part| part.len() > 1)
+        .map(str::to_owned)
+        .collect();
     let addresses = look_up(&address, allow_private).await?;
     let client = Client::builder()
         .redirect(Policy::none())
@@ -37,7 +44,10 @@ pub(super) async fn post(
         .user_agent(concat!("headworks/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| NotSent::new(format!("no request can be made: {}", told(error))))?;
-    let request = client.post(address).header("content-type", "application/json").body(body.to_string());
+    let mut request = client.post(address).header("content-type", "application/json").body(body.to_string());
+    if let Some(token) = token {
+        request = request.bearer_auth(token.expose());
+    }
     let mut answer = dress(request).send().await.map_err(|error| NotSent::new(format!("`{host}`: {}", told(error))))?;
     let status = answer.status();
     if status.is_success() {
@@ -55,9 +65,11 @@ pub(super) async fn post(
         }
     }
     let mut reason = format!("`{host}` answered {status}");
-    let said: String =
-        String::from_utf8_lossy(&said).chars().filter(|c| !c.is_control()).take(ANSWER_CHARS_SHOWN).collect();
-    if !said.is_empty() && !said.contains(url.expose()) {
+    // Looked for in the whole answer: one that is cut short could hold the half of a secret.
+    let said = String::from_utf8_lossy(&said);
+    let is_safe = hidden.iter().all(|part| !said.contains(part.as_str()));
+    let said: String = said.chars().filter(|c| !c.is_control()).take(ANSWER_CHARS_SHOWN).collect();
+    if !said.is_empty() && is_safe {
         reason = format!("{reason}: {said}");
     }
     let limited = status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE;
@@ -195,7 +207,7 @@ mod tests {
             "https://localhost/x",
             "https://169.254.169.254/latest/meta-data",
         ] {
-            let refused = post(&Secret::new(url), false, &serde_json::Value::Null, |r| r).await.unwrap_err();
+            let refused = post(&Secret::new(url), None, false, &serde_json::Value::Null, |r| r).await.unwrap_err();
             assert!(refused.reason.contains("private network"), "{url}: {}", refused.reason);
         }
     }

@@ -139,10 +139,14 @@ impl World {
     }
 }
 
+async fn opened(app: &App) -> anyhow::Result<Service> {
+    Service::open(app, LiveProject::new(app.project_as_it_is()?.clone())).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_become_one_message_with_an_id() {
     let world = World::new("");
-    let mut service = Service::open(&world.app).await.unwrap();
+    let mut service = opened(&world.app).await.unwrap();
     let handle = service.handle();
     handle.note(world.failed("orders", "2026-03-05")).await;
     world.forward(10);
@@ -169,7 +173,7 @@ async fn failures_become_one_message_with_an_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_away_is_asked_again_with_the_same_message() {
     let world = World::new("");
-    let mut service = Service::open(&world.app).await.unwrap();
+    let mut service = opened(&world.app).await.unwrap();
     world.hook.answer("503 Away\r\nRetry-After: 7");
     world.hook.answer("500 Broken");
     world.hook.answer("302 Found\r\nLocation: http://127.0.0.1:1/");
@@ -203,7 +207,7 @@ async fn a_target_that_is_away_is_asked_again_with_the_same_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tries_end_after_a_day() {
     let world = World::new("on = [\"failure\"]\n");
-    let mut service = Service::open(&world.app).await.unwrap();
+    let mut service = opened(&world.app).await.unwrap();
     service.handle().note(world.failed("orders", "2026-03-06")).await;
     world.forward(30);
     let outbox = outbox(&world.app).await.unwrap();
@@ -225,7 +229,7 @@ async fn tries_end_after_a_day() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missed_deadline_names_its_chain_and_then_how_late_it_was() {
     let world = World::new("group_for = \"0s\"\n");
-    let mut service = Service::open(&world.app).await.unwrap();
+    let mut service = opened(&world.app).await.unwrap();
     // Watched from now on: this morning's deadline is nobody's fault.
     service.pass().await;
     world.set("2026-03-08T06:59:59Z");
@@ -247,7 +251,7 @@ async fn a_missed_deadline_names_its_chain_and_then_how_late_it_was() {
     world.forward(60);
     service.pass().await;
     // Another process that watches too, or this one after a new start.
-    Service::open(&world.app).await.unwrap().pass().await;
+    opened(&world.app).await.unwrap().pass().await;
     assert_eq!(world.told().len(), 1, "told once");
 
     world.set("2026-03-08T09:30:00Z");
@@ -268,16 +272,16 @@ async fn a_missed_deadline_names_its_chain_and_then_how_late_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_while_nobody_watched_is_told_as_it_was() {
     let world = World::new("group_for = \"0s\"\n");
-    Service::open(&world.app).await.unwrap().pass().await;
+    opened(&world.app).await.unwrap().pass().await;
     // The 6th was published in time, the 7th late, the 8th not at all; nobody watched.
     world.set("2026-03-08T08:00:00Z");
     world.run("deliveries", "2026-03-07").await;
     world.run("orders", "2026-03-07").await;
     world.set("2026-03-09T06:00:00Z");
-    Service::open(&world.app).await.unwrap().pass().await;
+    opened(&world.app).await.unwrap().pass().await;
     assert_eq!(world.headlines(), ["late orders ds=2026-03-07"]);
     world.set("2026-03-09T09:00:00Z");
-    Service::open(&world.app).await.unwrap().pass().await;
+    opened(&world.app).await.unwrap().pass().await;
     assert_eq!(world.headlines()[1..], ["deadline orders ds=2026-03-08"]);
     world.app.close().await;
 }
@@ -285,7 +289,7 @@ async fn what_came_while_nobody_watched_is_told_as_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interval_that_failed_recovers_whoever_runs_it() {
     let world = World::new("group_for = \"0s\"\non = [\"failure\", \"recovery\"]\n");
-    let mut service = Service::open(&world.app).await.unwrap();
+    let mut service = opened(&world.app).await.unwrap();
     service.handle().note(world.failed("orders", "2026-03-06")).await;
     service.pass().await;
     world.forward(60);
@@ -304,7 +308,8 @@ async fn an_interval_that_failed_recovers_whoever_runs_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_sends_at_once_and_ends_when_told() {
     let world = World::new("group_for = \"0s\"\n");
-    let service = Service::open(&world.app).await.unwrap();
+    let live = LiveProject::new(world.app.project_as_it_is().unwrap().clone());
+    let service = Service::open(&world.app, live.clone()).await.unwrap();
     let handle = service.handle();
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(service.run(stopped));
@@ -313,7 +318,7 @@ async fn the_service_sends_at_once_and_ends_when_told() {
     // A job that is new to a running process has its own targets.
     std::fs::write(world.dir.path().join("jobs/orders.sql"), ORDERS.replace("owner: data", "alerts: none")).unwrap();
     let again = World::open(world.dir.path());
-    handle.use_project(again.project_as_it_is().unwrap().clone());
+    live.replace(again.project_as_it_is().unwrap().clone());
     handle.note(world.failed("orders", "2026-03-05")).await;
     stop.send_replace(true);
     running.await.unwrap();

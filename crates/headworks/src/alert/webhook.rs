@@ -12,12 +12,6 @@ pub(super) async fn send(
     allow_private: bool,
     message: &Message,
 ) -> Result<(), NotSent> {
-    egress::post(url, allow_private, &message.json(), |request| {
-        let request = request.header("idempotency-key", &message.id);
-        match token {
-            Some(token) => request.bearer_auth(token.expose()),
-            None => request,
-        }
-    })
-    .await
+    let id = |request: reqwest::RequestBuilder| request.header("idempotency-key", &message.id);
+    egress::post(url, token, allow_private, &message.json(), id).await
 }

@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// List what would run, and run nothing
     #[arg(long)]
     dry_run: bool,
-    /// Run at most so many tasks at once
+    /// Run at most so many tasks at once; with --detach, so many runs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_active: Option<u32>,
     /// Let imports of whole tables fill past days with what the tables hold now
@@ -111,7 +111,7 @@ async fn detach(
     reprocess: Reprocess,
 ) -> anyhow::Result<ExitCode> {
     let project = app.project_as_it_is()?;
-    execute::check_whole_imports(project, &requests, app.clock.now())?;
+    execute::check_whole_imports(project, &requests, app.clock.now(), execute::AS_OF_NOW_ELSEWHERE)?;
     if requests.is_empty() {
         return Ok(ExitCode::from(DONE));
     }

@@ -196,7 +196,7 @@ async fn runs(app: &App) -> Vec<Finding> {
         Ok(live) => live,
         Err(error) => return vec![Finding::of("runs", &error)],
     };
-    let abandoned: Vec<&RunRow> = live.iter().filter(|run| !run.owner_alive).collect();
+    let abandoned: Vec<&RunRow> = live.iter().filter(|run| run.is_abandoned()).collect();
     let at_work = live.len() - abandoned.len();
     vec![match abandoned.first() {
         None => Finding::ok("runs", format!("{} at work, none left behind by a dead process", count(at_work as u64))),
@@ -208,7 +208,7 @@ async fn runs(app: &App) -> Vec<Finding> {
                 first.id,
                 first.owner
             ),
-            "the command that started them, given again, goes on with them",
+            "headworks up takes them over; so does the command that started them, given again",
         ),
     }]
 }

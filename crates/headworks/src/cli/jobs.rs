@@ -188,7 +188,7 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
         ]);
     }
     if table.is_empty() {
-        app.out.note("the project has no jobs yet: write one in jobs/, see headworks init DIR makes an example");
+        app.out.note("the project has no jobs yet: write one in jobs/; headworks init DIR makes an example");
     } else {
         app.out.table(&table)?;
     }

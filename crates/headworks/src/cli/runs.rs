@@ -131,11 +131,7 @@ pub(crate) fn run_table(runs: &[RunRow], now: DateTime<Utc>) -> Table {
 
 /// The state, and whether the process behind it is gone.
 fn state_words(run: &RunRow) -> String {
-    if run.finished_at.is_none() && !run.owner_alive {
-        format!("{} (abandoned)", run.state)
-    } else {
-        run.state.to_string()
-    }
+    if run.is_abandoned() { format!("{} (abandoned)", run.state) } else { run.state.to_string() }
 }
 
 fn took(started: Option<DateTime<Utc>>, finished: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
@@ -356,7 +352,7 @@ pub(crate) fn run_json(run: &RunRow) -> Value {
         "interval_end": run.interval.end(),
         "trigger": run.trigger.as_str(),
         "state": run.state.as_str(),
-        "abandoned": run.finished_at.is_none() && !run.owner_alive,
+        "abandoned": run.is_abandoned(),
         "attempt": run.attempt,
         "process": run.owner,
         "created_at": run.created_at,

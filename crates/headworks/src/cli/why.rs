@@ -206,6 +206,7 @@ impl<'a> Look<'a> {
             paused_at: known.and_then(|known| known.paused_at),
             cursor: known.and_then(|known| known.clock.cursor),
             schedulers: self.schedulers,
+            stores: job.table.is_some() && !job.is_view(),
             published: self.published(job, &interval).await?,
             asked_at: demand.map(|demand| demand.made_at),
             backfill,
@@ -277,13 +278,7 @@ fn running_task(detail: &RunDetail) -> Option<String> {
 
 /// When a run that failed is tried again; the pause is up to a fifth longer or shorter.
 fn retry_at(job: &Job, detail: &RunDetail) -> Option<chrono::DateTime<Utc>> {
-    let retries = &job.spec.retries;
-    let policy = headworks_flow::RetryPolicy {
-        times: retries.times,
-        delay: retries.delay.duration(),
-        factor: retries.factor,
-        max: retries.max.duration(),
-    };
+    let policy = job.spec.retries.policy();
     let failures = detail.attempts.iter().rev().take_while(|a| a.state == State::Failed).count();
     let last = detail.attempts.last()?.finished_at?;
     let pause = policy.pause(u32::try_from(failures).unwrap_or(u32::MAX), 0)?;

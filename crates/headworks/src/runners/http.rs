@@ -84,10 +84,12 @@ impl Http {
 
 fn client() -> reqwest::Result<Client> {
     let policy = Policy::custom(|attempt| {
-        let from = attempt.previous().last().map(|url| url.scheme().to_owned());
-        if from.as_deref() != Some(attempt.url().scheme()) {
+        // Headers and bodies may hold secrets, which are for this place only.
+        let place =
+            |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
+        if attempt.previous().last().map(place) != Some(place(attempt.url())) {
             let to = shown_url(attempt.url());
-            attempt.error(format!("it leads to `{to}`, by another scheme"))
+            attempt.error(format!("it leads to `{to}`, at another place"))
         } else if attempt.previous().len() > REDIRECTS_MAX {
             attempt.error(format!("it leads on more than {REDIRECTS_MAX} times"))
         } else {
@@ -96,6 +98,7 @@ fn client() -> reqwest::Result<Client> {
     });
     Client::builder()
         .redirect(policy)
+        .referer(false)
         .connect_timeout(CONNECT_WITHIN)
         .user_agent(concat!("headworks/", env!("CARGO_PKG_VERSION")))
         .build()

@@ -92,7 +92,7 @@ pub(super) async fn run(
             }
         }
     };
-    if report.is_none() && !timed_out {
+    if report.is_none() && !given_up {
         // The supervisor was killed, and nobody else ends its command.
         if let Some(leader) = leader.and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);

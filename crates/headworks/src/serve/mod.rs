@@ -65,8 +65,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone()));
     let server = health::bind(&listen).await?;
 
-    let alerts = alert::Service::open(app).await?;
-    alerts.handle().use_project(live.current());
+    let alerts = alert::Service::open(app, live.clone()).await?;
 
     let (ask, inbox) = mpsc::channel(INBOX_MAX);
     let (stop, stopped) = watch::channel(false);
@@ -96,7 +95,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         options: settings,
     };
     let clockwork = Clockwork { runs: runs.clone(), project: live.clone(), clock: app.clock.clone(), ask, reloads };
-    let reload = Reload::new(app.reloading()?, live.clone(), runs.clone(), reloaded, alerts.handle());
+    let reload = Reload::new(app.reloading()?, live.clone(), runs.clone(), reloaded);
     let listener = Told::new(app.out, app.clock.clone(), Arc::clone(&health), alerts.handle());
 
     let out = app.out;

@@ -19,7 +19,7 @@ use headworks_meta::Runs;
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 use super::definitions;
-use crate::{alert, live::LiveProject, output::Out};
+use crate::{live::LiveProject, output::Out};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -39,18 +39,11 @@ pub(super) struct Reload {
     project: LiveProject,
     runs: Arc<Runs>,
     told: watch::Sender<u64>,
-    alerts: alert::Handle,
 }
 
 impl Reload {
-    pub(super) fn new(
-        from: Reloading,
-        project: LiveProject,
-        runs: Arc<Runs>,
-        told: watch::Sender<u64>,
-        alerts: alert::Handle,
-    ) -> Self {
-        Self { from, project, runs, told, alerts }
+    pub(super) fn new(from: Reloading, project: LiveProject, runs: Arc<Runs>, told: watch::Sender<u64>) -> Self {
+        Self { from, project, runs, told }
     }
 
     /// Looks until `stop` turns true.
@@ -95,7 +88,6 @@ impl Reload {
         let definitions = definitions::of(&project, &problems);
         let project = Arc::new(project);
         self.project.replace(Arc::clone(&project));
-        self.alerts.use_project(Arc::clone(&project));
         // The clocks come from the database: a job must be known there before it is looked for.
         while let Err(error) = definitions::keep(&self.runs, &project, definitions.clone()).await {
             tracing::warn!(%error, "the jobs' definitions could not be kept");

@@ -16,6 +16,7 @@ fn facts() -> Facts {
         paused_at: None,
         cursor: None,
         schedulers: 1,
+        stores: true,
         published: None,
         asked_at: None,
         backfill: None,
@@ -104,6 +105,8 @@ fn an_ended_run_says_how() {
     check(&ended(State::Failed), "failed");
     check(&ended(State::Cancelled), "cancelled");
     check(&ended(State::Success), "done");
+    let of_tasks = Facts { stores: false, ..ended(State::Success) };
+    assert!(matches!(conclude(&of_tasks), Reason::Done { gone: false, .. }));
     let published = |text: &str| Some((at(text), None));
     check(&Facts { published: published("02 11:30"), ..ended(State::Success) }, "published");
     check(&Facts { published: published("02 11:00"), ..ended(State::Failed) }, "failed");

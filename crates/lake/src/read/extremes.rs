@@ -99,9 +99,8 @@ enum Looked {
 impl Search<'_> {
     /// Finds the first file in the order of one key that has rows and matches the filters.
     async fn first(&self, key: &Key, order: &str) -> QueryResult<Looked> {
-        let mut seen = 0;
         for looks in LOOKS {
-            let files = self.files(key, order, seen, looks).await.map_err(external)?;
+            let files = self.files(key, order, looks).await.map_err(external)?;
             let mut rows: Vec<Vec<ScalarValue>> = Vec::with_capacity(files.len());
             for file in &files {
                 let values = self
@@ -120,12 +119,11 @@ impl Search<'_> {
             if files.len() < looks {
                 return Ok(Looked::Nothing);
             }
-            seen += looks;
         }
         Ok(Looked::Unsure)
     }
 
-    async fn files(&self, key: &Key, order: &str, after: usize, most: usize) -> Result<Vec<File>> {
+    async fn files(&self, key: &Key, order: &str, most: usize) -> Result<Vec<File>> {
         let mut values = values![self.lake.table.id, self.lake.snapshot, self.partition.id].to_vec();
         let mut select = String::new();
         let mut joins = String::new();
@@ -147,7 +145,7 @@ impl Search<'_> {
              left join ducklake_delete_file d on d.data_file_id = f.data_file_id and {}
              where n.table_id = $1 and n.partition_key_index = {} and n.partition_value is not null{wanted}
                and f.data_file_id = n.data_file_id and f.table_id = $1 and f.partition_id = $3 and f.record_count > 0 and {}
-             order by n.partition_value {order} limit {most} offset {after}",
+             order by n.partition_value {order} limit {most}",
             live("d"),
             key.index,
             live("f"),

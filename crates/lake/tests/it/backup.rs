@@ -10,9 +10,12 @@ use chrono::TimeDelta;
 use headworks_domain::{Clock, Fault, Secret, SystemClock};
 use headworks_lake::{At, BackupNote, Error, Lake, Restore, Storage, StorageOptions, TABLES, contents, restored};
 use headworks_store::{Store, StoreOptions};
-use headworks_testkit::{Attach, DuckDb, Moto, TempPostgres, TempProject};
+use headworks_testkit::{DuckDb, Moto, TempProject};
 
-use crate::publish::{BOTH, Catalog, World, everything, keep, numbers, spec};
+use crate::{
+    catalog::{BOTH, Catalog},
+    publish::{World, everything, keep, numbers, spec},
+};
 
 fn folder(project: &TempProject) -> StorageOptions {
     StorageOptions { path: project.join("lake").display().to_string(), ..Default::default() }
@@ -20,21 +23,6 @@ fn folder(project: &TempProject) -> StorageOptions {
 
 fn two_hours_ago() -> SystemTime {
     (SystemClock.now() - TimeDelta::hours(2)).into()
-}
-
-/// A database that has nothing in it, with what DuckDB needs to attach it.
-pub(crate) async fn database(catalog: Catalog, project: &TempProject) -> (Store, Attach) {
-    let (url, attach) = match catalog {
-        Catalog::Sqlite => {
-            let path = project.join("metadata.db");
-            (format!("sqlite:{}", path.display()), Attach::sqlite(path))
-        }
-        Catalog::Postgres => {
-            let url = TempPostgres::shared().unwrap().create_database().unwrap();
-            (url.clone(), Attach::postgres(&url).metadata_schema("headworks_lake"))
-        }
-    };
-    (Store::open(&StoreOptions::new(url)).await.unwrap(), attach)
 }
 
 /// Loads a world's metadata into another database, for files at `storage`.
@@ -73,7 +61,7 @@ async fn a_lake_moves_to_the_other_database_and_duckdb_reads_the_same() {
             world.put("t", "2013-01-01", &numbers(0..5)).await;
             world.put("t", "2013-01-02", &everything()).await;
             let project = TempProject::new().unwrap();
-            let (store, attach) = database(to, &project).await;
+            let (store, attach) = to.open(&project).await;
             let storage = Storage::open(&folder(&project)).unwrap();
             copy_files(&world, &storage).await;
             load(&world, &store, &storage).await;
@@ -110,7 +98,7 @@ async fn rows_that_duckdb_keeps_in_the_catalog_come_along() {
         duck.run("delete from lake.t where n = 1").unwrap();
         drop(duck);
         let project = TempProject::new().unwrap();
-        let (store, attach) = database(catalog, &project).await;
+        let (store, attach) = catalog.open(&project).await;
         let storage = Storage::open(&folder(&project)).unwrap();
         copy_files(&world, &storage).await;
         load(&world, &store, &storage).await;
@@ -157,7 +145,7 @@ async fn a_restored_catalog_cleans_up_nothing_until_it_takes_over() {
         let world = World::new(catalog).await;
         world.put("t", "2013-01-01", &numbers([1])).await;
         let project = TempProject::new().unwrap();
-        let (store, _) = database(catalog, &project).await;
+        let (store, _) = catalog.open(&project).await;
         load(&world, &store, world.lake.storage()).await;
         // Published after the backup: to the restored catalog an orphan.
         world.put("t", "2013-01-02", &numbers([2])).await;

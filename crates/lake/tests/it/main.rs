@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
 mod backup;
+mod catalog;
 mod publish;
 mod read;
 mod read_only;

@@ -18,15 +18,9 @@ use headworks_lake::{
     TableSpec, rows,
 };
 use headworks_store::{Store, StoreOptions};
-use headworks_testkit::{Attach, DuckDb, Moto, TempPostgres, TempProject};
+use headworks_testkit::{Attach, DuckDb, Moto, TempProject};
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Catalog {
-    Sqlite,
-    Postgres,
-}
-
-pub(crate) const BOTH: [Catalog; 2] = [Catalog::Sqlite, Catalog::Postgres];
+use crate::catalog::{BOTH, Catalog};
 
 pub(crate) struct World {
     pub(crate) project: TempProject,
@@ -42,17 +36,7 @@ impl World {
     }
 
     pub(crate) async fn with(catalog: Catalog, project: TempProject, storage: &StorageOptions) -> Self {
-        let (url, attach) = match catalog {
-            Catalog::Sqlite => {
-                let path = project.join("metadata.db");
-                (format!("sqlite:{}", path.display()), Attach::sqlite(path))
-            }
-            Catalog::Postgres => {
-                let url = TempPostgres::shared().unwrap().create_database().unwrap();
-                (url.clone(), Attach::postgres(&url).metadata_schema("headworks_lake"))
-            }
-        };
-        let store = Store::open(&StoreOptions::new(url)).await.unwrap();
+        let (store, attach) = catalog.open(&project).await;
         let lake = Lake::open(store, Storage::open(storage).unwrap(), Arc::new(SystemClock)).await.unwrap();
         Self { project, lake, attach }
     }

@@ -1,223 +1,21 @@
 //! The lake's law, one way: what DuckDB writes we read the same.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Instant,
-};
+mod extremes;
+mod world;
+
+use std::{collections::HashMap, fs::File, path::Path, sync::Arc, time::Instant};
 
 use arrow::{
     array::{ArrayRef, Float64Array, RecordBatch},
-    compute::cast,
-    datatypes::{DataType, Field, Schema, TimeUnit},
+    datatypes::{DataType, Field, Schema},
 };
-use datafusion::{
-    physical_plan::{ExecutionPlan, displayable},
-    prelude::{SessionConfig, SessionContext},
-};
-use headworks_domain::{ErrorKind, Fault, SystemClock};
-use headworks_lake::{At, Error, FIELD_ID, Lake, Storage, StorageOptions, error_in};
-use headworks_store::{Store, StoreOptions, values};
-use headworks_testkit::{Attach, DuckDb, TempPostgres, TempProject};
-use parquet::arrow::ArrowWriter;
+use datafusion::prelude::SessionContext;
+use headworks_domain::{ErrorKind, Fault};
+use headworks_lake::{At, FIELD_ID};
+use headworks_store::values;
 
-type Texts = Vec<Vec<Option<String>>>;
-
-/// A lake that DuckDB and we have open.
-struct World {
-    project: TempProject,
-    lake: Lake,
-    duck: DuckDb,
-    files: AtomicU32,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Catalog {
-    Sqlite,
-    Postgres,
-}
-
-impl World {
-    /// `inlined`: up to how many rows of an insert DuckDB keeps in the catalog.
-    async fn new(catalog: Catalog, inlined: u32) -> Self {
-        let project = TempProject::new().unwrap();
-        let (url, attach) = match catalog {
-            Catalog::Sqlite => {
-                let path = project.join("metadata.db");
-                (format!("sqlite:{}", path.display()), Attach::sqlite(path))
-            }
-            Catalog::Postgres => {
-                let url = TempPostgres::shared().unwrap().create_database().unwrap();
-                (url.clone(), Attach::postgres(&url).metadata_schema("headworks_lake"))
-            }
-        };
-        let store = Store::open(&StoreOptions::new(url)).await.unwrap();
-        let storage = Storage::open(&StorageOptions {
-            path: project.join("lake ü%20").display().to_string(),
-            ..Default::default()
-        })
-        .unwrap();
-        let lake = Lake::open(store, storage, Arc::new(SystemClock)).await.unwrap();
-        let mut duck = DuckDb::start().unwrap();
-        duck.attach(&attach.inlined_rows_max(inlined)).unwrap();
-        duck.run("use lake").unwrap();
-        Self { project, lake, duck, files: AtomicU32::new(0) }
-    }
-
-    fn run(&mut self, statements: &[&str]) {
-        for sql in statements {
-            self.duck.run(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-        }
-    }
-
-    async fn newest(&self) -> i64 {
-        self.lake.version(At::Now).await.unwrap()
-    }
-
-    /// A session that sees one table under its own name, and as `t`.
-    async fn session(&self, table: &str, at: At) -> Result<SessionContext, Error> {
-        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
-        self.lake.storage().register(&context.runtime_env());
-        let provider = self.lake.provider(table, at).await?;
-        context.register_table("t", provider).unwrap();
-        Ok(context)
-    }
-
-    /// Our rows, as DuckDB would write their values.
-    async fn ours(&mut self, table: &str, at: At, sql: &str) -> Texts {
-        let context = self.session(table, at).await.unwrap_or_else(|e| panic!("{sql} at {at:?}: {e}"));
-        let frame = context.sql(sql).await.unwrap_or_else(|e| panic!("{sql} at {at:?}: {e}"));
-        let schema = Arc::clone(frame.schema().inner());
-        let batches = frame.collect().await.unwrap_or_else(|e| panic!("{sql} at {at:?}: {e}"));
-        let path = self.parquet(&schema, &batches);
-        let mut rows = self.duck.texts(&format!("select * from read_parquet('{}')", path.display())).unwrap();
-        rows.sort();
-        rows
-    }
-
-    /// Hands rows to DuckDB. Parquet knows no seconds, so those go as microseconds, which DuckDB writes alike.
-    fn parquet(&self, schema: &Schema, batches: &[RecordBatch]) -> PathBuf {
-        let path = self.project.join(format!("ours-{}.parquet", self.files.fetch_add(1, Ordering::Relaxed)));
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        let fields = schema.fields().iter().map(|field| match field.data_type() {
-            DataType::Timestamp(TimeUnit::Second, None) => {
-                Arc::new(field.as_ref().clone().with_data_type(micros.clone()))
-            }
-            _ => Arc::clone(field),
-        });
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<Arc<Field>>>()));
-        let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), Arc::clone(&schema), None).unwrap();
-        for batch in batches {
-            let columns = batch.columns().iter().zip(schema.fields()).map(|(c, f)| cast(c, f.data_type()).unwrap());
-            writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap()).unwrap();
-        }
-        writer.close().unwrap();
-        path
-    }
-
-    fn theirs(&mut self, sql: &str) -> Texts {
-        let mut rows = self.duck.texts(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-        rows.sort();
-        rows
-    }
-
-    /// All columns of a table, now, read by both.
-    async fn check(&mut self, table: &str) {
-        let ours = self.ours(table, At::Now, "select * from t").await;
-        let theirs = self.theirs(&format!("select * from lake.\"{table}\""));
-        same(&ours, &theirs, table);
-    }
-
-    /// A condition on a table, now, read by both.
-    async fn check_where(&mut self, table: &str, condition: &str) {
-        let ours = self.ours(table, At::Now, &format!("select * from t where {condition}")).await;
-        let theirs = self.theirs(&format!("select * from lake.\"{table}\" where {condition}"));
-        same(&ours, &theirs, condition);
-    }
-
-    /// All columns of a table at every snapshot since `first`, read by both.
-    async fn check_versions(&mut self, table: &str, first: i64) {
-        for version in first..=self.newest().await {
-            let ours = self.ours(table, At::Version(version), "select * from t").await;
-            let theirs = self.theirs(&format!("select * from lake.\"{table}\" at (version => {version})"));
-            same(&ours, &theirs, &format!("{table} at {version}"));
-        }
-    }
-
-    async fn plan(&self, table: &str, sql: &str) -> (Arc<dyn ExecutionPlan>, String) {
-        let context = self.session(table, At::Now).await.unwrap();
-        let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-        let text = displayable(plan.as_ref()).indent(true).to_string();
-        (plan, text)
-    }
-
-    /// The least and the greatest `ds` under several conditions by the catalog's index, as DuckDB finds them among the rows.
-    async fn check_extremes(&mut self, table: &str, at: At, is_quick: bool) {
-        let theirs_at = match at {
-            At::Version(version) => format!(" at (version => {version})"),
-            _ => String::new(),
-        };
-        for condition in [
-            "true",
-            "ds < date '2013-01-07'",
-            "ds > date '2013-01-02' and ds <= date '2013-01-09'",
-            "ds between date '2013-01-03' and date '2013-01-03'",
-            "hour = 3",
-            "hour > 22 or ds = date '2013-01-05'",
-            "ds > date '2099-01-01'",
-            "ds is null",
-        ] {
-            let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
-            self.lake.storage().register(&context.runtime_env());
-            let provider = self.lake.provider(table, at).await.unwrap().for_extremes().unwrap();
-            assert!(provider.for_extremes().is_none());
-            context.register_table("t", Arc::new(provider)).unwrap();
-            let sql = format!("select max(ds), min(ds) from t where {condition}");
-            let frame = context.sql(&sql).await.unwrap();
-            let plan = frame.clone().create_physical_plan().await.unwrap();
-            let plan = displayable(plan.as_ref()).indent(true).to_string();
-            assert!(!is_quick || !plan.contains(".parquet"), "{condition}: {plan}");
-            let schema = Arc::clone(frame.schema().inner());
-            let path = self.parquet(&schema, &frame.collect().await.unwrap());
-            let ours = self.duck.texts(&format!("select * from read_parquet('{}')", path.display())).unwrap();
-            let theirs =
-                self.theirs(&format!("select max(ds), min(ds) from lake.\"{table}\"{theirs_at} where {condition}"));
-            same(&ours, &theirs, &format!("{condition} of {table} at {at:?}"));
-        }
-    }
-
-    async fn failure(&self, table: &str, sql: &str) -> String {
-        let context = match self.session(table, At::Now).await {
-            Ok(context) => context,
-            Err(error) => return format!("{:?}: {error}", error.kind()),
-        };
-        let error = match context.sql(sql).await {
-            Ok(frame) => frame.collect().await.unwrap_err(),
-            Err(error) => error,
-        };
-        let fault = error_in(&error).unwrap_or_else(|| panic!("no error of the lake: {error:?}"));
-        format!("{:?}: {fault}", fault.kind())
-    }
-}
-
-fn same(ours: &Texts, theirs: &Texts, what: &str) {
-    assert_eq!(ours.len(), theirs.len(), "{what}: rows");
-    for (ours, theirs) in ours.iter().zip(theirs) {
-        assert_eq!(ours, theirs, "{what}");
-    }
-}
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(super::Catalog::Sqlite).await; })* }
-        mod postgres { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(super::Catalog::Postgres).await; })* }
-    };
-}
+use self::world::{World, on_both, same};
+use crate::catalog::Catalog;
 
 on_both!(
     every_type_in_files,
@@ -232,54 +30,8 @@ on_both!(
     files_taken_in_from_elsewhere,
     nan_is_above_all_numbers,
     rows_that_move_into_files_are_seen_once,
-    extremes_of_partitions,
-    extremes_among_rows_in_the_catalog,
     random_histories,
 );
-
-const TEN_DAYS: &[&str] = &[
-    "create table x(ds date, hour int, v int)",
-    "alter table x set partitioned by (ds, hour)",
-    "insert into x select date '2013-01-01' + (i // 48)::int, (i // 2) % 24, i from range(480) r(i)",
-];
-
-async fn extremes_of_partitions(catalog: Catalog) {
-    let mut world = World::new(catalog, 0).await;
-    world.run(TEN_DAYS);
-    world.check_extremes("x", At::Now, true).await;
-    let plain = world.newest().await;
-    world.run(&["insert into x values (null, 3, 1)"]);
-    world.check_extremes("x", At::Now, true).await;
-    world.run(&["delete from x where ds = '2013-01-01'"]);
-    world.check_extremes("x", At::Now, true).await;
-    // What is left of the greatest day's files is in delete files.
-    world.run(&["delete from x where ds = '2013-01-10' and hour > 2 and v % 2 = 0"]);
-    world.check_extremes("x", At::Now, false).await;
-    world.run(&["delete from x where ds = '2013-01-10'"]);
-    world.check_extremes("x", At::Now, false).await;
-    world.run(&["call ducklake_merge_adjacent_files('lake')", "call ducklake_rewrite_data_files('lake')"]);
-    world.check_extremes("x", At::Now, false).await;
-    world.check_extremes("x", At::Version(plain), false).await;
-    // A year that does not sort as text, then files that are cut in another way.
-    world.run(&["insert into x values ('12345-01-01', 3, 1)"]);
-    world.check_extremes("x", At::Now, false).await;
-    world.run(&[
-        "delete from x where ds > '2013-12-31'",
-        "alter table x set partitioned by (hour)",
-        "insert into x values ('2014-01-01', 3, 1)",
-    ]);
-    world.check_extremes("x", At::Now, false).await;
-}
-
-async fn extremes_among_rows_in_the_catalog(catalog: Catalog) {
-    let mut world = World::new(catalog, 100).await;
-    world.run(TEN_DAYS);
-    world.check_extremes("x", At::Now, false).await;
-    world.run(&["insert into x values ('2014-01-01', 3, 1)", "delete from x where ds = '2013-01-01'"]);
-    world.check_extremes("x", At::Now, false).await;
-    world.run(&["call ducklake_flush_inlined_data('lake')"]);
-    world.check_extremes("x", At::Now, false).await;
-}
 
 const EVERY_TYPE: &[&str] = &[
     "create table e(k int, bo boolean, i8 tinyint, i16 smallint, i32 int, i64 bigint, u8 utinyint, u16 usmallint, u32 uinteger,

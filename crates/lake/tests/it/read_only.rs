@@ -13,7 +13,10 @@ use headworks_store::{Store, StoreOptions};
 use headworks_testkit::{Moto, TempPostgres, TempProject};
 use object_store::{ObjectStoreExt, path::Path as Key};
 
-use crate::publish::{BOTH, Catalog, World, info, keep, key, numbers, publish, spec};
+use crate::{
+    catalog::{BOTH, Catalog},
+    publish::{World, info, keep, key, numbers, publish, spec},
+};
 
 /// Every row of every table of a PostgreSQL database.
 const ALL_ROWS: &str = "select string_agg(table_schema || '.' || table_name || ' ' || md5(query_to_xml(

@@ -8,8 +8,8 @@ use headworks_store::{Home, Migration, Store, Value, values};
 use headworks_testkit::TempProject;
 
 use crate::{
-    backup::database,
-    publish::{BOTH, World, numbers},
+    catalog::BOTH,
+    publish::{World, numbers},
 };
 
 /// What the first version of the program made of an empty database.
@@ -54,7 +54,7 @@ async fn old_program_publishes(store: &Store, table_id: i64, version: i64) {
 async fn the_older_program_goes_on_beside_the_newer() {
     for catalog in BOTH {
         let project = TempProject::new().unwrap();
-        let (store, attach) = database(catalog, &project).await;
+        let (store, attach) = catalog.open(&project).await;
         store.migrate("lake_registry", Home::Platform, V1).await.unwrap();
         old_program_publishes(&store, 99, 1).await;
         let options = StorageOptions { path: project.join("lake").display().to_string(), ..Default::default() };

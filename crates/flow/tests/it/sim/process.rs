@@ -1,7 +1,6 @@
 //! A process that keeps the project running: an executor that serves, and the clockwork in front of it, over and over.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -10,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
-use headworks_domain::{Clock, JobName};
+use headworks_domain::Clock;
 use headworks_flow::{
-    exec::{Ask, Demand, Executor, ExecutorOptions, Reprocess, Request, Trigger},
-    ticker::JobClock,
+    exec::{Ask, Demand, Executor, ExecutorOptions},
+    ticker::Clocks,
 };
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -44,9 +42,6 @@ struct Now {
     ask: mpsc::Sender<Ask>,
     stop: watch::Sender<bool>,
 }
-
-/// The most runs of one job asked for at once.
-const RUNS_AT_ONCE: usize = 20;
 
 impl Machine {
     pub(super) fn new(
@@ -181,32 +176,33 @@ struct Clockwork {
     ask: mpsc::Sender<Ask>,
 }
 
-#[derive(Default)]
-struct Mind {
-    clocks: BTreeMap<JobName, JobClock>,
-    next: BTreeSet<(DateTime<Utc>, JobName)>,
-}
-
 impl Clockwork {
     async fn run(&self, mut stop: watch::Receiver<bool>) {
-        let mut mind = Mind::default();
+        let mut clocks = Clocks::default();
         let mut seen = None;
         loop {
             let project = self.projects.current();
             // Files that changed are noticed here; a real process is told.
             if seen == Some(project.jobs.len()) {
-                self.wishes(&mut mind).await;
-            } else if self.remember(&mut mind).await {
+                self.wishes(&mut clocks).await;
+            } else if self.remember(&mut clocks).await {
                 seen = Some(project.jobs.len());
             }
             let now = self.hands.now();
-            while let Some((at, job)) = mind.next.first().cloned().filter(|(at, _)| *at <= now) {
-                mind.next.remove(&(at, job.clone()));
-                if self.tick(&mut mind, job, now).await.is_err() {
+            while let Some(demands) = clocks.due(&project, now) {
+                if self.handle.life.world.is(Mutant::CursorBeforeClaim)
+                    && let Some((job, tick)) = demands.last().and_then(|d| Some((d.request.job.clone(), d.tick?)))
+                {
+                    let keep = self
+                        .handle
+                        .call("cursor", |db, asker, invariants| db.move_cursor(&job, tick, asker, invariants));
+                    let _ = keep.await;
+                }
+                if !demands.is_empty() && self.ask.send(Ask::Runs(demands)).await.is_err() {
                     return;
                 }
             }
-            let until = mind.next.first().and_then(|(at, _)| (*at - self.hands.now()).to_std().ok());
+            let until = clocks.next().and_then(|at| (at - self.hands.now()).to_std().ok());
             let look_every = Duration::from_secs(1);
             tokio::select! {
                 biased;
@@ -216,59 +212,17 @@ impl Clockwork {
         }
     }
 
-    async fn remember(&self, mind: &mut Mind) -> bool {
+    async fn remember(&self, clocks: &mut Clocks) -> bool {
         let Ok(rows) = self.handle.jobs().await else { return false };
-        let project = self.projects.current();
-        let mut clocks = BTreeMap::new();
-        for (name, mut clock) in rows.into_iter().filter(|(name, _)| project.jobs.contains_key(name)) {
-            let asked = mind.clocks.get(&name).and_then(|known| known.cursor);
-            clock.cursor = clock.cursor.max(asked);
-            clocks.insert(name, clock);
-        }
-        mind.clocks = clocks;
-        mind.next = mind.clocks.keys().map(|job| (DateTime::<Utc>::MIN_UTC, job.clone())).collect();
+        clocks.remember(&self.projects.current(), rows);
         true
     }
 
-    async fn wishes(&self, mind: &mut Mind) {
+    async fn wishes(&self, clocks: &mut Clocks) {
         let Ok(rows) = self.handle.jobs().await else { return };
-        let now = self.hands.now();
-        for (job, row) in rows {
-            let Some(clock) = mind.clocks.get_mut(&job) else { continue };
-            if std::mem::replace(&mut clock.paused, row.paused) != row.paused {
-                mind.next.retain(|(_, known)| *known != job);
-                mind.next.insert((now, job));
-            }
-        }
+        let paused = rows.into_iter().filter(|(_, row)| row.paused).map(|(job, _)| job).collect();
+        clocks.pause(&paused, self.hands.now());
         // What its owner did not live to stop is nobody's to go on with. Who cannot be asked now is asked again.
         let _ = self.handle.end_abandoned_wishes().await;
-    }
-
-    async fn tick(&self, mind: &mut Mind, name: JobName, now: DateTime<Utc>) -> Result<(), ()> {
-        let project = self.projects.current();
-        let (Some(job), Some(clock)) = (project.jobs.get(&name), mind.clocks.get_mut(&name)) else { return Ok(()) };
-        let due = job.due_runs(clock, now, RUNS_AT_ONCE);
-        let is_all = due.runs.len() < RUNS_AT_ONCE;
-        if let Some(last) = due.runs.last() {
-            if self.handle.life.world.is(Mutant::CursorBeforeClaim) {
-                let (name, tick) = (name.clone(), last.tick);
-                let keep =
-                    self.handle.call("cursor", |db, asker, invariants| db.move_cursor(&name, tick, asker, invariants));
-                let _ = keep.await;
-            }
-            let demands = due.runs.iter().map(|run| Demand {
-                request: Request { job: name.clone(), interval: run.interval },
-                trigger: Trigger::Schedule,
-                tick: Some(run.tick),
-                demand: None,
-                reprocess: Reprocess::None,
-                overlap: job.spec.overlap,
-            });
-            self.ask.send(Ask::Runs(demands.collect())).await.map_err(|_| ())?;
-        }
-        clock.cursor = clock.cursor.max(due.cursor);
-        let next = if is_all { job.next_tick(clock, now) } else { Some(now) };
-        mind.next.extend(next.map(|at| (at, name)));
-        Ok(())
     }
 }

@@ -113,7 +113,7 @@ pub(super) async fn trigger(app: &App, args: TriggerArgs) -> anyhow::Result<Exit
     let intervals = args.when.intervals(&job, app.clock.now())?;
     let requests: Vec<Request> =
         intervals.into_iter().map(|interval| Request { job: job.name.clone(), interval }).collect();
-    execute::check_whole_imports(app.project_as_it_is()?, &requests, app.clock.now())?;
+    execute::check_whole_imports(app.project_as_it_is()?, &requests, app.clock.now(), execute::AS_OF_NOW_ELSEWHERE)?;
     let reprocess = if args.reprocess { Reprocess::All } else { Reprocess::Failed };
     let runs = app.run_store().await?;
     let wanted = requests.iter().map(|request| new_demand(&job, request, reprocess)).collect();

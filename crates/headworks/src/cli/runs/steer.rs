@@ -236,7 +236,7 @@ pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode
         .collect();
     let requests: Vec<Request> =
         rows.iter().map(|row| Request { job: row.job.clone(), interval: row.interval }).collect();
-    execute::check_whole_imports(project, &requests, app.clock.now())?;
+    execute::check_whole_imports(project, &requests, app.clock.now(), execute::AS_OF_NOW_ELSEWHERE)?;
     let is_bulk = args.of.job.is_some() || args.downstream;
     let does = (args.yes || !is_bulk) && !rows.is_empty();
     let mut backfill = None;
