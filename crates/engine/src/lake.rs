@@ -102,7 +102,7 @@ pub(crate) async fn bytes(plan: &LogicalPlan, state: &SessionState) -> Result<u6
         let Ok(provider) = source_as_provider(&scan.source) else { continue };
         let Some(table) = provider.downcast_ref::<LakeTable>() else { continue };
         // As DataFusion hands them to the scan.
-        sum += table.bytes(state, &unnormalize_cols(scan.filters)).await?;
+        sum += table.bytes(state, scan.projection.as_ref(), &unnormalize_cols(scan.filters)).await?;
     }
     Ok(sum)
 }

@@ -170,6 +170,16 @@ impl Job {
         whole
     }
 
+    /// What the scheduled run covers that makes a grain: all the grains of its tick. A job without a clock makes each by itself.
+    pub fn scheduled_interval(&self, grain: Interval) -> Interval {
+        let tick = self.schedule.as_ref().filter(|schedule| !schedule.is_after_waits()).and_then(|schedule| {
+            // The first at the grain's end or after it.
+            schedule.next_after(self.zone, grain.end() - TimeDelta::nanoseconds(1))
+        });
+        let covers = |run: &Interval| run.start() <= grain.start() && grain.end() <= run.end();
+        tick.and_then(|tick| self.interval_at(tick)).filter(covers).unwrap_or(grain)
+    }
+
     /// Ticks up to this one are seen to.
     fn seen_until(&self, clock: &JobClock) -> DateTime<Utc> {
         let start = self.spec.start.and_then(|ds| self.interval_of(ds, None)).map(|first| first.start());

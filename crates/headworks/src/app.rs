@@ -1,7 +1,7 @@
 //! What commands work with, each part opened when it is first asked for: `sql 'select 1'` reads no job file.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -154,6 +154,11 @@ impl App {
             Ok(name) if !name.is_production() => crate::cli::in_environment(hint, name),
             _ => hint.to_owned(),
         }
+    }
+
+    /// Tells people something on stderr; commands in it hold in this environment.
+    pub(crate) fn note(&self, text: impl fmt::Display) {
+        self.out.note(self.hint(&text.to_string()));
     }
 
     /// The platform's own folder for the environment: that of production holds the others'.

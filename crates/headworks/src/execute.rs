@@ -214,12 +214,12 @@ pub(crate) fn tell(app: &App, summary: &Summary, started: DateTime<Utc>) -> anyh
                 .complain(format_args!("and {more} more that {word}: headworks runs list --state failed lists them"));
         }
     }
-    app.out.note(summary_text(&summary.counts, &duration(took)));
+    app.note(summary_text(&summary.counts, &duration(took)));
     if summary.counts.total > 0 && summary.counts.done_before == summary.counts.total {
-        app.out.note("nothing to do: it is published already; --reprocess replaces it");
+        app.note("nothing to do: it is published already; --reprocess replaces it");
     }
     if summary.cancelled {
-        app.out.note("stopped before the end: the same command goes on from here");
+        app.note("stopped before the end: the same command goes on from here");
     }
     Ok(())
 }

@@ -56,13 +56,13 @@ pub(crate) struct OldLog {
 pub(crate) async fn run(app: &App, dry_run: bool) -> anyhow::Result<Report> {
     let retention = &app.config()?.retention;
     let now = app.clock.now();
-    let live = live_runs(app).await?;
+    let live = Live::look(app).await?;
     let runs = app.run_store().await?;
     let before = now - days(retention.runs.duration());
     let outdated = if dry_run { runs.outdated(before).await? } else { runs.forget_before(before).await? };
 
     let folder = app.logs_dir()?;
-    let ids: HashSet<&RunId> = live.iter().map(|run| &run.id).collect();
+    let ids: HashSet<&RunId> = live.runs.iter().map(|run| &run.id).collect();
     let before = now - days(retention.logs.duration());
     let found = logs(&folder)?.into_iter().filter(|log| !run_of(&log.path).is_some_and(|run| ids.contains(&run)));
     let logs = old_logs(found.collect(), before, retention.log_bytes_max.bytes());
@@ -70,29 +70,40 @@ pub(crate) async fn run(app: &App, dry_run: bool) -> anyhow::Result<Report> {
         remove_logs(&folder, &logs)?;
     }
 
-    let (lake, keep) = (app.lake().await?, keep_for(app, &live).await?);
+    let (lake, keep) = (app.lake().await?, keep_for(app, &live)?);
     let removals = if dry_run { lake.removals(&keep).await? } else { lake.remove(&keep).await? };
     Ok(Report { removals, runs: outdated, logs })
 }
 
 /// What the settings keep, and what running attempts own.
 pub(crate) async fn keep(app: &App) -> anyhow::Result<Keep> {
-    keep_for(app, &live_runs(app).await?).await
+    keep_for(app, &Live::look(app).await?)
 }
 
-async fn live_runs(app: &App) -> anyhow::Result<Vec<RunRow>> {
-    let filter = RunFilter { live: true, limit: LIVE_MAX, ..RunFilter::default() };
-    Ok(app.run_store().await?.list(&filter).await.map_err(Carried::from)?)
+/// The runs that are at work.
+struct Live {
+    /// The newest attempt before they were read: one that is newer may be at work too.
+    newest_attempt: i64,
+    runs: Vec<RunRow>,
 }
 
-async fn keep_for(app: &App, live: &[RunRow]) -> anyhow::Result<Keep> {
+impl Live {
+    async fn look(app: &App) -> anyhow::Result<Self> {
+        let store = app.run_store().await?;
+        let newest_attempt = store.newest_fence().await?;
+        let filter = RunFilter { live: true, limit: LIVE_MAX, ..RunFilter::default() };
+        Ok(Self { newest_attempt, runs: store.list(&filter).await.map_err(Carried::from)? })
+    }
+}
+
+fn keep_for(app: &App, live: &Live) -> anyhow::Result<Keep> {
     let retention = &app.config()?.retention;
     Ok(Keep {
         versions: days(retention.versions.duration()),
         orphans: days(retention.orphans.duration()),
         forgotten: days(retention.backups.duration()),
-        live_attempts: live.iter().filter(|run| run.is_held()).map(|run| run.fence).collect(),
-        newest_attempt: app.run_store().await?.newest_fence().await?,
+        live_attempts: live.runs.iter().filter(|run| run.is_held()).map(|run| run.fence).collect(),
+        newest_attempt: live.newest_attempt,
     })
 }
 

@@ -128,11 +128,11 @@ pub(crate) async fn create(store: &Store, data_path: &str, now: DateTime<Utc>) -
 
 /// Looks at a catalog that this process only reads and answers the lake's id; `None` when there is no lake yet.
 ///
-/// Errors: as with [`open`].
+/// Errors: as with [`find`].
 pub(crate) async fn look(store: &Store, data_path: &str) -> Result<Option<String>> {
     // Migrations only expand, so what an older program made can be read as it is.
-    for (component, migrations) in [("lake_catalog", CATALOG), ("lake_registry", REGISTRY)] {
-        if store.migrated(component, migrations).await? == 0 {
+    for component in TABLES {
+        if store.migrated(component.name, component.migrations).await? == 0 {
             return Ok(None);
         }
     }

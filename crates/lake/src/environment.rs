@@ -2,7 +2,7 @@
 //! one environment write into another's.
 
 use headworks_domain::EnvironmentName;
-use headworks_store::{Dialect, Home, Store, values};
+use headworks_store::{Dialect, Home, Store, Tx, values};
 
 use crate::{Error, Result, catalog::REGISTRY};
 
@@ -35,6 +35,12 @@ fn check(store: &Store, environment: &EnvironmentName, found: Option<String>) ->
         }
         _ => Ok(()),
     }
+}
+
+/// The environment whose catalog was loaded into a database from a backup.
+pub async fn environment_of(tx: &mut Tx) -> Result<String> {
+    let noted = tx.row("select value from hw_lake where key = 'environment'", &[]).await?;
+    Ok(noted.map_or_else(|| Ok(EnvironmentName::PRODUCTION.to_owned()), |row| row.text(0))?)
 }
 
 /// The environment that a database belongs to; `None` for one that holds nothing yet.

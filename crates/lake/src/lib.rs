@@ -45,7 +45,7 @@ use headworks_store::{Row, Store, Tx, Value, values};
 pub use catalog::TABLES;
 pub use contents::{Contents, LakeFile, contents};
 pub use copy::Copied;
-pub use environment::claim;
+pub use environment::{claim, environment_of};
 pub use error::{Error, Result};
 pub use marker::{BackupNote, Restore, restored};
 pub use publish::{Input, PublishInfo, Published};
@@ -419,6 +419,8 @@ impl Lake {
         if newest <= position {
             return Ok((Vec::new(), newest));
         }
+        // Asked first: what comes to the registry meanwhile is in both answers, and never in none.
+        let unseen = self.unseen().await?;
         let rows = self
             .store()
             .rows(
@@ -434,7 +436,6 @@ impl Lake {
                 published.push((row.text(0)?, key));
             }
         }
-        let unseen = self.unseen().await?;
         published.extend(unseen.iter().filter(|c| c.version > position).map(|c| (c.table.clone(), c.key.clone())));
         Ok((published, newest))
     }
@@ -488,7 +489,8 @@ impl Lake {
     /// Swaps the staged partitions in, inside the caller's transaction.
     ///
     /// Errors: `Conflict` (retryable: stage again) when a partition was published since it was staged, `Reshaped` (likewise)
-    /// when the table's columns changed, `Spans` when a foreign file holds rows of several partitions.
+    /// when the table's columns changed, `Spans` when a foreign file holds rows of several partitions. After an error the
+    /// caller's piece of work must fail too: on SQLite what was written before it is undone with that.
     pub async fn publish(&self, tx: &mut Tx, staged: &Staged, info: &PublishInfo) -> Result<Published> {
         publish::publish(tx, staged, info, self.now()).await
     }

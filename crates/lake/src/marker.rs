@@ -113,10 +113,8 @@ impl Lake {
     ///
     /// Errors: `Owned` when the files are those of another lake.
     pub async fn take_over(&self) -> Result<i64> {
+        self.storage().refuse_another(self.id()).await?;
         let marker = read(self.storage()).await?;
-        if marker.as_ref().is_some_and(|m| m.lake != self.id()) && !self.storage().is_vacant().await? {
-            return Err(Error::Owned { place: self.storage().data_path().to_owned() });
-        }
         let epoch = marker.map_or(0, |m| m.epoch).max(self.epoch().await?) + 1;
         self.store()
             .write(move |tx| {
@@ -176,6 +174,15 @@ pub(crate) async fn is_of_another(storage: &Storage, id: &str) -> bool {
 }
 
 impl Storage {
+    /// Errors: `Owned` when there are files here, and they are those of another lake than this one.
+    pub async fn refuse_another(&self, lake: &str) -> Result<()> {
+        let is_foreign = read(self).await?.is_some_and(|marker| marker.lake != lake);
+        if is_foreign && !self.is_vacant().await? {
+            return Err(Error::Owned { place: self.data_path().to_owned() });
+        }
+        Ok(())
+    }
+
     /// Removes the marker of a lake that has no files: it protects nothing. For the place where a backup is to be restored.
     pub async fn forget_marker(&self) -> Result<()> {
         match self.root().delete(&Path::from(MARKER)).await {

@@ -1,8 +1,8 @@
 //! Publishing: one transaction swaps partitions. Readers see the old or the new, never half.
 //!
 //! Order inside the transaction: the caller has locked its task's row by its fence; then the catalog lock (an advisory lock on
-//! PostgreSQL, `begin immediate` on SQLite); then the next snapshot id. A foreign writer who takes the same id first makes the
-//! insert fail on its key: we go back to a savepoint, look what it did, and try again.
+//! PostgreSQL, `begin immediate` on SQLite); then the next snapshot id. On PostgreSQL a foreign writer may take the same id first and
+//! make the insert fail on its key: we go back to a savepoint, look what it did, and try again.
 
 use std::{collections::HashMap, sync::Arc};
 

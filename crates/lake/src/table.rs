@@ -94,14 +94,6 @@ impl Table {
             .map(|c| c.name.as_str())
             .collect()
     }
-
-    /// The highest column id in use, parts of nested columns included; ids of dropped columns may be higher.
-    pub fn column_id_max(&self) -> i64 {
-        fn highest(columns: &[Column]) -> i64 {
-            columns.iter().map(|c| c.id.max(highest(&c.children))).max().unwrap_or(0)
-        }
-        highest(&self.columns)
-    }
 }
 
 impl Column {

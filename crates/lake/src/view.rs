@@ -40,7 +40,7 @@ impl Lake {
     /// Makes or replaces a view, inside the caller's transaction, and answers the lake's version. A view that says the same
     /// already is left alone.
     ///
-    /// Errors: `Schema` when a table has the name.
+    /// Errors: `Schema` when a table has the name; after any the caller's piece of work must fail too.
     pub async fn publish_view(&self, tx: &mut Tx, name: &TableName, sql: &str, comment: Option<&str>) -> Result<i64> {
         let now = self.now();
         against_foreign_writers!(tx, once(tx, name.as_str(), sql, comment, now))

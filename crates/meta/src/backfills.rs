@@ -12,8 +12,8 @@ use headworks_store::{Row, Value, values};
 
 use crate::{
     Error, Result, Runs,
-    demands::{self, NewDemand, request, run_id, time},
-    row::{parsed, state},
+    demands::{self, NewDemand, request, run_id},
+    row::{opt_time, parsed, state, time},
     runs::places,
 };
 
@@ -347,9 +347,9 @@ fn backfill_row(row: &Row) -> Result<BackfillRow> {
         reprocess: parsed(row, 4)?,
         at_once: usize::try_from(row.i64(5)?).unwrap_or(1),
         state: parsed(row, 6)?,
-        made_at: time(row.i64(7)?)?,
-        finished_at: row.opt_i64(8)?.map(time).transpose()?,
-        undone_at: row.opt_i64(9)?.map(time).transpose()?,
+        made_at: time("hw_backfill", row.i64(7)?)?,
+        finished_at: opt_time("hw_backfill", row, 8)?,
+        undone_at: opt_time("hw_backfill", row, 9)?,
     })
 }
 

@@ -7,14 +7,14 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use headworks_domain::{Ds, Interval, JobName, RunId};
+use headworks_domain::{Ds, JobName, RunId};
 use headworks_flow::exec::{Claim, ClaimRequest, Reprocess, Request, Trigger};
 use headworks_store::{Component, Home, Migration, Row, Tx, Value, values};
 
 use crate::{
     Error, Result, Runs,
     claim::next_numbers,
-    row::parsed,
+    row::{interval, parsed, time},
     runs::{places, rows_of_places},
 };
 
@@ -266,7 +266,7 @@ pub(crate) fn demand_row(row: &Row) -> Result<DemandRow> {
         request: request(row, 1)?,
         trigger: parsed(row, 4)?,
         reprocess: parsed(row, 5)?,
-        made_at: time(row.i64(6)?)?,
+        made_at: time("hw_demand", row.i64(6)?)?,
         backfill: row.opt_i64(7)?,
     })
 }
@@ -274,14 +274,7 @@ pub(crate) fn demand_row(row: &Row) -> Result<DemandRow> {
 /// Reads `job, interval_start, interval_end` from a column on.
 pub(crate) fn request(row: &Row, first: usize) -> Result<Request> {
     let job: JobName = parsed(row, first)?;
-    let interval = Interval::new(time(row.i64(first + 1)?)?, time(row.i64(first + 2)?)?)
-        .map_err(|error| Error::Row { table: "hw_demand", reason: error.to_string() })?;
-    Ok(Request { job, interval })
-}
-
-pub(crate) fn time(micros: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp_micros(micros)
-        .ok_or_else(|| Error::Row { table: "hw_demand", reason: format!("{micros} microseconds are no time") })
+    Ok(Request { job, interval: interval("hw_demand", row, first + 1)? })
 }
 
 pub(crate) fn run_id(row: &Row, column: usize) -> Result<Option<RunId>> {

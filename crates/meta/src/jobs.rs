@@ -12,7 +12,7 @@ use headworks_store::{Dialect, Tx, Value, values};
 
 use crate::{
     Error, Processes, Result, Runs,
-    row::{owner, parsed},
+    row::{opt_time, owner, parsed, time},
     runs::rows_of_places,
 };
 
@@ -75,12 +75,12 @@ impl Runs {
         let rows = self.store.rows(sql, &[]).await?;
         rows.iter()
             .map(|row| {
-                let paused_at = row.opt_i64(3)?.map(time).transpose()?;
+                let paused_at = opt_time("hw_job", row, 3)?;
                 Ok(JobRow {
                     name: parsed(row, 0)?,
                     clock: JobClock {
-                        first_seen: time(row.i64(1)?)?,
-                        cursor: row.opt_i64(2)?.map(time).transpose()?,
+                        first_seen: time("hw_job", row.i64(1)?)?,
+                        cursor: opt_time("hw_job", row, 2)?,
                         paused: paused_at.is_some(),
                     },
                     paused_at,
@@ -219,9 +219,4 @@ pub(crate) async fn move_cursors(tx: &mut Tx, ticks: HashMap<&str, DateTime<Utc>
         .await?;
     }
     Ok(())
-}
-
-fn time(micros: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp_micros(micros)
-        .ok_or_else(|| Error::Row { table: "hw_job", reason: format!("{micros} microseconds are no time") })
 }

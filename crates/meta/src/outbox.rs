@@ -22,6 +22,7 @@ use headworks_store::{Component, Home, Migration, Row, Store, Tx, Value, values}
 
 use crate::{
     Error, Result,
+    row::{interval, opt_time, time},
     runs::{micros, places},
 };
 
@@ -242,10 +243,14 @@ impl Outbox {
         let rows = self.store.rows(sql, &values![MEMORIES_MAX]).await?;
         let mut found: Vec<Recovery> = Vec::new();
         for row in &rows {
-            let failing = Failing { job: name(row, 0)?, interval: interval(row, 1)?, failed_at: time(row.i64(3)?)? };
+            let failing = Failing {
+                job: name(row, 0)?,
+                interval: interval("hw_alert", row, 1)?,
+                failed_at: time("hw_alert", row.i64(3)?)?,
+            };
             // The first of several runs.
             if found.last().is_none_or(|last| last.failing != failing) {
-                found.push(Recovery { failing, run_id: name(row, 4)?, published_at: time(row.i64(5)?)? });
+                found.push(Recovery { failing, run_id: name(row, 4)?, published_at: time("hw_alert", row.i64(5)?)? });
             }
         }
         Ok(found)
@@ -271,7 +276,7 @@ impl Outbox {
                 })
             })
             .await?;
-        rows.iter().map(|row| Ok((name(row, 0)?, time(row.i64(1)?)?))).collect()
+        rows.iter().map(|row| Ok((name(row, 0)?, time("hw_alert", row.i64(1)?)?))).collect()
     }
 
     /// Tells a missed deadline, once, and remembers it until the interval is published.
@@ -303,7 +308,13 @@ impl Outbox {
         let sql = "select job, interval_start, interval_end, due from hw_alert_missed order by due, job, interval_start limit $1";
         let rows = self.store.rows(sql, &values![MEMORIES_MAX]).await?;
         rows.iter()
-            .map(|row| Ok(Missed { job: name(row, 0)?, interval: interval(row, 1)?, due: time(row.i64(3)?)? }))
+            .map(|row| {
+                Ok(Missed {
+                    job: name(row, 0)?,
+                    interval: interval("hw_alert", row, 1)?,
+                    due: time("hw_alert", row.i64(3)?)?,
+                })
+            })
             .collect()
     }
 
@@ -391,7 +402,7 @@ impl Outbox {
                 when next_at > lease_until then next_at else lease_until end)
             from hw_alert where state = 'pending'";
         let due = self.store.row(sql, &values![micros(group_for)]).await?;
-        due.map_or(Ok(None), |row| row.opt_i64(0))?.map(time).transpose()
+        due.map_or(Ok(None), |row| opt_time("hw_alert", &row, 0))
     }
 
     /// Lists alerts, newest first.
@@ -488,7 +499,7 @@ fn parcel(rows: &[Row]) -> Result<Option<Parcel>> {
         message_id: first.text(0)?,
         target: name(first, 1)?,
         attempt: u32::try_from(first.i64(3)?).unwrap_or(u32::MAX),
-        since: time(events.first().map_or(0, |(created, _)| *created))?,
+        since: time("hw_alert", events.first().map_or(0, |(created, _)| *created))?,
         events: events.into_iter().map(|(_, event)| event).collect(),
     }))
 }
@@ -500,10 +511,10 @@ fn alert_row(row: &Row) -> Result<AlertRow> {
         event: read(&row.text(0)?)?,
         target: name(row, 1)?,
         state: known.ok_or_else(|| senseless(format!("`{state}` is no state")))?,
-        created_at: time(row.i64(3)?)?,
+        created_at: time("hw_alert", row.i64(3)?)?,
         message_id: row.opt_text(4)?,
         attempts: u32::try_from(row.i64(5)?).unwrap_or(u32::MAX),
-        sent_at: row.opt_i64(6)?.map(time).transpose()?,
+        sent_at: opt_time("hw_alert", row, 6)?,
         error: row.opt_text(7)?,
     })
 }
@@ -518,14 +529,6 @@ fn read(text: &str) -> Result<Event> {
 
 fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row, column: usize) -> Result<T> {
     row.text(column)?.parse().map_err(|error: T::Err| senseless(error.to_string()))
-}
-
-fn interval(row: &Row, first: usize) -> Result<Interval> {
-    Interval::new(time(row.i64(first)?)?, time(row.i64(first + 1)?)?).map_err(|error| senseless(error.to_string()))
-}
-
-fn time(micros: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp_micros(micros).ok_or_else(|| senseless(format!("{micros} microseconds are no time")))
 }
 
 fn senseless(reason: String) -> Error {

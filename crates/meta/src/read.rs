@@ -2,19 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Interval, JobName, PartitionKey, RunId, TableName};
 use headworks_flow::exec::{Partition, Producer, RunDetail, RunFilter, RunRow, Standing};
 use headworks_store::{Row, Value, values};
 
 use crate::{
     Error, ProcessInfo, Result, Runs,
-    row::{RUN_COLUMNS, RUN_FROM, attempt_record, owner, parsed, run_row, state, task_record},
+    row::{RUN_COLUMNS, RUN_FROM, attempt_record, interval, owner, parsed, run_row, state, task_record},
     runs::{places, texts},
 };
 
 /// How many ids one statement names.
 const IDS_MAX: usize = 500;
+
+/// The longest run that is looked for by a grain in it: a year of grains and a day.
+const RUN_SPAN_MAX: TimeDelta = TimeDelta::days(367);
 
 /// How many runs are listed unless more are asked for.
 const LIST_DEFAULT: usize = 100;
@@ -32,6 +35,19 @@ impl Runs {
             let key = (process.pid, process.pid_start, lease_until);
             *known.borrow_mut().entry(key).or_insert_with(|| self.lives(process, lease_until, now))
         }
+    }
+}
+
+impl Runs {
+    /// What the newest run covers that covers a grain: a run over a week makes seven days.
+    pub async fn covering(&self, job: &JobName, grain: &Interval) -> Result<Option<Interval>> {
+        let (start, end) = (grain.start().timestamp_micros(), grain.end().timestamp_micros());
+        let sql = "select interval_start, interval_end from hw_run
+            where job = $1 and interval_start >= $2 and interval_start <= $3 and interval_end >= $4
+            order by born desc, id desc limit 1";
+        let earliest = start - RUN_SPAN_MAX.num_microseconds().unwrap_or(0);
+        let row = self.store.row(sql, &values![job.as_str(), earliest, start, end]).await?;
+        row.map(|row| interval("hw_run", &row, 0)).transpose()
     }
 }
 

@@ -20,15 +20,14 @@ pub(crate) const RUN_FROM: &str = "hw_run r left join hw_process p on p.id = r.o
 
 /// Reads a run. `lives` says whether an owner with this lease does.
 pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> Result<RunRow> {
-    let finished_at = opt_time(row, 13)?;
+    let finished_at = opt_time("hw_run", row, 13)?;
     let owner = owner(row, 21)?;
     Ok(RunRow {
         id: parsed(row, 0)?,
         job: parsed(row, 1)?,
         job_version: row.text(2)?,
         table: if row.text(3)?.is_empty() { None } else { Some(parsed(row, 3)?) },
-        interval: Interval::new(time(row.i64(4)?)?, time(row.i64(5)?)?)
-            .map_err(|e| Error::Row { table: "hw_run", reason: e.to_string() })?,
+        interval: interval("hw_run", row, 4)?,
         ds: parsed(row, 6)?,
         trigger: parsed(row, 20)?,
         state: parsed(row, 7)?,
@@ -39,8 +38,8 @@ pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> R
             None => row.text(10)?,
         },
         owner_alive: finished_at.is_none() && owner.is_some_and(|(process, lease)| lives(&process, lease)),
-        created_at: time(row.i64(11)?)?,
-        started_at: opt_time(row, 12)?,
+        created_at: time("hw_run", row.i64(11)?)?,
+        started_at: opt_time("hw_run", row, 12)?,
         finished_at,
         rows: u64::try_from(row.i64(14)?).unwrap_or(0),
         bytes: u64::try_from(row.i64(15)?).unwrap_or(0),
@@ -65,8 +64,8 @@ pub(crate) fn task_record(row: &Row) -> Result<TaskRecord> {
     Ok(TaskRecord {
         name: parsed(row, 0)?,
         state: parsed(row, 1)?,
-        started_at: opt_time(row, 2)?,
-        finished_at: opt_time(row, 3)?,
+        started_at: opt_time("hw_run", row, 2)?,
+        finished_at: opt_time("hw_run", row, 3)?,
     })
 }
 
@@ -75,8 +74,8 @@ pub(crate) fn attempt_record(row: &Row) -> Result<AttemptRecord> {
     Ok(AttemptRecord {
         attempt: u32::try_from(row.i64(0)?).unwrap_or(0),
         state: parsed(row, 1)?,
-        started_at: time(row.i64(2)?)?,
-        finished_at: opt_time(row, 3)?,
+        started_at: time("hw_attempt", row.i64(2)?)?,
+        finished_at: opt_time("hw_run", row, 3)?,
         failure: failure(row, 4)?,
         log_path: row.text(8)?,
         log_bytes: u64::try_from(row.i64(9)?).unwrap_or(0),
@@ -132,11 +131,19 @@ pub(crate) fn micros_of(time: Option<DateTime<Utc>>) -> Value {
     time.map(|t| t.timestamp_micros()).into()
 }
 
-fn time(micros: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp_micros(micros)
-        .ok_or_else(|| Error::Row { table: "hw_run", reason: format!("{micros} microseconds are no time") })
+/// Reads the interval whose start and end stand from a column of `table` on.
+pub(crate) fn interval(table: &'static str, row: &Row, first: usize) -> Result<Interval> {
+    let (start, end) = (time(table, row.i64(first)?)?, time(table, row.i64(first + 1)?)?);
+    Interval::new(start, end).map_err(|error| Error::Row { table, reason: error.to_string() })
 }
 
-fn opt_time(row: &Row, column: usize) -> Result<Option<DateTime<Utc>>> {
-    row.opt_i64(column)?.map(time).transpose()
+/// Reads an instant out of a column of `table`.
+pub(crate) fn time(table: &'static str, micros: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(micros)
+        .ok_or_else(|| Error::Row { table, reason: format!("{micros} microseconds are no time") })
+}
+
+/// Reads an instant that may be missing.
+pub(crate) fn opt_time(table: &'static str, row: &Row, column: usize) -> Result<Option<DateTime<Utc>>> {
+    row.opt_i64(column)?.map(|micros| time(table, micros)).transpose()
 }

@@ -13,9 +13,8 @@ use headworks_store::{Tx, values};
 use crate::{
     Error, Result, Runs,
     claim::next_numbers,
-    demands::time,
     read,
-    row::{RUN_COLUMNS, RUN_FROM, owner, parsed},
+    row::{RUN_COLUMNS, RUN_FROM, owner, parsed, time},
 };
 
 /// What became of the wish to cancel a run.
@@ -130,7 +129,7 @@ impl Runs {
         let sql = "select marked_at, was, state, reason, by_process from hw_mark where run_id = $1 order by marked_at";
         let mark = |row: &headworks_store::Row| {
             Ok(Mark {
-                marked_at: time(row.i64(0)?)?,
+                marked_at: time("hw_mark", row.i64(0)?)?,
                 was: parsed(row, 1)?,
                 state: parsed(row, 2)?,
                 reason: row.text(3)?,

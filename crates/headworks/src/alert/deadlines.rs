@@ -183,8 +183,9 @@ impl Deadlines {
                 lines.push(format!("no job of this project makes {}", wait.table));
                 break;
             };
-            let Some(made) = maker.interval_of(key.ds, key.hour) else { break };
-            (job, interval) = (Arc::clone(maker), made);
+            let Some(grain) = maker.interval_of(key.ds, key.hour) else { break };
+            let made = self.runs.covering(&maker.name, &grain).await?;
+            (job, interval) = (Arc::clone(maker), made.unwrap_or_else(|| maker.scheduled_interval(grain)));
         }
         Ok(lines)
     }

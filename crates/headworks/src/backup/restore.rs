@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
-use headworks_domain::ErrorKind;
+use headworks_domain::{EnvironmentName, ErrorKind};
 use headworks_flow::{
     CONFIG_FILE,
     exec::{RunFilter, RunStore},
 };
 use headworks_lake::{LakeFile, Restore, contents};
-use headworks_store::Store;
+use headworks_store::{Store, Tx};
 use object_store::ObjectStoreExt;
 
 use super::{
@@ -143,6 +143,7 @@ pub(crate) async fn restore(app: &App, source: &Source, force: bool) -> anyhow::
     let store = app.store().await?;
     refuse_what_is_there(app, store, force).await?;
     let storage = app.storage()?;
+    storage.refuse_another(&source.manifest.lake).await?;
     let is_vacant = storage.is_vacant().await?;
     if is_vacant {
         storage.forget_marker().await?;
@@ -156,9 +157,11 @@ pub(crate) async fn restore(app: &App, source: &Source, force: bool) -> anyhow::
         at: app.clock.now(),
         version: source.manifest.lake_version,
     };
+    let environment = app.env_name()?.clone();
     let loaded = store
         .load(&source.metadata(), &components(), true, move |tx| {
             Box::pin(async move {
+                refuse_another_environment(tx, &environment).await?;
                 headworks_lake::restored(tx, &restore).await?;
                 headworks_meta::restored(tx).await?;
                 Ok::<_, anyhow::Error>(())
@@ -168,6 +171,10 @@ pub(crate) async fn restore(app: &App, source: &Source, force: bool) -> anyhow::
     let found = (&loaded.tables, &source.manifest.metadata.tables);
     if found.0 != found.1 {
         return Err(damaged("the metadata has other rows than the manifest counts".to_owned()).into());
+    }
+    // Who opened the database before has seen to the tables that were there, not to those that came.
+    for part in components() {
+        store.migrate(part.name, part.home, part.migrations).await?;
     }
     let lake = app.lake().await?;
     let is_own = is_vacant && source.manifest.files.copied;
@@ -187,6 +194,18 @@ pub(crate) async fn restore(app: &App, source: &Source, force: bool) -> anyhow::
         is_translated: loaded.is_translated,
         is_own,
     })
+}
+
+/// A backup of one environment does not become another: its database would be production's from then on, or production's a test's.
+async fn refuse_another_environment(tx: &mut Tx, asked: &EnvironmentName) -> anyhow::Result<()> {
+    let found = headworks_lake::environment_of(tx).await?;
+    if found == asked.as_str() {
+        return Ok(());
+    }
+    let message = format!("the backup is one of environment `{found}`, not of `{asked}`");
+    Err(Failure::new(ErrorKind::Invalid, "RESTORE_ENVIRONMENT", message)
+        .hint(format!("say headworks --env {found} restore, in a project that has this environment"))
+        .into())
 }
 
 async fn refuse_what_is_there(app: &App, store: &Store, force: bool) -> anyhow::Result<()> {

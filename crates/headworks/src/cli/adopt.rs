@@ -57,7 +57,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         if app.out.json {
             app.out.document(&document(&args.table, &found, replaced, None))?;
         } else {
-            app.out.note("nothing was taken in: --yes does it");
+            app.note("nothing was taken in: --yes does it");
         }
         return Ok(ExitCode::from(DONE));
     }
@@ -65,7 +65,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     if app.out.json {
         app.out.document(&document(&args.table, &found, replaced, Some(&published)))?;
     } else {
-        app.out.note(format_args!(
+        app.note(format_args!(
             "{} taken into {}, version {}",
             counted(found.rows(), "row"),
             args.table,

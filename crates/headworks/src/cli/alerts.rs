@@ -135,7 +135,7 @@ async fn list(app: &App, args: ListArgs) -> anyhow::Result<ExitCode> {
         let alerts: Vec<Value> = alerts.iter().map(alert_json).collect();
         app.out.document(&json!({"alerts": alerts}))?;
     } else if alerts.is_empty() {
-        app.out.note("no such alerts");
+        app.note("no such alerts");
     } else {
         app.out.table(&table(&alerts, app.clock.now()))?;
     }

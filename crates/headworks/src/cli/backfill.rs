@@ -80,7 +80,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     };
     let requests = requests(&jobs, args.from, args.to);
     if requests.is_empty() {
-        app.out.note("nothing to run: no job has an interval in these days");
+        app.note("nothing to run: no job has an interval in these days");
     }
     if args.dry_run {
         return dry_run(app, &jobs, &args, reprocess).await;
@@ -102,6 +102,18 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 /// The most runs of one stored backfill.
 const PIECES_MAX: usize = 100_000;
 
+/// Errors: a stored backfill of so many runs would be too large.
+pub(super) fn refuse_too_many(runs: usize) -> Result<(), Failure> {
+    if runs <= PIECES_MAX {
+        return Ok(());
+    }
+    let (runs, most) = (count(runs as u64), count(PIECES_MAX as u64));
+    Err(Failure::usage(
+        format!("{runs} runs are too many for one stored backfill: it takes {most}"),
+        "store several, each with a part of the days",
+    ))
+}
+
 /// Stores the backfill instead of carrying it out.
 async fn detach(
     app: &App,
@@ -115,17 +127,7 @@ async fn detach(
     if requests.is_empty() {
         return Ok(ExitCode::from(DONE));
     }
-    if requests.len() > PIECES_MAX {
-        return Err(Failure::usage(
-            format!(
-                "{} runs are too many for one stored backfill: it takes {}",
-                count(requests.len() as u64),
-                count(PIECES_MAX as u64)
-            ),
-            "store several, each with a part of the days",
-        )
-        .into());
-    }
+    refuse_too_many(requests.len())?;
     let with_day = |request: Request| {
         let ds = project.jobs.get(&request.job).map(|job| job.ds(&request.interval)).unwrap_or(args.to);
         (request, ds)
@@ -145,7 +147,7 @@ async fn detach(
         app.out.document(&json!({"backfill": id, "pieces": pieces, "schedulers": schedulers}))?;
         return Ok(ExitCode::from(DONE));
     }
-    app.out.note(format_args!("backfill {id} is stored, {} runs: headworks backfills show {id}", count(pieces as u64)));
+    app.note(format_args!("backfill {id} is stored, {} runs: headworks backfills show {id}", count(pieces as u64)));
     note_who(app, runs, "the same command without --detach").await?;
     Ok(ExitCode::from(DONE))
 }
@@ -261,6 +263,6 @@ async fn dry_run(app: &App, jobs: &[Arc<Job>], args: &Args, reprocess: Reprocess
         return Ok(ExitCode::from(DONE));
     }
     app.out.table(&table)?;
-    app.out.note(format_args!("{} runs; nothing was run (--dry-run)", count(total as u64)));
+    app.note(format_args!("{} runs; nothing was run (--dry-run)", count(total as u64)));
     Ok(ExitCode::from(DONE))
 }

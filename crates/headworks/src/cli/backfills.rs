@@ -124,7 +124,7 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
     if app.out.json {
         app.out.document(&json!({"backfills": documents}))?;
     } else if table.is_empty() {
-        app.out.note("no stored backfills yet: headworks backfill JOB --from DAY --to DAY --detach makes one");
+        app.note("no stored backfills yet: headworks backfill JOB --from DAY --to DAY --detach makes one");
     } else {
         app.out.table(&table)?;
     }
@@ -282,9 +282,9 @@ async fn turn(app: &App, id: i64, from: BackfillState, to: BackfillState) -> any
     if app.out.json {
         app.out.document(&json!({"backfill": id, "state": to.as_str(), "was": row.state.as_str()}))?;
     } else if moved {
-        app.out.note(format_args!("backfill {id} is {to}"));
+        app.note(format_args!("backfill {id} is {to}"));
     } else {
-        app.out.note(format_args!("backfill {id} was {to} already"));
+        app.note(format_args!("backfill {id} was {to} already"));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -309,7 +309,7 @@ async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(DONE));
     }
     let (live, open) = (counted(progress.live as u64, "live run"), count(progress.open as u64));
-    app.out.note(if args.yes {
+    app.note(if args.yes {
         format!("backfill {id} is cancelled: {live} stopped, {open} to come dropped; what it published stays")
     } else {
         format!("backfill {id} would be cancelled: {live} stopped, {open} to come dropped; --yes does it")

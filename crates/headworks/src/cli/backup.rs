@@ -56,7 +56,7 @@ fn tell(app: &App, made: &Made, pruned: Option<(u64, u64)>) -> anyhow::Result<()
     } else {
         app.out.line(made.dir.display())?;
     }
-    app.out.note(format_args!(
+    app.note(format_args!(
         "backed up as of {} UTC, version {}: {} of metadata, {}",
         shown(manifest.created_at),
         manifest.lake_version,
@@ -64,7 +64,7 @@ fn tell(app: &App, made: &Made, pruned: Option<(u64, u64)>) -> anyhow::Result<()
         bytes(manifest.metadata.bytes)
     ));
     let files = &manifest.files;
-    app.out.note(if files.copied {
+    app.note(if files.copied {
         format!(
             "data: {}, {}; {} of them copied now, {}",
             counted(files.count, "file"),
@@ -81,10 +81,10 @@ fn tell(app: &App, made: &Made, pruned: Option<(u64, u64)>) -> anyhow::Result<()
     });
     if made.outside > 0 {
         let files = counted(made.outside as u64, "file");
-        app.out.note(format_args!("warning: {files} of other programs lie outside the data path and are in no backup"));
+        app.note(format_args!("warning: {files} of other programs lie outside the data path and are in no backup"));
     }
     if let Some((backups, files)) = pruned {
-        app.out.note(format_args!("{} and {} removed", counted(backups, "older backup"), counted(files, "data file")));
+        app.note(format_args!("{} and {} removed", counted(backups, "older backup"), counted(files, "data file")));
     }
     if let Some(first) = made.missing.first() {
         let files = counted(made.missing.len() as u64, "data file");

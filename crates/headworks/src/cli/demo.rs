@@ -201,7 +201,7 @@ async fn fill_production(app: &App, dir: &Path, postgres: Option<&str>) -> anyho
         None => ConnectionSpec::Sqlite { path: path.clone() },
     };
     let place = postgres.map_or_else(|| path.display().to_string(), url_without_password);
-    app.out.note(format_args!("filling the production database {place}"));
+    app.note(format_args!("filling the production database {place}"));
     for table in PRODUCTION {
         let input = FileInput::Bytes { name: format!("{}.parquet", table.table), bytes: table.parquet.into() };
         let reader = files::open(input, &FileOptions::default())?;
@@ -215,7 +215,7 @@ async fn fill_production(app: &App, dir: &Path, postgres: Option<&str>) -> anyho
             existing: Existing::Drop,
         };
         let rows = fill("production", &spec, &request, futures::stream::iter(reader).boxed()).await?;
-        app.out.note(format_args!("  {:<9} {:>9} rows", table.table, count(rows)));
+        app.note(format_args!("  {:<9} {:>9} rows", table.table, count(rows)));
     }
     if let Some(parent) = filled.parent() {
         std::fs::create_dir_all(parent)?;
@@ -239,7 +239,7 @@ async fn tell(app: &App, dir: &Path, started: chrono::DateTime<chrono::Utc>) -> 
         return Ok(());
     }
     let shown = dir.display();
-    app.out.note(format_args!(
+    app.note(format_args!(
         "
 {tables} tables, {} partitions, {} rows, {} of Parquet, {} in all
 

@@ -50,7 +50,7 @@ async fn take_over(app: &App) -> anyhow::Result<ExitCode> {
     if app.out.json {
         app.out.document(&json!({"epoch": epoch, "data_path": lake.storage().data_path()}))?;
     }
-    app.out.note(format_args!(
+    app.note(format_args!(
         "the lake at {} belongs to this metadata database from now on (epoch {epoch}); headworks gc --dry-run lists what can go",
         lake.storage().data_path()
     ));
@@ -97,10 +97,10 @@ fn tell(app: &App, report: &Report, dry_run: bool) -> anyhow::Result<()> {
         app.out.table(&table)?;
     }
     if removals.len() > TOLD_MAX {
-        app.out.note(format_args!("and {} more; --json lists them all", count((removals.len() - TOLD_MAX) as u64)));
+        app.note(format_args!("and {} more; --json lists them all", count((removals.len() - TOLD_MAX) as u64)));
     }
     let (n, freed) = (report.count(), bytes(report.bytes()));
-    app.out.note(match (n, dry_run) {
+    app.note(match (n, dry_run) {
         (0, _) => "nothing to remove".to_owned(),
         (n, true) => format!("{} things of {freed} would go; nothing was removed (--dry-run)", count(n)),
         (n, false) => {

@@ -50,7 +50,7 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(DONE));
     }
     let shown = args.dir.display();
-    app.out.note(format_args!(
+    app.note(format_args!(
         "made the project `{name}` in {shown}: {}\n\n\
          next:\n  \
          cd {shown}\n  \

@@ -188,12 +188,12 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
         ]);
     }
     if table.is_empty() {
-        app.out.note("the project has no jobs yet: write one in jobs/; headworks init DIR makes an example");
+        app.note("the project has no jobs yet: write one in jobs/; headworks init DIR makes an example");
     } else {
         app.out.table(&table)?;
     }
     for problem in known.values().filter_map(|known| known.problem.as_ref()) {
-        app.out.note(problem);
+        app.note(problem);
     }
     Ok(ExitCode::from(DONE))
 }
@@ -404,7 +404,7 @@ async fn forget(app: &App, args: ForgetArgs) -> anyhow::Result<ExitCode> {
         table.row([what.to_owned(), count(n), which]);
     }
     app.out.table(&table)?;
-    app.out.note(if args.yes {
+    app.note(if args.yes {
         format!("forgotten; what {} published stays", args.job)
     } else {
         format!("nothing was forgotten: --yes does it; what {} published stays in any case", args.job)

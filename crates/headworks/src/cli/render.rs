@@ -33,7 +33,7 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let intervals = args.when.intervals(&job, app.clock.now())?;
     let interval = *intervals.first().expect("there is at least one");
     if intervals.len() > 1 {
-        app.out.note(format_args!("the first of {} intervals of that day; --hour takes another", intervals.len()));
+        app.note(format_args!("the first of {} intervals of that day; --hour takes another", intervals.len()));
     }
     let context = RunContext {
         run_id: "render".parse().expect("a run's name"),

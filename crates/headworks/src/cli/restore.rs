@@ -1,5 +1,6 @@
 use std::{path::PathBuf, process::ExitCode};
 
+use headworks_store::Store;
 use serde_json::json;
 
 use crate::{
@@ -63,7 +64,9 @@ async fn look(app: &App, target: &App, source: &Source, args: &Args) -> anyhow::
         let options = target.store_options(target.config()?)?;
         database = options.shown();
         if options.file().is_none_or(|file| file.exists()) {
-            there = backup::what_is_there(target.store().await?).await?;
+            let store = Store::open(&options.read_only()).await?;
+            there = backup::what_is_there(&store).await?;
+            store.close().await;
         }
     }
     let lacking = source.lacking()?;
@@ -102,7 +105,7 @@ async fn look(app: &App, target: &App, source: &Source, args: &Args) -> anyhow::
     if there != There::default() && !args.force {
         return Err(backup::not_empty(&database, there).into());
     }
-    app.out.note("nothing was restored (--dry-run)");
+    app.note("nothing was restored (--dry-run)");
     Ok(ExitCode::from(DONE))
 }
 
@@ -132,7 +135,7 @@ fn tell(app: &App, target: &App, source: &Source, restored: &Restored) -> anyhow
     } else {
         app.out.line(target.root()?.display())?;
     }
-    app.out.note(format_args!(
+    app.note(format_args!(
         "restored as of {} UTC, version {}: {} of metadata{}, {} copied, {}",
         shown(manifest.created_at),
         manifest.lake_version,
@@ -143,22 +146,22 @@ fn tell(app: &App, target: &App, source: &Source, restored: &Restored) -> anyhow
     ));
     if restored.left_behind > 0 {
         let runs = counted(restored.left_behind, "run");
-        app.out.note(format_args!("{runs} at work then count as abandoned: headworks runs list shows them, the commands that started them go on with them"));
+        app.note(format_args!("{runs} at work then count as abandoned: headworks runs list shows them, the commands that started them go on with them"));
     }
     if !restored.missing.is_empty() {
-        app.out.note(format_args!(
+        app.note(format_args!(
             "warning: {} that the lake names are not there, {} of them of the newest versions:",
             counted(restored.missing.len() as u64, "data file"),
             count(current)
         ));
         let newest_first = restored.missing.iter().filter(|f| f.is_current);
         for file in newest_first.chain(restored.missing.iter().filter(|f| !f.is_current)).take(TOLD_MAX) {
-            app.out.note(format_args!("  {} (table {})", file.path, file.table));
+            app.note(format_args!("  {} (table {})", file.path, file.table));
         }
-        app.out.note("hint: put the files back there, or run the jobs of these tables again");
+        app.note("hint: put the files back there, or run the jobs of these tables again");
     }
     if !restored.is_own {
-        app.out.note(
+        app.note(
             "clean-up waits: when this database is the one to go on with, and no other uses these files, say headworks gc --take-over",
         );
     }

@@ -95,7 +95,7 @@ async fn list(app: &App, args: ListArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(DONE));
     }
     if runs.is_empty() {
-        app.out.note("no such runs");
+        app.note("no such runs");
     } else {
         app.out.table(&run_table(&runs, app.clock.now()))?;
     }

@@ -100,7 +100,7 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     if app.out.json {
         app.out.document(&ticks.iter().map(|tick| tick_json(&grid, tick)).collect::<Vec<_>>())?;
     } else if ticks.is_empty() {
-        app.out.note(format_args!("`{schedule}` does not tick between {} and {} UTC", shown(from), shown(to)));
+        app.note(format_args!("`{schedule}` does not tick between {} and {} UTC", shown(from), shown(to)));
     } else {
         app.out.table(&table(&grid, &ticks))?;
     }

@@ -168,7 +168,7 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
     if app.out.json {
         app.out.document(&json!({"tables": documents}))?;
     } else if table.is_empty() {
-        app.out.note("the lake has no tables yet: headworks run JOB makes one, headworks tables adopt takes files in");
+        app.note("the lake has no tables yet: headworks run JOB makes one, headworks tables adopt takes files in");
     } else {
         app.out.table(&table)?;
     }
@@ -400,11 +400,11 @@ async fn history(app: &App, args: HistoryArgs) -> anyhow::Result<ExitCode> {
         ]);
     }
     if rows.is_empty() {
-        app.out.note("no such versions");
+        app.note("no such versions");
     } else {
         app.out.table(&rows)?;
         if versions.len() == args.limit {
-            app.out.note(format_args!("the newest {}; more with --limit", args.limit));
+            app.note(format_args!("the newest {}; more with --limit", args.limit));
         }
     }
     Ok(ExitCode::from(DONE))

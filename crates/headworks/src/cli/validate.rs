@@ -66,7 +66,7 @@ pub(crate) fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         Style::Green
     };
-    app.out.note(styled(app.out.stderr_color, style, &summary));
+    app.note(styled(app.out.stderr_color, style, &summary));
     Ok(code)
 }
 

@@ -47,7 +47,12 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         Ok(job) => {
             let look = Look::new(app, args.when.params()?).await?;
             let mut nodes = Vec::new();
-            for interval in args.when.intervals(&job, now)? {
+            let mut intervals = Vec::new();
+            for grain in args.when.intervals(&job, now)? {
+                intervals.push(look.covering(&job, grain).await?);
+            }
+            intervals.dedup();
+            for interval in intervals {
                 nodes.push(look.node(job.clone(), interval, 0, &mut HashSet::new()).await?);
             }
             nodes
@@ -169,10 +174,17 @@ impl<'a> Look<'a> {
                 None => leaf(partition.table.to_string(), Reason::NoMaker),
             });
         };
-        let Some(interval) = maker.interval_of(partition.key.ds, partition.key.hour) else {
+        let Some(grain) = maker.interval_of(partition.key.ds, partition.key.hour) else {
             return Ok(leaf(partition.table.to_string(), Reason::NoMaker));
         };
+        let interval = self.covering(maker, grain).await?;
         self.node(Arc::clone(maker), interval, depth, seen).await
+    }
+
+    /// What the run covers that made a grain, or is to make it.
+    async fn covering(&self, job: &Job, grain: Interval) -> anyhow::Result<Interval> {
+        let run = self.runs.covering(&job.name, &grain).await?;
+        Ok(run.unwrap_or_else(|| job.scheduled_interval(grain)))
     }
 
     /// What is known of a run, and the first missing partition of each table that it waits for.

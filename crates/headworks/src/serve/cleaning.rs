@@ -32,13 +32,9 @@ pub(super) async fn run(app: &App, mut stop: watch::Receiver<bool>) {
         match upkeep::run(app, false).await {
             Ok(report) if report.count() == 0 => {}
             Ok(report) => {
-                app.out.note(format_args!(
-                    "cleaned up: {}, {}",
-                    counted(report.count(), "thing"),
-                    bytes(report.bytes())
-                ));
+                app.note(format_args!("cleaned up: {}, {}", counted(report.count(), "thing"), bytes(report.bytes())));
             }
-            Err(error) => app.out.note(format_args!("could not clean up: {}", fail::message(&error))),
+            Err(error) => app.note(format_args!("could not clean up: {}", fail::message(&error))),
         }
     }
 }

@@ -224,6 +224,16 @@ fn what_cannot_be_restored_is_refused_with_the_reason() {
     refused(&["restore", "nowhere", "--to", "copy"], "CLI_NOT_FOUND", "no backup");
     refused(&["-C", "shop", "restore", "../backups"], "RESTORE_NOT_EMPTY", "2 runs");
     refused(&["-C", "shop", "restore", "../backups", "--dry-run"], "RESTORE_NOT_EMPTY", "2 runs");
+    // The files of another lake, and another environment's database.
+    project.ok(&["init", "else"]);
+    project.write("else/jobs/numbers.sql", NUMBERS);
+    project.ok(&backfill("else", "2026-01-01", "2026-01-01"));
+    let before = project.files("else/lake");
+    let lake = format!("storage.path={}", project.path().join("else/lake").display());
+    refused(&["restore", "backups", "--to", "mixed", "--set", &lake], "LAKE_OWNED", "another");
+    assert_eq!(project.files("else/lake"), before);
+    project.write("staged/headworks.toml", "[project]\nname = \"test\"\n[environments.staging]\n");
+    refused(&["-C", "staged", "--env", "staging", "restore", "../backups"], "RESTORE_ENVIRONMENT", "production");
     refused(&["restore", "backups", "--to", "shop/jobs"], "CLI_FOLDER_NOT_EMPTY", "neither");
     refused(&["-C", "shop", "backup", "lake/data/backups"], "CLI_USAGE", "clean-up");
     fs::remove_dir_all(project.path().join("shop/lake/data/backups")).unwrap();

@@ -33,28 +33,13 @@ pub(super) async fn find(
     projection: Option<&Vec<usize>>,
     filters: &[Expr],
 ) -> QueryResult<Option<RecordBatch>> {
-    let (Some(partition), Some(projection)) = (&lake.table.partition, projection) else { return Ok(None) };
-    let keys: Vec<Key> = (0..)
-        .zip(&partition.columns)
-        .filter(|(_, column)| column.transform == "identity")
-        .filter_map(|(index, column)| {
-            Some(Key { index, at: lake.columns.iter().position(|c| c.id == column.column_id)? })
-        })
-        .collect();
-    let names: HashSet<&str> = keys.iter().map(|key| lake.schema.field(key.at).name().as_str()).collect();
-    let is_sorted = |at: usize| lake.past.days.contains(&lake.columns[at].id) && keys.iter().any(|key| key.at == at);
-    if !lake.past.inlined.is_empty()
-        || lake.past.deletes
-        || projection.is_empty()
-        || !projection.iter().all(|at| is_sorted(*at))
-        || !filters.iter().all(|filter| keys::is_on(filter, &names) && !keys::has_subquery(filter))
-        || has_others(lake, partition).await.map_err(external)?
-    {
+    let Some((partition, keys)) = askable(lake, projection, filters) else { return Ok(None) };
+    if has_others(lake, partition).await.map_err(external)? {
         return Ok(None);
     }
     let search = Search { lake, state, partition, keys: &keys, filters };
     let mut found = Vec::new();
-    for key in keys.iter().filter(|key| projection.contains(&key.at)) {
+    for key in keys.iter().filter(|key| projection.is_some_and(|wanted| wanted.contains(&key.at))) {
         for order in ["asc", "desc"] {
             match search.first(key, order).await? {
                 Looked::Found(values) => found.push(values),
@@ -64,6 +49,35 @@ pub(super) async fn find(
         }
     }
     search.rows(found).map(Some)
+}
+
+/// True when the index is worth asking for these columns under these filters.
+pub(super) fn may_tell(lake: &LakeTable, projection: Option<&Vec<usize>>, filters: &[Expr]) -> bool {
+    askable(lake, projection, filters).is_some()
+}
+
+/// The partition keys by which the index can be asked; `None` when what is wanted is not all among them.
+fn askable<'l>(
+    lake: &'l LakeTable,
+    projection: Option<&Vec<usize>>,
+    filters: &[Expr],
+) -> Option<(&'l Partition, Vec<Key>)> {
+    let (partition, projection) = (lake.table.partition.as_ref()?, projection?);
+    let keys: Vec<Key> = (0..)
+        .zip(&partition.columns)
+        .filter(|(_, column)| column.transform == "identity")
+        .filter_map(|(index, column)| {
+            Some(Key { index, at: lake.columns.iter().position(|c| c.id == column.column_id)? })
+        })
+        .collect();
+    let names: HashSet<&str> = keys.iter().map(|key| lake.schema.field(key.at).name().as_str()).collect();
+    let is_sorted = |at: usize| lake.past.days.contains(&lake.columns[at].id) && keys.iter().any(|key| key.at == at);
+    let tells = lake.past.inlined.is_empty()
+        && !lake.past.deletes
+        && !projection.is_empty()
+        && projection.iter().all(|at| is_sorted(*at))
+        && filters.iter().all(|filter| keys::is_on(filter, &names) && !keys::has_subquery(filter));
+    tells.then_some((partition, keys))
 }
 
 /// True when the table has files that were cut in another way, or not at all.

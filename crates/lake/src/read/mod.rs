@@ -148,11 +148,16 @@ impl LakeTable {
         is_new.then(|| Self { only_extremes: true, ..self.clone() })
     }
 
-    /// The bytes of the files that a scan with these filters reads at most: none for rows out of the catalog.
+    /// The bytes of the files that a scan of these columns with these filters reads at most: none for rows out of the catalog.
     ///
     /// What it finds out a scan with the same filters does not ask again.
-    pub async fn bytes(&self, state: &dyn Session, filters: &[Expr]) -> QueryResult<u64> {
-        if self.only_extremes {
+    pub async fn bytes(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> QueryResult<u64> {
+        if self.only_extremes && extremes::may_tell(self, projection, filters) {
             return Ok(0);
         }
         Ok(self.select(state, filters).await?.bytes())

@@ -280,6 +280,25 @@ async fn rows_outside_the_runs_partitions_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_view_hides_no_foreign_commit_from_the_registry() {
+    for catalog in BOTH {
+        let world = World::new(catalog).await;
+        world.put("t", "2013-01-01", &numbers([1])).await;
+        world.duck().run("insert into lake.t values ('2013-01-02', 777)").unwrap();
+        let lake = world.lake.clone();
+        let view = "few".parse().unwrap();
+        let publish = world
+            .lake
+            .store()
+            .write(move |tx| Box::pin(async move { lake.publish_view(tx, &view, "select 1", None).await }));
+        publish.await.unwrap();
+        let id = world.lake.table("t", At::Now).await.unwrap().unwrap().id;
+        let known: Vec<_> = world.lake.partitions(id).await.unwrap().iter().map(|p| p.key.to_string()).collect();
+        assert_eq!(known.len(), 2, "{catalog:?} {known:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_others_did_to_a_partition_goes_with_it() {
     for catalog in BOTH {
         let world = World::new(catalog).await;

@@ -207,7 +207,7 @@ fn tell(
         }));
     }
     if plan.is_empty() {
-        app.out.note(format_args!("backfill {id} has published nothing that could be taken back"));
+        app.note(format_args!("backfill {id} has published nothing that could be taken back"));
         return Ok(());
     }
     if !done {
@@ -216,7 +216,7 @@ fn tell(
             table.row([name.to_string(), key.to_string(), step.words()]);
         }
         app.out.table(&table)?;
-        app.out.note(format_args!("{} would change; --yes does it", counted(changed as u64, "partition")));
+        app.note(format_args!("{} would change; --yes does it", counted(changed as u64, "partition")));
         return Ok(());
     }
     for (partition, error) in failures {
@@ -225,7 +225,7 @@ fn tell(
     app.out
         .note(format_args!("{} taken back; headworks tables history shows them", counted(changed as u64, "partition")));
     if !failures.is_empty() {
-        app.out.note(format_args!("{} could not be; the same command tries again", failures.len()));
+        app.note(format_args!("{} could not be; the same command tries again", failures.len()));
     }
     Ok(())
 }

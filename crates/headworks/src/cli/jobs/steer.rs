@@ -91,7 +91,7 @@ async fn set_paused(app: &App, names: &[String], paused: bool) -> anyhow::Result
         return Ok(ExitCode::from(DONE));
     }
     for (job, was) in jobs.iter().zip(were) {
-        app.out.note(match (paused, was) {
+        app.note(match (paused, was) {
             (true, false) => format!("{job} is paused: its schedule starts nothing until headworks jobs resume {job}"),
             (true, true) => format!("{job} was paused already"),
             (false, true) => format!("{job} goes on"),
@@ -137,7 +137,7 @@ pub(super) async fn trigger(app: &App, args: TriggerArgs) -> anyhow::Result<Exit
         [one] => format!("{} {}", job.name, job.ds(&one.interval)),
         many => format!("{} runs of {}", count(many.len() as u64), job.name),
     };
-    app.out.note(format_args!("asked for {what}; see headworks runs list --job {}", job.name));
+    app.note(format_args!("asked for {what}; see headworks runs list --job {}", job.name));
     note_who(app, runs, &format!("headworks run {}", job.name)).await?;
     Ok(ExitCode::from(DONE))
 }
@@ -149,7 +149,7 @@ fn new_demand(job: &Job, request: &Request, reprocess: Reprocess) -> NewDemand {
 /// Tells when nobody is there to carry out what was asked for.
 pub(in crate::cli) async fn note_who(app: &App, runs: &Runs, instead: &str) -> anyhow::Result<()> {
     if runs.schedulers().await?.is_empty() {
-        app.out.note(format_args!(
+        app.note(format_args!(
             "nobody keeps the project running now: start headworks up, or do it here and now with {instead}"
         ));
     }

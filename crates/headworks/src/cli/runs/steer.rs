@@ -180,16 +180,16 @@ pub(super) async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCo
     if withdrawn > 0 {
         let what = counted(withdrawn as u64, "run");
         let word = if does { "is" } else { "would be" };
-        app.out.note(format_args!("{what} that was asked for and not begun {word} taken back"));
+        app.note(format_args!("{what} that was asked for and not begun {word} taken back"));
     }
     if rows.is_empty() {
-        app.out.note("no such live runs");
+        app.note("no such live runs");
     } else if !does {
         app.out.table(&run_table(&rows, app.clock.now()))?;
-        app.out.note(format_args!("{} would be cancelled; --yes does it", counted(rows.len() as u64, "run")));
+        app.note(format_args!("{} would be cancelled; --yes does it", counted(rows.len() as u64, "run")));
     }
     for (row, outcome) in rows.iter().zip(outcomes) {
-        app.out.note(match outcome {
+        app.note(match outcome {
             Cancelled::Asked => format!("{}: asked {} to stop it", row.id, row.owner),
             Cancelled::Now => format!("{}: cancelled; nobody was at work on it", row.id),
             Cancelled::Over => format!("{}: it is over already", row.id),
@@ -241,6 +241,7 @@ pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode
     let does = (args.yes || !is_bulk) && !rows.is_empty();
     let mut backfill = None;
     if does && is_bulk {
+        super::super::backfill::refuse_too_many(rows.len())?;
         backfill = Some(store.store_backfill(plan(&rows, app.config()?.execution.tasks_max as usize)).await?);
     } else if does {
         let wanted = rows.iter().zip(&requests).map(|(row, request)| NewDemand {
@@ -258,12 +259,12 @@ pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode
     }
     let counted = counted(rows.len() as u64, "run");
     if rows.is_empty() {
-        app.out.note("no such ended runs");
+        app.note("no such ended runs");
     } else if !does {
         app.out.table(&run_table(&rows, app.clock.now()))?;
-        app.out.note(format_args!("{counted} would be carried out again; --yes does it"));
+        app.note(format_args!("{counted} would be carried out again; --yes does it"));
     } else {
-        app.out.note(match backfill {
+        app.note(match backfill {
             Some(id) => format!("{counted} will be carried out again, as backfill {id}: headworks backfills show {id}"),
             None => format!("{counted} will be carried out again: headworks runs list shows them"),
         });
@@ -328,7 +329,7 @@ pub(super) async fn mark(app: &App, args: MarkArgs) -> anyhow::Result<ExitCode> 
         let document = json!({"run_id": args.run, "was": was.as_str(), "state": state.as_str(), "reason": args.reason});
         app.out.document(&document)?;
     } else {
-        app.out.note(format_args!("{} is {state} now, was {was}; what is published did not change", args.run));
+        app.note(format_args!("{} is {state} now, was {was}; what is published did not change", args.run));
     }
     Ok(ExitCode::from(DONE))
 }
