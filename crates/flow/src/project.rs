@@ -199,6 +199,14 @@ impl Project {
         self.jobs.len() > jobs
     }
 
+    /// A job of the project as an earlier text of its file has it. None when that cannot be used any more.
+    pub fn earlier(&self, job: &Job, text: String) -> Option<Arc<Job>> {
+        let mut others = self.clone();
+        others.jobs.remove(&job.name);
+        others.makers.retain(|_, maker| *maker != job.name);
+        if others.revive(&job.file, text) { others.jobs.remove(&job.name) } else { None }
+    }
+
     /// True when no job has this one's name or makes its table.
     fn is_free(&self, job: &Job) -> bool {
         !self.jobs.contains_key(&job.name)

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Interval, JobName};
+use serde_json::Map;
 
 use crate::{
     exec::{Demand, Reprocess, Request, Trigger},
@@ -100,6 +101,7 @@ impl Clocks {
         let demand = |run: DueRun| Demand {
             request: Request { job: name.clone(), interval: run.interval },
             trigger: Trigger::Schedule,
+            params: Map::new(),
             tick: Some(run.tick),
             demand: None,
             reprocess: Reprocess::None,

@@ -54,6 +54,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     }
     let mut options = executor_options(app, wanted.tasks_max)?;
     options.reprocess = wanted.reprocess;
+    options.params = wanted.params;
     options.wait = wanted.wait.unwrap_or(Duration::ZERO);
     // Runs name the version they were planned with; its text is kept, so that an old number can be explained.
     let planned: std::collections::BTreeSet<&JobName> = wanted.requests.iter().map(|r| &r.job).collect();
@@ -67,11 +68,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     let executor = Executor {
         store: app.run_store().await?.clone(),
         partitions: app.partitions().await?,
-        planner: Arc::new(ProjectPlanner {
-            project: live.clone(),
-            env: app.env_name()?.to_string(),
-            params: wanted.params,
-        }),
+        planner: Arc::new(ProjectPlanner { project: live.clone(), env: app.env_name()?.to_string() }),
         runner: runners::open(app, live, wanted.as_of_now).await?,
         clock: app.clock.clone(),
         options,

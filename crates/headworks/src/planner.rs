@@ -5,24 +5,25 @@ use std::sync::Arc;
 use headworks_domain::{ErrorKind, JobName, Problem, RunId, TaskName};
 use headworks_flow::{
     Failure, Job, RunContext, TaskKind, TaskOptions, TaskPlan,
-    exec::{Planner, Request, RunLimits, RunShape},
+    exec::{Given, Planner, Request, RunLimits, RunShape},
 };
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use crate::live::LiveProject;
 
-/// Plans runs of one project with the parameters of one command.
+/// Plans runs of one project.
 pub(crate) struct ProjectPlanner {
     pub(crate) project: LiveProject,
     pub(crate) env: String,
-    pub(crate) params: Map<String, Value>,
 }
 
 impl Planner for ProjectPlanner {
-    fn plan(&self, request: &Request, run_id: &RunId) -> Result<RunShape, Failure> {
+    fn plan(&self, request: &Request, run_id: &RunId, given: &Given) -> Result<RunShape, Failure> {
         let project = self.project.current();
         let job = project.jobs.get(&request.job).ok_or_else(|| unknown(&request.job))?;
-        let context = RunContext { run_id: run_id.clone(), env: self.env.clone(), params: self.params.clone() };
+        let earlier = given.source.as_ref().and_then(|source| project.earlier(job, source.clone()));
+        let job = earlier.as_ref().unwrap_or(job);
+        let context = RunContext { run_id: run_id.clone(), env: self.env.clone(), params: given.params.clone() };
         let plan = job
             .plan_run(&project, request.interval, &context)
             .map_err(|problems: Vec<Problem>| failure(&problems, &format!("job `{}` cannot be planned", job.name)))?;
@@ -36,6 +37,7 @@ impl Planner for ProjectPlanner {
             waits: plan.waits.clone(),
             tasks: plan.tasks.clone(),
             limits: limits(job),
+            params: given.params.clone(),
             unplanned: None,
             plan: Some(Arc::new(plan)),
         })
@@ -60,6 +62,7 @@ impl Planner for ProjectPlanner {
                 options: TaskOptions::default(),
             }],
             limits: job.map(|job| limits(job)).unwrap_or_default(),
+            params: Map::new(),
             unplanned: Some(failure),
             plan: None,
         }

@@ -9,11 +9,12 @@ use headworks_flow::{
     exec::{Reprocess, Request, Trigger},
 };
 use headworks_store::{Row, Value, values};
+use serde_json::{Map, Value as Json};
 
 use crate::{
     Error, Result, Runs,
     demands::{self, NewDemand, request, run_id},
-    row::{opt_time, parsed, state, time},
+    row::{opt_time, params, parsed, state, time},
     runs::places,
 };
 
@@ -66,6 +67,17 @@ impl FromStr for BackfillState {
     }
 }
 
+/// A run of a backfill that is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPiece {
+    /// The run.
+    pub request: Request,
+    /// The day of its last partition.
+    pub ds: Ds,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Json>,
+}
+
 /// A backfill that is to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBackfill {
@@ -79,8 +91,8 @@ pub struct NewBackfill {
     pub reprocess: Reprocess,
     /// So many of its runs are live at once, at most.
     pub at_once: usize,
-    /// Its runs with their days, in the order in which they are best begun.
-    pub pieces: Vec<(Request, Ds)>,
+    /// Its runs, in the order in which they are best begun.
+    pub pieces: Vec<NewPiece>,
 }
 
 /// A stored backfill.
@@ -148,6 +160,8 @@ pub struct PieceRow {
     pub request: Request,
     /// Its day.
     pub ds: Ds,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Json>,
     /// What became of it.
     pub answer: Answer,
 }
@@ -189,7 +203,7 @@ impl Progress {
 const IDS_MAX: usize = 200;
 
 const PIECES: &str =
-    "select d.id, d.job, d.interval_start, d.interval_end, d.ds, d.answer, d.run_id, r.state, r.finished_at
+    "select d.id, d.job, d.interval_start, d.interval_end, d.ds, d.answer, d.run_id, r.state, r.finished_at, d.params
     from hw_demand d left join hw_run r on r.id = d.run_id";
 
 const UNFINISHED: &str = " and (d.answered_at is null or d.answer = 'run' and r.finished_at is null)";
@@ -206,11 +220,12 @@ impl Runs {
                     let demands: Vec<NewDemand> = new
                         .pieces
                         .into_iter()
-                        .map(|(request, ds)| NewDemand {
-                            request,
-                            ds,
+                        .map(|piece| NewDemand {
+                            request: piece.request,
+                            ds: piece.ds,
                             trigger: Trigger::Backfill,
                             reprocess: new.reprocess,
+                            params: piece.params,
                         })
                         .collect();
                     // The counter's row is ours from here to the end of the transaction: nobody takes the same number.
@@ -354,7 +369,13 @@ fn backfill_row(row: &Row) -> Result<BackfillRow> {
 }
 
 fn piece_row(row: &Row) -> Result<PieceRow> {
-    Ok(PieceRow { id: row.i64(0)?, request: request(row, 1)?, ds: parsed(row, 4)?, answer: answer(row, 5)? })
+    Ok(PieceRow {
+        id: row.i64(0)?,
+        request: request(row, 1)?,
+        ds: parsed(row, 4)?,
+        answer: answer(row, 5)?,
+        params: params(row, 9)?,
+    })
 }
 
 /// Reads `answer, run_id`, and the run's `state, finished_at`, from a column on.

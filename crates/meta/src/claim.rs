@@ -10,6 +10,7 @@ use headworks_store::{Tx, Value, values};
 use crate::{
     Result, Runs, demands,
     jobs::move_cursors,
+    row::params_text,
     runs::{places, rows_of_places, texts},
 };
 
@@ -101,7 +102,7 @@ async fn insert_new(
     wanted: &[ClaimRequest],
     may_claim: impl Fn(&ClaimRequest) -> bool,
 ) -> Result<Vec<String>> {
-    const COLUMNS: usize = 19;
+    const COLUMNS: usize = 20;
     let newest = newest_runs(tx, wanted).await?;
     let is_new = |w: &&ClaimRequest| {
         let newest =
@@ -135,11 +136,12 @@ async fn insert_new(
                 0,
                 Value::Null,
                 request.trigger.as_str(),
+                params_text(&request.params),
             ]);
         }
         let sql = format!(
             "insert into hw_run (id, job, job_version, table_name, interval_start, interval_end, ds, first_partition,
-                 last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at, cause)
+                 last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at, cause, params)
              values {} on conflict do nothing returning id",
             rows_of_places(some.len(), COLUMNS)
         );
@@ -173,7 +175,7 @@ async fn newest_runs<'w>(tx: &mut Tx, wanted: &'w [ClaimRequest]) -> Result<Hash
 async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &ClaimRequest) -> Result<Option<Claim>> {
     let row = tx
         .row(
-            "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8,
+            "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8, params = $9,
                  state = 'waiting', attempt = attempt + 1, finished_at = null, row_count = 0, bytes = 0,
                  error_kind = null, error_code = null, error = null, hint = null, wish = null
              where id = $1 and fence = $2 and (finished_at is null or state <> 'success')
@@ -190,6 +192,7 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
                 request.table.as_ref().map_or("", TableName::as_str),
                 request.partitions.as_ref().map(|(first, _)| first.to_string()),
                 request.partitions.as_ref().map(|(_, last)| last.to_string()),
+                params_text(&request.params),
             ],
         )
         .await?;

@@ -10,18 +10,25 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{Ds, JobName, RunId};
 use headworks_flow::exec::{Claim, ClaimRequest, Reprocess, Request, Trigger};
 use headworks_store::{Component, Home, Migration, Row, Tx, Value, values};
+use serde_json::{Map, Value as Json};
 
 use crate::{
     Error, Result, Runs,
     claim::next_numbers,
-    row::{interval, parsed, time},
+    row::{interval, params, params_text, parsed, time},
     runs::{places, rows_of_places},
 };
 
 pub(crate) const TABLES: Component = Component { name: "demands", home: Home::Platform, migrations: MIGRATIONS };
 
 /// All steps; only ever add to the end.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: V1, postgres: None }];
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: V1, postgres: None }, Migration { version: 2, sql: V2, postgres: None }];
+
+const V2: &str = "
+-- Parameters that stand in for those of the job's header, as a JSON object.
+alter table hw_demand add column params TEXT;
+";
 
 const V1: &str = "
 -- Runs that somebody wants; open while answered_at is null. Ids come from the counter of fences: they only go up.
@@ -82,6 +89,8 @@ pub struct NewDemand {
     pub trigger: Trigger,
     /// Which ended runs are carried out again.
     pub reprocess: Reprocess,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Json>,
 }
 
 /// An open demand.
@@ -95,13 +104,15 @@ pub struct DemandRow {
     pub trigger: Trigger,
     /// Which ended runs are carried out again.
     pub reprocess: Reprocess,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Json>,
     /// Since when it is wanted.
     pub made_at: DateTime<Utc>,
     /// The stored backfill that it is a piece of.
     pub backfill: Option<i64>,
 }
 
-const COLUMNS: &str = "id, job, interval_start, interval_end, cause, reprocess, made_at, backfill";
+const COLUMNS: &str = "id, job, interval_start, interval_end, cause, reprocess, made_at, backfill, params";
 
 /// The most values in one statement.
 const VALUES_MAX: usize = 400;
@@ -197,7 +208,7 @@ impl Runs {
 
 /// Inserts demands, in their order.
 pub(crate) async fn insert(tx: &mut Tx, now: i64, backfill: Option<i64>, wanted: &[NewDemand]) -> Result<Vec<i64>> {
-    const COLUMNS: usize = 9;
+    const COLUMNS: usize = 10;
     let count = i64::try_from(wanted.len()).unwrap_or(i64::MAX);
     let first = next_numbers(tx, count).await?;
     let ids: Vec<i64> = (first..first + count).collect();
@@ -215,12 +226,13 @@ pub(crate) async fn insert(tx: &mut Tx, now: i64, backfill: Option<i64>, wanted:
                     demand.ds.to_string(),
                     demand.trigger.as_str(),
                     demand.reprocess.as_str(),
-                    now
+                    now,
+                    params_text(&demand.params),
                 ]
             })
             .collect();
         let sql = format!(
-            "insert into hw_demand (id, backfill, job, interval_start, interval_end, ds, cause, reprocess, made_at) values {}",
+            "insert into hw_demand (id, backfill, job, interval_start, interval_end, ds, cause, reprocess, made_at, params) values {}",
             rows_of_places(some.len(), COLUMNS)
         );
         tx.execute(&sql, &bound).await?;
@@ -268,6 +280,7 @@ pub(crate) fn demand_row(row: &Row) -> Result<DemandRow> {
         reprocess: parsed(row, 5)?,
         made_at: time("hw_demand", row.i64(6)?)?,
         backfill: row.opt_i64(7)?,
+        params: params(row, 8)?,
     })
 }
 

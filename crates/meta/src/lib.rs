@@ -36,7 +36,7 @@ mod runs;
 mod schema;
 mod steer;
 
-pub use backfills::{Answer, BackfillRow, BackfillState, NewBackfill, PieceRow, Progress};
+pub use backfills::{Answer, BackfillRow, BackfillState, NewBackfill, NewPiece, PieceRow, Progress};
 pub use demands::{DemandRow, NewDemand};
 pub use error::{Error, Result};
 pub use jobs::{Definition, JobRow, Role};

@@ -7,13 +7,14 @@ use headworks_flow::{
     machine::{Failure, State, TaskRecord},
 };
 use headworks_store::{Row, Value};
+use serde_json::{Map, Value as Json};
 
 use crate::{Error, ProcessInfo, Result};
 
 /// The columns of a run with its owner, in the order of [`run_row`].
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.job, r.job_version, r.table_name, r.interval_start, r.interval_end, r.ds, r.state,
     r.attempt, r.fence, r.owner, r.created_at, r.started_at, r.finished_at, r.row_count, r.bytes, r.error_kind, r.error_code,
-    r.error, r.hint, r.cause, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until";
+    r.error, r.hint, r.cause, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until, r.params";
 
 /// Where the columns of [`RUN_COLUMNS`] come from.
 pub(crate) const RUN_FROM: &str = "hw_run r left join hw_process p on p.id = r.owner";
@@ -30,6 +31,7 @@ pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> R
         interval: interval("hw_run", row, 4)?,
         ds: parsed(row, 6)?,
         trigger: parsed(row, 20)?,
+        params: params(row, 26)?,
         state: parsed(row, 7)?,
         attempt: u32::try_from(row.i64(8)?).unwrap_or(0),
         fence: row.i64(9)?,
@@ -129,6 +131,20 @@ pub(crate) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row, co
 
 pub(crate) fn micros_of(time: Option<DateTime<Utc>>) -> Value {
     time.map(|t| t.timestamp_micros()).into()
+}
+
+/// Reads parameters, kept as a JSON object.
+pub(crate) fn params(row: &Row, column: usize) -> Result<Map<String, Json>> {
+    let text = row.opt_text(column)?;
+    let read = |text: String| {
+        serde_json::from_str(&text).map_err(|error| Error::Row { table: "hw_run", reason: error.to_string() })
+    };
+    text.map_or_else(|| Ok(Map::new()), read)
+}
+
+/// How parameters are kept; none when there are none.
+pub(crate) fn params_text(params: &Map<String, Json>) -> Option<String> {
+    (!params.is_empty()).then(|| Json::Object(params.clone()).to_string())
 }
 
 /// Reads the interval whose start and end stand from a column of `table` on.

@@ -270,6 +270,10 @@ impl RunStore for Runs {
         claim::claim(self, wanted).await.map_err(boxed)
     }
 
+    async fn source(&self, job: &JobName, version: &str) -> Result<Option<String>, BoxFault> {
+        self.version_source(job, version).await.map_err(boxed)
+    }
+
     async fn record(&self, records: Vec<RunRecord>) -> Result<Vec<Kept>, BoxFault> {
         record::record(self, records).await.map_err(boxed)
     }

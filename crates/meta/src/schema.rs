@@ -14,6 +14,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: V1, postgres: None },
     Migration { version: 2, sql: V2, postgres: None },
     Migration { version: 3, sql: V3, postgres: None },
+    Migration { version: 4, sql: V4, postgres: None },
 ];
 
 const V2: &str = "
@@ -129,4 +130,9 @@ create table hw_job_version (
 const V3: &str = "
 -- The task that an attempt was made of, for tasks that are attempted by themselves.
 alter table hw_attempt add column task TEXT;
+";
+
+const V4: &str = "
+-- Parameters that stood in for those of the job's header, as a JSON object.
+alter table hw_run add column params TEXT;
 ";

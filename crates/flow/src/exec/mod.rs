@@ -35,5 +35,5 @@ pub use record::{
 };
 pub use segment::{Done, Segment, Stop, TaskInput, TaskRunner};
 pub use serve::{Ask, Demand};
-pub use shape::{Planner, Request, RunLimits, RunShape};
+pub use shape::{Given, Planner, Request, RunLimits, RunShape};
 pub use timer::{SystemTimer, Timer};

@@ -1,5 +1,7 @@
 use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use serde_json::{Map, Value};
+
 use super::timer::{SystemTimer, Timer};
 
 /// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
@@ -49,6 +51,8 @@ pub struct ExecutorOptions {
     pub log_bytes_max: u64,
     /// Which ended runs are carried out again.
     pub reprocess: Reprocess,
+    /// Parameters that stand in for those of the jobs' headers.
+    pub params: Map<String, Value>,
     /// How long a run waits for partitions that nobody known will publish; then it fails.
     pub wait: Duration,
     /// The folder of the logs.
@@ -83,6 +87,7 @@ impl ExecutorOptions {
             pools: BTreeMap::new(),
             log_bytes_max: LOG_BYTES_MAX,
             reprocess: Reprocess::default(),
+            params: Map::new(),
             wait: Duration::ZERO,
             logs,
             heartbeat: Duration::from_secs(3),

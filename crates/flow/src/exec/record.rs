@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use headworks_domain::{Ds, Fault, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::machine::{Failure, State, TaskRecord};
@@ -84,6 +85,8 @@ pub struct RunRow {
     pub ds: Ds,
     /// What it was made for.
     pub trigger: Trigger,
+    /// Parameters that stood in for those of the job's header.
+    pub params: Map<String, Value>,
     /// Its state.
     pub state: State,
     /// The number of its last attempt, from 1; of the next one before the first and between two.
@@ -189,6 +192,8 @@ pub struct ClaimRequest {
     pub tasks: Vec<TaskName>,
     /// What it is made for; a run that is taken over keeps its own.
     pub trigger: Trigger,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Value>,
     /// The tick that asked for it: the job's cursor, kept with the claim.
     pub tick: Option<DateTime<Utc>>,
     /// The kept demand that asked for it, which the claim answers; one that was answered before claims nothing.
@@ -345,6 +350,11 @@ pub trait RunStore: Send + Sync + 'static {
 
     /// True when a task failed because this very store was out of reach, and not by anything of its own.
     fn is_outage(&self, failure: &Failure) -> bool;
+
+    /// The text of a version of a job that was planned before. A store that keeps none has the newest serve.
+    async fn source(&self, _job: &JobName, _version: &str) -> Result<Option<String>, BoxFault> {
+        Ok(None)
+    }
 
     /// Lists runs, newest first.
     async fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, BoxFault>;

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
+use serde_json::{Map, Value};
+
 use super::{options::Reprocess, record::Trigger, shape::Request};
 use crate::spec::Overlap;
 
@@ -19,6 +21,8 @@ pub struct Demand {
     pub request: Request,
     /// What it is for.
     pub trigger: Trigger,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Value>,
     /// The tick that asks for it, which counts as seen to once the run is claimed.
     pub tick: Option<DateTime<Utc>>,
     /// The kept demand behind it, which the claim of its run answers.

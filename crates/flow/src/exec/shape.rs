@@ -21,10 +21,19 @@ pub struct Request {
     pub interval: Interval,
 }
 
+/// What a run is made with, beside its job and interval.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Given {
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Value>,
+    /// The text of the job that the run was planned with before, for one that is taken over; else the newest serves.
+    pub source: Option<String>,
+}
+
 /// Plans runs. Called once for each run, before it is claimed.
 pub trait Planner: Send + Sync + 'static {
     /// Plans a run under this id. Errors: what stands in the job file's way, for a person.
-    fn plan(&self, request: &Request, run_id: &RunId) -> Result<RunShape, Failure>;
+    fn plan(&self, request: &Request, run_id: &RunId, given: &Given) -> Result<RunShape, Failure>;
 
     /// The shape of a run that could not be planned, so that it can be kept as failed.
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape;
@@ -51,6 +60,8 @@ pub struct RunShape {
     pub tasks: Vec<TaskPlan>,
     /// What bounds it.
     pub limits: RunLimits,
+    /// Parameters that stand in for those of the job's header.
+    pub params: Map<String, Value>,
     /// Why it could not be planned: then its first task fails with this.
     pub unplanned: Option<Failure>,
     /// Everything else, for the runner; tests of the executor have none.

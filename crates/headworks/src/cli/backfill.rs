@@ -5,7 +5,7 @@ use headworks_flow::{
     Job, Project, State,
     exec::{Reprocess, Request, RunRow, RunStore},
 };
-use headworks_meta::NewBackfill;
+use headworks_meta::{NewBackfill, NewPiece};
 use serde_json::{Value, json};
 
 use super::jobs::note_who;
@@ -130,7 +130,7 @@ async fn detach(
     refuse_too_many(requests.len())?;
     let with_day = |request: Request| {
         let ds = project.jobs.get(&request.job).map(|job| job.ds(&request.interval)).unwrap_or(args.to);
-        (request, ds)
+        NewPiece { request, ds, params: serde_json::Map::new() }
     };
     let new = NewBackfill {
         jobs: jobs.iter().map(|job| job.name.clone()).collect(),

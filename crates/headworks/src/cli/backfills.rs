@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use headworks_domain::RunId;
 use headworks_flow::backfill;
 use headworks_meta::{Answer, BackfillRow, BackfillState, PieceRow, Progress, Runs};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::jobs::note_who;
 use crate::{
@@ -255,7 +255,7 @@ fn progress_words(progress: &Progress) -> String {
 async fn blocked(app: &App, row: &BackfillRow) -> anyhow::Result<Vec<(PieceRow, String)>> {
     let rows = app.run_store().await?.pieces(row.id, true).await?;
     let project = LiveProject::new(Arc::clone(app.project_as_it_is()?));
-    let planner = ProjectPlanner { project, env: app.env_name()?.to_string(), params: Map::new() };
+    let planner = ProjectPlanner { project, env: app.env_name()?.to_string() };
     let is_live = |row: &PieceRow| row.answer != Answer::Open;
     let pieces = pieces_of(rows.iter(), is_live, &planner, &mut HashMap::new());
     let (published, _) =

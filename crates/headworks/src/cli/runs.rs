@@ -1,3 +1,4 @@
+mod follow;
 mod steer;
 
 use std::{fs, process::ExitCode};
@@ -59,7 +60,8 @@ pub(crate) struct ShowArgs {
 #[command(after_long_help = "Examples:
   headworks runs logs m1-7
   headworks runs logs m1-7 --task load
-  headworks runs logs m1-7 --attempt 2")]
+  headworks runs logs m1-7 --attempt 2
+  headworks runs logs m1-7 --follow")]
 pub(crate) struct LogsArgs {
     /// The run's id, as `runs list` shows it
     run: RunId,
@@ -69,6 +71,9 @@ pub(crate) struct LogsArgs {
     /// The last attempt of this task, or of its items
     #[arg(long, value_name = "TASK", conflicts_with = "attempt")]
     task: Option<String>,
+    /// Go on as the logs grow, until the run is over
+    #[arg(long, short)]
+    follow: bool,
 }
 
 /// Reads a number from 1.
@@ -173,6 +178,9 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     if let Some(table) = &run.table {
         lines.insert(2, ("table", table.to_string()));
     }
+    if !run.params.is_empty() {
+        lines.push(("params", Value::Object(run.params.clone()).to_string()));
+    }
     if let Some(started) = run.started_at {
         lines.push(("took", took(Some(started), run.finished_at, now)));
     }
@@ -241,6 +249,9 @@ pub(crate) fn failure_lines(failure: &TaskFailure, color: bool) -> Vec<String> {
 }
 
 async fn logs(app: &App, args: LogsArgs) -> anyhow::Result<ExitCode> {
+    if args.follow {
+        return follow::follow(app, &args).await;
+    }
     let detail = detail(app, &args.run).await?;
     let chosen = chosen_attempts(&detail, &args)?;
     let [attempt] = chosen[..] else {
@@ -264,12 +275,10 @@ fn logs_of_tasks(app: &App, run: &RunId, attempts: &[&AttemptRecord]) -> anyhow:
             documents.push(log_json(run, attempt, &text));
             continue;
         }
-        let task = attempt.task.as_ref().map(ToString::to_string).unwrap_or_default();
-        let heading = format!("==> {task}, attempt {}: {} <==", attempt.attempt, attempt.state);
         if n > 0 {
             app.out.line("")?;
         }
-        app.out.line(styled(app.out.stdout_color, Style::Bold, &heading))?;
+        app.out.line(heading(app, attempt))?;
         app.out.data(&text)?;
     }
     if app.out.json {
@@ -278,26 +287,30 @@ fn logs_of_tasks(app: &App, run: &RunId, attempts: &[&AttemptRecord]) -> anyhow:
     Ok(ExitCode::from(DONE))
 }
 
+/// What stands above the log of an attempt when there are several.
+fn heading(app: &App, attempt: &AttemptRecord) -> String {
+    let task = attempt.task.as_ref().map(|task| format!("{task}, ")).unwrap_or_default();
+    let heading = format!("==> {task}attempt {}: {} <==", attempt.attempt, attempt.state);
+    styled(app.out.stdout_color, Style::Bold, &heading)
+}
+
+/// True for an attempt of the number or the task that was asked for, when one was.
+fn is_meant(attempt: &AttemptRecord, args: &LogsArgs) -> bool {
+    let task = attempt.task.as_ref().map_or("", |task| task.as_str());
+    let item_of = |wanted: &str| task == wanted || task.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'));
+    args.attempt.is_none_or(|n| attempt.attempt == n) && args.task.as_deref().is_none_or(item_of)
+}
+
 /// The attempts whose logs are meant: one, or of a run of tasks the last of each.
 fn chosen_attempts<'a>(detail: &'a RunDetail, args: &LogsArgs) -> Result<Vec<&'a AttemptRecord>, Failure> {
     let run = &args.run;
     let attempts = &detail.attempts;
     let numbers = || attempts.iter().map(|a| a.attempt.to_string()).collect::<Vec<_>>().join(", ");
-    let item_of = |task: &str, wanted: &str| {
-        task == wanted || task.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
-    };
     let mut chosen: Vec<&AttemptRecord> = Vec::new();
-    match (args.attempt, &args.task) {
-        (Some(n), _) => chosen.extend(attempts.iter().find(|a| a.attempt == n)),
-        (None, wanted) => {
-            for attempt in attempts {
-                let task = attempt.task.as_ref().map_or("", |task| task.as_str());
-                if wanted.as_ref().is_none_or(|wanted| item_of(task, wanted)) {
-                    chosen.retain(|earlier| earlier.task != attempt.task);
-                    chosen.push(attempt);
-                }
-            }
-        }
+    for attempt in attempts.iter().filter(|attempt| is_meant(attempt, args)) {
+        // The last one of each task.
+        chosen.retain(|earlier| earlier.task != attempt.task);
+        chosen.push(attempt);
     }
     if !chosen.is_empty() {
         return Ok(chosen);
@@ -351,6 +364,7 @@ pub(crate) fn run_json(run: &RunRow) -> Value {
         "interval_start": run.interval.start(),
         "interval_end": run.interval.end(),
         "trigger": run.trigger.as_str(),
+        "params": run.params,
         "state": run.state.as_str(),
         "abandoned": run.is_abandoned(),
         "attempt": run.attempt,

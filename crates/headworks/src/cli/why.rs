@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use headworks_domain::{Interval, JobName, PartitionKey};
 use headworks_flow::{
     Job, Project, State,
-    exec::{Partition, Partitions, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
+    exec::{Given, Partition, Partitions, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
 };
 use headworks_lake::{At, Lake};
 use headworks_meta::{BackfillState, JobRow, Runs};
@@ -97,6 +97,7 @@ struct Look<'a> {
     app: &'a App,
     project: Arc<Project>,
     planner: ProjectPlanner,
+    given: Given,
     runs: Arc<Runs>,
     lake: Lake,
     partitions: Arc<dyn Partitions>,
@@ -110,11 +111,20 @@ impl<'a> Look<'a> {
         let runs = Arc::clone(app.run_store().await?);
         let lake = app.lake().await?.clone();
         lake.catch_up().await?;
-        let planner =
-            ProjectPlanner { project: LiveProject::new(project.clone()), env: app.env_name()?.to_string(), params };
+        let planner = ProjectPlanner { project: LiveProject::new(project.clone()), env: app.env_name()?.to_string() };
         let (jobs, schedulers) = (runs.jobs().await?, runs.schedulers().await?.len());
         let partitions = app.partitions().await?;
-        Ok(Self { app, project, planner, runs, lake, partitions, jobs, schedulers })
+        Ok(Self {
+            app,
+            project,
+            planner,
+            given: Given { params, source: None },
+            runs,
+            lake,
+            partitions,
+            jobs,
+            schedulers,
+        })
     }
 
     /// The reason of one run, with what stands behind it.
@@ -252,7 +262,7 @@ impl<'a> Look<'a> {
     /// The first partition of each table that a run waits for and nobody has published, with how many are missing.
     async fn missing_inputs(&self, request: &Request) -> anyhow::Result<Vec<(Partition, usize)>> {
         let id = "why".parse().expect("a plain word is an id");
-        let Ok(shape) = self.planner.plan(request, &id) else { return Ok(Vec::new()) };
+        let Ok(shape) = self.planner.plan(request, &id, &self.given) else { return Ok(Vec::new()) };
         let mut missing = Vec::new();
         for wait in &shape.waits {
             let wanted: Vec<Partition> = RunShape::partitions_of(wait).collect();

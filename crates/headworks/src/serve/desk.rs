@@ -12,9 +12,10 @@ use std::{
 use headworks_flow::{
     Project,
     backfill::{self, Piece},
-    exec::{Ask, Demand, Partition, Partitions, Planner, Reprocess, Request, RunShape, Trigger},
+    exec::{Ask, Demand, Given, Partition, Partitions, Planner, Reprocess, Request, RunShape, Trigger},
 };
 use headworks_meta::{Answer, BackfillRow, BackfillState, PieceRow, Runs};
+use serde_json::{Map, Value};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -105,7 +106,7 @@ impl Desk {
         for row in self.runs.open_demands(DEMANDS_MAX).await? {
             if let Entry::Vacant(entry) = mind.asked.entry(row.id) {
                 entry.insert(now);
-                demands.push(demand(row.id, row.request, row.trigger, row.reprocess));
+                demands.push(demand(row.id, row.request, row.trigger, row.reprocess, row.params));
             }
         }
         let backfills = self.runs.running_backfills().await?;
@@ -148,7 +149,13 @@ impl Desk {
         for id in next.ask {
             if let Some(row) = stored.pieces.get(&id) {
                 mind.asked.insert(id, now);
-                demands.push(demand(id, row.request.clone(), Trigger::Backfill, backfill.reprocess));
+                demands.push(demand(
+                    id,
+                    row.request.clone(),
+                    Trigger::Backfill,
+                    backfill.reprocess,
+                    row.params.clone(),
+                ));
             }
         }
         mind.stored.insert(backfill.id, stored);
@@ -202,22 +209,24 @@ pub(crate) fn pieces_of<'r>(
     planned: &mut HashMap<i64, Planned>,
 ) -> Vec<Piece> {
     rows.map(|row| {
-        let (makes, needs) = planned.entry(row.id).or_insert_with(|| plan(planner, &row.request)).clone();
+        let (makes, needs) = planned.entry(row.id).or_insert_with(|| plan(planner, row)).clone();
         Piece { id: row.id, live: is_live(row), makes, needs }
     })
     .collect()
 }
 
 /// What a run would make and need; one that cannot be planned says so when it is carried out.
-fn plan(planner: &dyn Planner, request: &Request) -> Planned {
+fn plan(planner: &dyn Planner, row: &PieceRow) -> Planned {
     let id = "backfill".parse().expect("a plain word is an id");
-    let Ok(shape) = planner.plan(request, &id) else { return (Arc::from([]), Arc::from([])) };
+    let given = Given { params: row.params.clone(), source: None };
+    let Ok(shape) = planner.plan(&row.request, &id, &given) else { return (Arc::from([]), Arc::from([])) };
     let makes = shape.own_partitions().collect();
     let needs = shape.waits.iter().flat_map(RunShape::partitions_of).collect();
     (makes, needs)
 }
 
-fn demand(id: i64, request: Request, trigger: Trigger, reprocess: Reprocess) -> Demand {
+fn demand(id: i64, request: Request, trigger: Trigger, reprocess: Reprocess, params: Map<String, Value>) -> Demand {
     // What a person wants queues behind other runs of the job, whatever its schedule does with overlaps.
-    Demand { request, trigger, tick: None, demand: Some(id), reprocess, overlap: headworks_flow::Overlap::Queue }
+    let overlap = headworks_flow::Overlap::Queue;
+    Demand { request, trigger, params, tick: None, demand: Some(id), reprocess, overlap }
 }

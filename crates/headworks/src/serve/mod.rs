@@ -18,7 +18,6 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use headworks_flow::exec::Executor;
 use headworks_meta::Role;
 use headworks_store::Dialect;
-use serde_json::Map;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -77,7 +76,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     // Over one SQLite file there is one scheduler, which does its own work.
     settings.pull = options.role == Role::Worker || app.store().await?.dialect() == Dialect::Postgres;
     let env = app.env_name()?.to_string();
-    let planner = Arc::new(ProjectPlanner { project: live.clone(), env, params: Map::new() });
+    let planner = Arc::new(ProjectPlanner { project: live.clone(), env });
     let partitions = app.partitions().await?;
     let desk = Desk {
         runs: runs.clone(),

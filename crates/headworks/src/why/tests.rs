@@ -40,6 +40,7 @@ fn run(state: State) -> RunRow {
         interval: Interval::new(at("01 00:00"), at("02 00:00")).unwrap(),
         ds: "2026-01-01".parse().unwrap(),
         trigger: Trigger::Schedule,
+        params: serde_json::Map::new(),
         state,
         attempt: 2,
         fence: 1,

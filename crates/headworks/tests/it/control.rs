@@ -217,7 +217,6 @@ fn what_cannot_be_is_refused_with_the_next_step() {
         let outcome = project.run(args);
         assert!(outcome.code == 2 && outcome.stderr.contains(hint), "{args:?}: {outcome:?}");
     };
-    refused(&["jobs", "trigger", "numbers", "--param", "a=1"], "headworks run numbers --param");
     refused(&["jobs", "pause", "zzzzzz"], "headworks jobs list");
     refused(&["backfills", "show", "7"], "headworks backfills list");
     refused(&["runs", "cancel", "nobody"], "headworks runs list");

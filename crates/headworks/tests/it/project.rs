@@ -48,6 +48,11 @@ impl Project {
         fs::write(path, text).unwrap();
     }
 
+    /// The text of a file; nothing when it is not there.
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path().join(path)).ok()
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }

@@ -174,7 +174,10 @@ fn killed(kills: u32, days: u64) {
     }
     let up = Serving::start(project.command(&UP));
     let hours = usize::try_from(days * 24).unwrap();
-    until("all hours", || (successes(&project, "after") >= hours).then_some(()));
+    let mut done = successes(&project, "after");
+    while done < hours {
+        done = until("the next hour", || Some(successes(&project, "after")).filter(|now| *now > done));
+    }
     up.kill();
     for (job, column, value) in [("hourly", "n", 1), ("after", "m", 2)] {
         // Of one partition there is one success: whoever was killed had published it or not.
@@ -200,6 +203,39 @@ fn kills_lose_and_double_no_hour() {
 #[ignore = "long: a hundred kills over two months of hours"]
 fn long_a_hundred_kills() {
     killed(100, 60);
+}
+
+/// Writes what it is and what it was given, and never ends unless `done` is there.
+fn writes(word: &str) -> String {
+    format!(
+        "params: {{who: nobody}}\ntasks:\n  say:\n    type: shell\n    command: |\n      echo \"{word} {{{{ params.who }}}}\" >> told\n      \
+         while [ ! -e done ]; do sleep 0.05; done\n"
+    )
+}
+
+#[test]
+fn a_run_that_is_taken_over_keeps_its_version_and_its_parameters() {
+    let project = Project::empty().file("jobs/say.yml", &writes("first"));
+    let told = || project.read("told").unwrap_or_default();
+    let up = Serving::start(project.command(&UP));
+    project.ok(&["jobs", "trigger", "say", "--param", "who=\"a b\""]);
+    until("the first attempt", || (told() == "first a b\n").then_some(()));
+    up.kill();
+    project.write("jobs/say.yml", &writes("second"));
+    let up = Serving::start(project.command(&UP));
+    until("the second attempt", || (told() == "first a b\nfirst a b\n").then_some(()));
+    project.write("done", "");
+    until("its end", || (successes(&project, "say") == 1).then_some(()));
+    let shown = project.json(&["runs", "list", "--job", "say"]);
+    assert_eq!(shown["runs"][0]["params"], serde_json::json!({"who": "a b"}));
+    // A new run is one of the newest version, and a wish says its own parameters; a run that is cleared has its own again.
+    project.ok(&["jobs", "trigger", "say", "--reprocess"]);
+    until("a new run", || told().ends_with("second nobody\n").then_some(()));
+    until("its end", || (successes(&project, "say") == 2).then_some(()));
+    let first = shown["runs"][0]["run_id"].as_str().unwrap();
+    project.ok(&["runs", "clear", first]);
+    until("the cleared run", || told().ends_with("second a b\n").then_some(()));
+    up.stop();
 }
 
 /// A scheduler and workers over one PostgreSQL; a worker dies on the way.

@@ -9,7 +9,7 @@ use std::{
 
 use insta::assert_snapshot;
 
-use crate::project::{Outcome, Project};
+use crate::project::{Outcome, Project, outcome};
 
 fn run(project: &Project) -> Outcome {
     project.run(&["run", "j", "--ds", "2026-01-01", "-q"])
@@ -124,6 +124,44 @@ fn tasks_are_rendered_and_listed() {
     assert!(jobs["jobs"][0]["table"].is_null(), "{jobs}");
     assert_eq!(jobs["jobs"][0]["tasks"].as_array().unwrap().len(), 6);
     assert!(project.ok(&["jobs", "list"]).contains("6 tasks"));
+}
+
+#[test]
+fn logs_are_followed_to_the_end_of_the_run() {
+    let project = Project::empty().file(
+        "jobs/j.yml",
+        r#"
+tasks:
+  one: {type: shell, command: "echo first; while [ ! -e go ]; do sleep 0.05; done; printf 'no end of line'"}
+  two: {type: shell, command: "echo last", after: [one]}
+"#,
+    );
+    let run = project.command(&["run", "j", "--ds", "2026-01-01", "-q"]).spawn().unwrap();
+    let id = loop {
+        let runs = project.json(&["runs", "list", "--state", "running"]);
+        if let Some(id) = runs["runs"][0]["run_id"].as_str() {
+            break id.to_owned();
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    };
+    let mut follow = project.command(&["runs", "logs", &id, "--follow"]).spawn().unwrap();
+    let mut begun = String::new();
+    let mut stdout = follow.stdout.take().unwrap();
+    while !begun.contains("first\n") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        begun.push(byte[0].into());
+    }
+    project.write("go", "");
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("no end of line") && rest.contains(" last\n"), "{begun}{rest}");
+    assert!(rest.contains("==> two, attempt 2"), "{rest}");
+    let followed = outcome(follow);
+    assert!(followed.code == 0 && followed.stderr.contains("ended: success"), "{followed:?}");
+    assert_eq!(outcome(run).code, 0);
+    // Of a run that is over it shows what there is.
+    assert!(project.ok(&["runs", "logs", &id, "-f", "--task", "two"]).contains(" last\n"));
 }
 
 #[test]

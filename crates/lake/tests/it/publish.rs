@@ -362,7 +362,7 @@ async fn crowd(catalog: Catalog, for_each: usize) {
         duck.attach(&attach).unwrap();
         let mut done = 0;
         for n in 0..for_each {
-            match duck.run(&format!("insert into lake.t values ('2015-01-01', {n})")) {
+            match duck.run(&format!("insert into lake.t values ('2011-01-01', {n})")) {
                 Ok(()) => done += 1,
                 // DuckDB gives up on a busy SQLite catalog or after its own retries; it says so.
                 Err(error) => assert!(!error.to_string().is_empty()),
@@ -401,7 +401,7 @@ async fn crowd(catalog: Catalog, for_each: usize) {
     let foreign = foreign.await.unwrap();
     assert_eq!(intents, 8 * for_each);
     assert!(wins >= 4 * for_each);
-    let days = "select count(*), count(distinct ds) from t where ds between '2013-01-01' and '2014-12-31'";
+    let days = "select count(*), count(distinct ds) from t where ds >= '2013-01-01'";
     let ours = world.ours(days, "t", At::Now).await;
     let expected = 4 * for_each;
     assert_eq!(
@@ -410,12 +410,12 @@ async fn crowd(catalog: Catalog, for_each: usize) {
         "{catalog:?}"
     );
     assert_eq!(
-        world.ours("select count(*) from t where ds = '2015-01-01'", "t", At::Now).await,
+        world.ours("select count(*) from t where ds = '2011-01-01'", "t", At::Now).await,
         [foreign.to_string()],
         "{catalog:?}"
     );
     let mut duck = world.duck();
-    let theirs = duck.texts("select count(*) from lake.t where ds between '2013-01-01' and '2014-12-31'").unwrap();
+    let theirs = duck.texts("select count(*) from lake.t where ds >= '2013-01-01'").unwrap();
     assert_eq!(theirs, [[Some(expected.to_string())]], "{catalog:?}");
 }
 
@@ -433,7 +433,7 @@ async fn a_crowd_of_writers_on_postgres() {
 #[ignore = "long: a minute a catalog"]
 async fn long_a_crowd_of_writers() {
     for catalog in BOTH {
-        crowd(catalog, 150).await;
+        crowd(catalog, 600).await;
     }
 }
 

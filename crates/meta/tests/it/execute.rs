@@ -11,8 +11,8 @@ use headworks_domain::{PartitionKey, RunId, SystemClock, TaskName};
 use headworks_flow::{
     TaskKind, TaskOptions, TaskPlan, WaitOn,
     exec::{
-        BoxFault, Done, Executor, ExecutorOptions, Partition, Partitions, Planner, Request, RunFilter, RunLimits,
-        RunShape, RunStore, Segment, Stop, Summary, TaskRunner,
+        BoxFault, Done, Executor, ExecutorOptions, Given, Partition, Partitions, Planner, Request, RunFilter,
+        RunLimits, RunShape, RunStore, Segment, Stop, Summary, TaskRunner,
     },
     machine::{Failure, State},
 };
@@ -126,7 +126,7 @@ impl TaskRunner for Publisher {
 struct Shapes(HashMap<Request, RunShape>);
 
 impl Planner for Shapes {
-    fn plan(&self, request: &Request, _: &RunId) -> Result<RunShape, Failure> {
+    fn plan(&self, request: &Request, _: &RunId, _: &Given) -> Result<RunShape, Failure> {
         Ok(self.0[request].clone())
     }
 
@@ -180,6 +180,7 @@ fn chain(jobs: usize, days: i64) -> HashMap<Request, RunShape> {
                 waits,
                 tasks,
                 limits: RunLimits::default(),
+                params: serde_json::Map::new(),
                 unplanned: None,
                 plan: None,
             };

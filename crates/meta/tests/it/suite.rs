@@ -6,9 +6,11 @@ use headworks_flow::{
     machine::{Failure, State},
 };
 use headworks_meta::{
-    Answer, BackfillState, Cancelled, Error, NewBackfill, NewDemand, Outdated, Progress, Role, Runs, finish_in,
+    Answer, BackfillState, Cancelled, Error, NewBackfill, NewDemand, NewPiece, Outdated, Progress, Role, Runs,
+    finish_in,
 };
 use headworks_store::{Dialect, values};
+use serde_json::Map;
 
 use crate::world::{World, claim_one, day, ds, record, wanted};
 
@@ -39,6 +41,7 @@ on_both!(
     old_runs_go_but_not_that_their_intervals_are_done,
     a_restored_database_is_nobodys,
     versions_are_kept_once,
+    parameters_go_with_the_wish_and_with_the_run,
     many_runs_are_claimed_at_once,
     a_demand_is_answered_by_the_claim_of_its_run_and_by_no_other,
     a_demand_for_what_is_done_is_answered_with_nothing,
@@ -348,6 +351,32 @@ async fn versions_are_kept_once(world: World) {
     assert_eq!(runs.version_source(&job, "v3").await.unwrap(), None);
 }
 
+async fn parameters_go_with_the_wish_and_with_the_run(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let params: Map<_, _> = [("who".to_owned(), "Ünï \"x\"".into()), ("n".to_owned(), 3.into())].into_iter().collect();
+    let new = NewDemand {
+        request: request("flights", 0),
+        ds: ds(0),
+        trigger: Trigger::Manual,
+        reprocess: Reprocess::All,
+        params: params.clone(),
+    };
+    one.demand(vec![new]).await.unwrap();
+    demand(&one, "flights", 1).await;
+    let open = one.open_demands(10).await.unwrap();
+    assert_eq!((&open[0].params, open[1].params.is_empty()), (&params, true));
+
+    let id = one.new_run_ids(1).await.unwrap().remove(0);
+    one.claim(vec![ClaimRequest { params: params.clone(), ..wanted(&id, "flights", 0) }]).await.unwrap();
+    let find = || async { other.find(&[("flights".parse().unwrap(), day(0))]).await.unwrap().remove(0).unwrap() };
+    let row = find().await;
+    assert_eq!(row.params, params);
+    world.machine.gone.lock().unwrap().insert(1);
+    let again = ClaimRequest { seen: Some(Seen::from(&row)), params: Map::new(), ..wanted(&id, "flights", 0) };
+    other.claim(vec![again]).await.unwrap()[0].unwrap();
+    assert!(find().await.params.is_empty(), "whoever takes it over says with which");
+}
+
 async fn many_runs_are_claimed_at_once(world: World) {
     let (one, other) = (world.process(1).await, world.process(2).await);
     let ids = one.new_run_ids(600).await.unwrap();
@@ -364,7 +393,13 @@ fn request(job: &str, n: i64) -> Request {
 }
 
 async fn demand(runs: &Runs, job: &str, n: i64) -> i64 {
-    let new = NewDemand { request: request(job, n), ds: ds(n), trigger: Trigger::Manual, reprocess: Reprocess::All };
+    let new = NewDemand {
+        request: request(job, n),
+        ds: ds(n),
+        trigger: Trigger::Manual,
+        reprocess: Reprocess::All,
+        params: Map::new(),
+    };
     runs.demand(vec![new]).await.unwrap().remove(0)
 }
 
@@ -418,7 +453,7 @@ async fn store_backfill(runs: &Runs, days: i64) -> i64 {
         last: ds(days - 1),
         reprocess: Reprocess::Failed,
         at_once: 2,
-        pieces: (0..days).map(|n| (request("flights", n), ds(n))).collect(),
+        pieces: (0..days).map(|n| NewPiece { request: request("flights", n), ds: ds(n), params: Map::new() }).collect(),
     };
     runs.store_backfill(new).await.unwrap()
 }

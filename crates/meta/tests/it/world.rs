@@ -100,6 +100,7 @@ pub(crate) fn ds(n: i64) -> Ds {
 pub(crate) fn wanted(run_id: &RunId, job: &str, n: i64) -> ClaimRequest {
     ClaimRequest {
         trigger: Trigger::Manual,
+        params: serde_json::Map::new(),
         tick: None,
         demand: None,
         run_id: run_id.clone(),

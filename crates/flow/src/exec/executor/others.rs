@@ -79,6 +79,7 @@ impl Session<'_> {
         if !self.board.is_theirs(run) {
             return;
         }
+        let given = self.given(row.as_ref());
         let (run_id, seen) = match row {
             Some(row) if row.is_held() => {
                 self.board.renamed(run, row.id);
@@ -97,7 +98,7 @@ impl Session<'_> {
             },
         };
         let request = self.board.request(run).clone();
-        match self.executor.planner.plan(&request, &run_id) {
+        match self.executor.planner.plan(&request, &run_id, &given) {
             Ok(shape) => {
                 self.board.reclaim(run, run_id, shape);
                 self.to_claim.push_back((run, seen));

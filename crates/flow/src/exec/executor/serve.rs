@@ -1,9 +1,14 @@
 //! Serving: runs come through an inbox and from processes that are gone, for as long as this one lives.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
-use headworks_domain::RunId;
+use headworks_domain::{JobName, RunId};
+use serde_json::Map;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -15,7 +20,7 @@ use super::{
         progress::Progress,
         record::{BoxFault, Partition, RunRow, Seen, Trigger},
         serve::{Ask, Demand},
-        shape::Request,
+        shape::{Given, Request},
         timer::Ticks,
     },
     Executor, heartbeats,
@@ -57,6 +62,16 @@ impl Serving {
         self.inbox_closed = ask.is_none();
         ask
     }
+}
+
+/// A run that is wanted, with what there is of it.
+pub(super) struct Taken {
+    demand: Demand,
+    /// The newest run of its interval.
+    row: Option<RunRow>,
+    /// An id that no run has.
+    id: RunId,
+    given: Given,
 }
 
 impl Executor {
@@ -159,16 +174,37 @@ impl Session<'_> {
             let wanted: Vec<_> = demands.iter().map(|d| (d.request.job.clone(), d.request.interval)).collect();
             let rows = patience.ask(|| store.find(&wanted)).await?;
             let ids = patience.ask(|| store.new_run_ids(demands.len())).await?;
-            Ok(Reply::Taken(demands.into_iter().zip(rows).zip(ids).map(|((d, row), id)| (d, row, id)).collect()))
+            let mut sources: HashMap<(JobName, String), Option<String>> = HashMap::new();
+            let mut taken = Vec::with_capacity(demands.len());
+            for ((demand, row), id) in demands.into_iter().zip(rows).zip(ids) {
+                let mut given = Given { params: demand.params.clone(), source: None };
+                if let Some(row) = row.as_ref().filter(|row| row.finished_at.is_none() && !row.owner_alive) {
+                    if given.params.is_empty() {
+                        given.params = row.params.clone();
+                    }
+                    // Whoever asks for it anew means the job as it is now.
+                    if demand.demand.is_none() {
+                        given.source = match sources.entry((row.job.clone(), row.job_version.clone())) {
+                            Entry::Occupied(known) => known.get().clone(),
+                            Entry::Vacant(new) => {
+                                let source = patience.ask(|| store.source(&row.job, &row.job_version)).await?;
+                                new.insert(source).clone()
+                            }
+                        };
+                    }
+                }
+                taken.push(Taken { demand, row, id, given });
+            }
+            Ok(Reply::Taken(taken))
         });
     }
 
-    pub(super) fn taken(&mut self, taken: Vec<(Demand, Option<RunRow>, RunId)>) {
+    pub(super) fn taken(&mut self, taken: Vec<Taken>) {
         if let Some(serving) = &mut self.serving {
             serving.taking = false;
         }
         let mut answered: Vec<i64> = Vec::new();
-        for (demand, row, fresh) in taken {
+        for Taken { demand, row, id: fresh, given } in taken {
             if self.has_to_wait(&demand, row.as_ref()) {
                 self.serving.iter_mut().for_each(|s| s.later.push(demand.clone()));
                 continue;
@@ -196,7 +232,7 @@ impl Session<'_> {
             }
             let planner = &self.executor.planner;
             let mut shape = planner
-                .plan(&demand.request, &run_id)
+                .plan(&demand.request, &run_id, &given)
                 .unwrap_or_else(|failure| planner.unplanned(&demand.request, failure));
             if demand.trigger == Trigger::Backfill {
                 shape.limits.priority = shape.limits.priority.saturating_sub(BACKFILL_BELOW);
@@ -243,7 +279,15 @@ impl Session<'_> {
         let (request, tick) = (self.board.request(run).clone(), self.board.tick_of(run));
         if let Some(serving) = self.serving.as_mut().filter(|_| tick.is_some()) {
             let (trigger, reprocess, overlap) = (Trigger::Schedule, Reprocess::None, Overlap::Queue);
-            serving.intake.push_front(Demand { request, trigger, tick, demand: None, reprocess, overlap });
+            serving.intake.push_front(Demand {
+                request,
+                trigger,
+                params: Map::new(),
+                tick,
+                demand: None,
+                reprocess,
+                overlap,
+            });
         }
     }
 
@@ -318,6 +362,7 @@ impl Session<'_> {
         serving.intake.extend(rows.into_iter().map(|row| Demand {
             request: Request { job: row.job, interval: row.interval },
             trigger: row.trigger,
+            params: Map::new(),
             tick: None,
             demand: None,
             reprocess: Reprocess::None,

@@ -25,12 +25,12 @@ use super::{
             Trigger,
         },
         segment::{Done, Moved, Stop},
-        serve::{Ask, Demand},
-        shape::Request,
+        serve::Ask,
+        shape::{Given, Request},
         timer::{Ticks, sleep_until},
     },
     Executor, WAIT_MAX,
-    serve::Serving,
+    serve::{Serving, Taken},
 };
 use crate::machine::{Failure, State};
 
@@ -66,7 +66,7 @@ pub(super) enum Reply {
     /// These of what was asked are published.
     Looked(Vec<Partition>),
     /// What was asked for, each with the newest run of its interval and an id for a new one.
-    Taken(Vec<(Demand, Option<RunRow>, RunId)>),
+    Taken(Vec<Taken>),
     /// Runs that nobody is at work on, and how many other processes would take up ours.
     Abandoned {
         rows: Vec<RunRow>,
@@ -219,6 +219,7 @@ impl<'a> Session<'a> {
             let fresh = ids.next();
             let seen = row.as_ref().map(Seen::from);
             let ended = row.as_ref().filter(|r| r.finished_at.is_some()).map(|r| r.state);
+            let given = self.given(row.as_ref());
             match (row, ended, executor.options.reprocess) {
                 (Some(row), Some(State::Failed), Reprocess::None) => {
                     self.board.add_failed(request, Some(row.id.clone()), failure_of(&row));
@@ -228,11 +229,11 @@ impl<'a> Session<'a> {
                 }
                 (None, ..) | (_, Some(State::Success), _) => {
                     if let Some(id) = fresh {
-                        self.plan_one(request, id, Before::Free(seen));
+                        self.plan_one(request, id, &given, Before::Free(seen));
                     }
                 }
-                (Some(row), ..) if row.is_held() => self.plan_one(request, row.id, Before::Held),
-                (Some(row), ..) => self.plan_one(request, row.id, Before::Free(seen)),
+                (Some(row), ..) if row.is_held() => self.plan_one(request, row.id, &given, Before::Held),
+                (Some(row), ..) => self.plan_one(request, row.id, &given, Before::Free(seen)),
             }
         }
         // What can start first is claimed first.
@@ -248,8 +249,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn plan_one(&mut self, request: Request, run_id: RunId, before: Before) {
-        match self.executor.planner.plan(&request, &run_id) {
+    /// What a run of a command is planned with: the newest version of its job, and the command's parameters or, when it has none
+    /// and goes on with a run, that run's own.
+    pub(super) fn given(&self, row: Option<&RunRow>) -> Given {
+        let own = row.filter(|row| row.finished_at.is_none()).map(|row| &row.params);
+        let params = Some(&self.executor.options.params).filter(|params| !params.is_empty()).or(own);
+        Given { params: params.cloned().unwrap_or_default(), source: None }
+    }
+
+    fn plan_one(&mut self, request: Request, run_id: RunId, given: &Given, before: Before) {
+        match self.executor.planner.plan(&request, &run_id, given) {
             Err(failure) => self.board.add_failed(request, None, failure),
             Ok(shape) => {
                 let run = self.board.add(request, Trigger::Manual, None, run_id, shape);
@@ -397,6 +406,7 @@ impl<'a> Session<'a> {
             partitions: shape.partitions.first().cloned().zip(shape.partitions.last().cloned()),
             tasks: shape.tasks.iter().map(|t| t.name.clone()).collect(),
             trigger: self.board.trigger(run),
+            params: shape.params.clone(),
             tick: self.board.tick_of(run),
             demand: self.board.demand_of(run),
             seen,

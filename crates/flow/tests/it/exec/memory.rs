@@ -13,7 +13,7 @@ use chrono::Utc;
 use headworks_domain::{Clock, ErrorKind, Fault, Interval, JobName, RunId, SystemClock};
 use headworks_flow::{
     exec::{
-        BoxFault, Claim, ClaimRequest, Done, Kept, Partition, Partitions, Planner, Producer, Request, RunDetail,
+        BoxFault, Claim, ClaimRequest, Done, Given, Kept, Partition, Partitions, Planner, Producer, Request, RunDetail,
         RunFilter, RunRecord, RunRow, RunShape, RunStore, Segment, Standing, Stop, TaskRunner,
     },
     machine::{Failure, State},
@@ -163,6 +163,7 @@ impl Inner {
             interval: row.request.interval,
             ds: row.request.ds,
             trigger: row.request.trigger,
+            params: row.request.params.clone(),
             state: row.state,
             attempt: row.attempt,
             fence: row.fence,
@@ -361,7 +362,7 @@ impl Partitions for Handle {
 pub(super) struct Shapes(pub(super) HashMap<Request, RunShape>);
 
 impl Planner for Shapes {
-    fn plan(&self, request: &Request, _: &RunId) -> Result<RunShape, Failure> {
+    fn plan(&self, request: &Request, _: &RunId, _: &Given) -> Result<RunShape, Failure> {
         self.0.get(request).cloned().ok_or_else(|| {
             Failure::new(ErrorKind::Invalid, "TEST_PLAN", format!("job `{}` cannot be planned", request.job))
         })

@@ -78,6 +78,7 @@ fn shape(name: &str, n: i64, waits: &[(&str, Vec<i64>)]) -> RunShape {
         partitions: vec![PartitionKey::day(ds(n))],
         waits,
         tasks,
+        params: serde_json::Map::new(),
         limits: RunLimits {
             retry: RetryPolicy {
                 times: 50,

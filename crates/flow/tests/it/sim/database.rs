@@ -129,6 +129,7 @@ impl Database {
             interval: row.request.interval,
             ds: row.request.ds,
             trigger: row.request.trigger,
+            params: row.request.params.clone(),
             state: row.state,
             attempt: row.attempt,
             fence: row.fence,

@@ -185,8 +185,9 @@ impl Clockwork {
             // Files that changed are noticed here; a real process is told.
             if seen == Some(project.jobs.len()) {
                 self.wishes(&mut clocks).await;
-            } else if self.remember(&mut clocks).await {
-                seen = Some(project.jobs.len());
+            } else {
+                // Also when the files are as before by the time that somebody answers.
+                seen = self.remember(&mut clocks).await.then(|| project.jobs.len());
             }
             let now = self.hands.now();
             while let Some(demands) = clocks.due(&project, now) {

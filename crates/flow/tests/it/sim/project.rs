@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{ErrorKind, JobName, RunId};
 use headworks_flow::{
     Failure, Project, RunContext, TaskKind, TaskOptions, TaskPlan,
-    exec::{Planner, Request, RunLimits, RunShape},
+    exec::{Given, Planner, Request, RunLimits, RunShape},
 };
 
 /// Instants near which simulations begin: changes of daylight saving time, the turn of a day, an ordinary hour.
@@ -150,7 +150,7 @@ impl Projects {
 }
 
 impl Planner for Projects {
-    fn plan(&self, request: &Request, run_id: &RunId) -> Result<RunShape, Failure> {
+    fn plan(&self, request: &Request, run_id: &RunId, given: &Given) -> Result<RunShape, Failure> {
         let version = *self.current.lock().unwrap();
         let project = &self.versions[version];
         let Some(job) = project.jobs.get(&request.job) else {
@@ -185,12 +185,13 @@ impl Planner for Projects {
                 wait_timeout: job.spec.wait_timeout.map(|t| t.duration()),
                 priority: job.spec.priority,
             },
+            params: serde_json::Map::new(),
             unplanned: None,
             plan: None,
         };
         shapes.insert(key, shape.clone());
         drop(shapes);
-        self.plan(request, run_id)
+        self.plan(request, run_id, given)
     }
 
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
@@ -209,6 +210,7 @@ impl Planner for Projects {
                 options: TaskOptions::default(),
             }],
             limits: RunLimits::default(),
+            params: serde_json::Map::new(),
             unplanned: Some(failure),
             plan: None,
         }

@@ -10,9 +10,10 @@ use chrono::TimeDelta;
 use headworks_domain::{Clock, Grain};
 use headworks_flow::{
     Catchup, Overlap,
-    exec::{Demand, Partition, Planner, Reprocess, Request, Trigger},
+    exec::{Demand, Given, Partition, Planner, Reprocess, Request, Trigger},
     ticker::JobClock,
 };
+use serde_json::Map;
 use tokio::task::JoinSet;
 
 use super::{
@@ -201,7 +202,17 @@ impl Scenario {
         let (trigger, reprocess, overlap) = (Trigger::Manual, Reprocess::None, Overlap::Queue);
         self.world.lock().invariants.asked_again((job.name.clone(), interval));
         assert!(
-            self.machines[0].ask(vec![Demand { request, trigger, tick: None, demand: None, reprocess, overlap }]).await
+            self.machines[0]
+                .ask(vec![Demand {
+                    request,
+                    trigger,
+                    params: Map::new(),
+                    tick: None,
+                    demand: None,
+                    reprocess,
+                    overlap
+                }])
+                .await
         );
     }
 
@@ -289,7 +300,7 @@ impl Scenario {
         let reprocess = *self.chance.pick(&[Reprocess::None, Reprocess::Failed, Reprocess::All]);
         let request = Request { job: job.name.clone(), interval };
         let (trigger, overlap) = (Trigger::Manual, Overlap::Queue);
-        let demand = Demand { request, trigger, tick: None, demand: None, reprocess, overlap };
+        let demand = Demand { request, trigger, params: Map::new(), tick: None, demand: None, reprocess, overlap };
         if machine.ask(vec![demand]).await {
             let mut inner = self.world.lock();
             inner.invariants.asked_again((job.name.clone(), interval));
@@ -326,6 +337,7 @@ impl Scenario {
         let demand = |(job, interval)| Demand {
             request: Request { job, interval },
             trigger: Trigger::Manual,
+            params: Map::new(),
             tick: None,
             demand: None,
             reprocess: Reprocess::Failed,
@@ -342,7 +354,9 @@ impl Scenario {
     fn missing(&self, key: &Key) -> Vec<Key> {
         let project = &self.projects.versions[0];
         let request = Request { job: key.0.clone(), interval: key.1 };
-        let Ok(shape) = self.projects.plan(&request, &"nobody".parse().unwrap()) else { return Vec::new() };
+        let Ok(shape) = self.projects.plan(&request, &"nobody".parse().unwrap(), &Given::default()) else {
+            return Vec::new();
+        };
         let mut inner = self.world.lock();
         let mut missing = Vec::new();
         for wait in &shape.waits {

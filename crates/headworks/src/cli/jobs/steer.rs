@@ -8,15 +8,10 @@ use headworks_flow::{
     exec::{Reprocess, Request, Trigger},
 };
 use headworks_meta::{NewDemand, Runs};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::super::when::WhenArgs;
-use crate::{
-    app::App,
-    execute,
-    fail::{DONE, Failure},
-    output::count,
-};
+use crate::{app::App, execute, fail::DONE, output::count};
 
 /// Pause jobs: their schedules start nothing until they are resumed
 ///
@@ -45,7 +40,8 @@ pub(crate) struct ResumeArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   headworks jobs trigger company_metrics --ds 2018-03-01
-  headworks jobs trigger company_metrics --ds 2018-03-01 --reprocess")]
+  headworks jobs trigger company_metrics --ds 2018-03-01 --reprocess
+  headworks jobs trigger clean_up --param limit=1000")]
 pub(crate) struct TriggerArgs {
     /// The job, by its name or by its table
     job: String,
@@ -102,13 +98,7 @@ async fn set_paused(app: &App, names: &[String], paused: bool) -> anyhow::Result
 }
 
 pub(super) async fn trigger(app: &App, args: TriggerArgs) -> anyhow::Result<ExitCode> {
-    if !args.when.params()?.is_empty() {
-        return Err(Failure::usage(
-            "a run that is asked for takes no parameters: whoever takes it over after a crash would not know them",
-            format!("run it here instead: headworks run {} --param key=value", args.job),
-        )
-        .into());
-    }
+    let params = args.when.params()?;
     let job = app.job(&args.job)?;
     let intervals = args.when.intervals(&job, app.clock.now())?;
     let requests: Vec<Request> =
@@ -116,7 +106,7 @@ pub(super) async fn trigger(app: &App, args: TriggerArgs) -> anyhow::Result<Exit
     execute::check_whole_imports(app.project_as_it_is()?, &requests, app.clock.now(), execute::AS_OF_NOW_ELSEWHERE)?;
     let reprocess = if args.reprocess { Reprocess::All } else { Reprocess::Failed };
     let runs = app.run_store().await?;
-    let wanted = requests.iter().map(|request| new_demand(&job, request, reprocess)).collect();
+    let wanted = requests.iter().map(|request| new_demand(&job, request, reprocess, &params)).collect();
     let ids = runs.demand(wanted).await?;
     let schedulers = runs.schedulers().await?;
     if app.out.json {
@@ -142,8 +132,9 @@ pub(super) async fn trigger(app: &App, args: TriggerArgs) -> anyhow::Result<Exit
     Ok(ExitCode::from(DONE))
 }
 
-fn new_demand(job: &Job, request: &Request, reprocess: Reprocess) -> NewDemand {
-    NewDemand { request: request.clone(), ds: job.ds(&request.interval), trigger: Trigger::Manual, reprocess }
+fn new_demand(job: &Job, request: &Request, reprocess: Reprocess, params: &Map<String, Value>) -> NewDemand {
+    let (request, ds) = (request.clone(), job.ds(&request.interval));
+    NewDemand { request, ds, trigger: Trigger::Manual, reprocess, params: params.clone() }
 }
 
 /// Tells when nobody is there to carry out what was asked for.

@@ -10,7 +10,7 @@ use headworks_flow::{
     Project, State,
     exec::{Reprocess, Request, RunFilter, RunRow, RunStore, Trigger},
 };
-use headworks_meta::{Cancelled, NewBackfill, NewDemand};
+use headworks_meta::{Cancelled, NewBackfill, NewDemand, NewPiece};
 use serde_json::{Value, json};
 
 use super::{detail, run_json, run_table};
@@ -249,6 +249,7 @@ pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode
             ds: row.ds,
             trigger: Trigger::Manual,
             reprocess: Reprocess::All,
+            params: row.params.clone(),
         });
         store.demand(wanted.collect()).await?;
     }
@@ -314,8 +315,14 @@ fn plan(rows: &[RunRow], at_once: usize) -> NewBackfill {
         last: days().max().unwrap_or_default(),
         reprocess: Reprocess::All,
         at_once,
-        pieces: rows.iter().map(|row| (Request { job: row.job.clone(), interval: row.interval }, row.ds)).collect(),
+        pieces: rows.iter().map(piece).collect(),
     }
+}
+
+/// The same run again, with the same parameters.
+fn piece(row: &RunRow) -> NewPiece {
+    let request = Request { job: row.job.clone(), interval: row.interval };
+    NewPiece { request, ds: row.ds, params: row.params.clone() }
 }
 
 pub(super) async fn mark(app: &App, args: MarkArgs) -> anyhow::Result<ExitCode> {
