@@ -1,10 +1,11 @@
 //! A job: its header, its body, and the grid of its table.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use headworks_domain::{Ds, Grain, Interval, JobName, PartitionKey, Problem, Severity, TableName};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -45,6 +46,10 @@ pub struct Job {
     pub reads_plain: Vec<String>,
     pub(crate) source: Arc<Source>,
     pub(crate) header: Arc<Node>,
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    names.map(str::to_owned).collect()
 }
 
 /// What computes a job's result.
@@ -89,6 +94,41 @@ impl Job {
             columns.push("event_type");
         }
         columns
+    }
+
+    /// The text of its file, from which its version was reckoned.
+    pub fn text(&self) -> &str {
+        &self.source.text
+    }
+
+    /// What differs from an earlier version of the job, in a few words each: tasks, columns and waits that were added or removed,
+    /// and which other parts are not as they were.
+    pub fn changes_since(&self, earlier: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        let tasks = |job: &Self| names(job.spec.tasks.iter().map(|(name, _)| name));
+        let columns = |job: &Self| names(job.spec.columns.iter().map(|(name, _)| name));
+        let waits = |job: &Self| names(job.waits.iter().map(|wait| wait.table.as_str()));
+        for (what, was, is) in [
+            ("task", tasks(earlier), tasks(self)),
+            ("column", columns(earlier), columns(self)),
+            ("wait", waits(earlier), waits(self)),
+        ] {
+            changes.extend(is.difference(&was).map(|name| format!("{what} {name} added")));
+            changes.extend(was.difference(&is).map(|name| format!("{what} {name} removed")));
+        }
+        let header = |job: &Self| serde_json::to_value(&job.spec).unwrap_or_default();
+        let (was, is) = (header(earlier), header(self));
+        let keys: BTreeSet<&String> =
+            [&was, &is].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
+        changes.extend(keys.into_iter().filter(|key| was.get(*key) != is.get(*key)).cloned());
+        let text = |job: &Self| match &job.body {
+            JobBody::Sql(sql) => Some(sql.text.clone()),
+            JobBody::Import(_) | JobBody::Tasks => None,
+        };
+        if text(earlier) != text(self) {
+            changes.push("SQL".to_owned());
+        }
+        changes
     }
 
     /// One interval per grain that lies at least partly in the days `from` to `to`, both included and limited by the job's
@@ -198,4 +238,31 @@ pub(crate) fn version(name: &JobName, table: &str, grain: Grain, zone: Tz, spec:
         hash.update(part.as_bytes());
     }
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{check, jobfile, project::Project};
+
+    fn job(header: &str, sql: &str) -> Arc<Job> {
+        let mut project = Project::default();
+        let file = jobfile::read("jobs/a.sql".to_owned(), format!("/* job\n{header}\n*/ {sql}"), "a", Tz::UTC);
+        let mut problems = Vec::new();
+        check::assemble(&mut project, vec![file], &mut problems);
+        Arc::clone(project.job("a").unwrap_or_else(|_| panic!("{problems:?}")))
+    }
+
+    #[test]
+    fn changes_are_named() {
+        let columns = "columns:\n  n: {type: bigint}\n";
+        let before = job(&format!("{columns}wait: [b, c]\nowner: me"), "SELECT 1 AS n");
+        assert_eq!(before.changes_since(&before), Vec::<String>::new());
+        let after =
+            job(&format!("{columns}  m: {{type: bigint}}\nwait: [c, d]\nschedule: '@daily'"), "SELECT 1 AS n, 2 AS m");
+        assert_eq!(
+            after.changes_since(&before),
+            ["column m added", "wait d added", "wait b removed", "columns", "owner", "schedule", "wait", "SQL"]
+        );
+    }
 }

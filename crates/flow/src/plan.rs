@@ -332,6 +332,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_over_several_days_does_not_wait_for_itself() {
+        let project = project(&[("d", "/* job\nschedule: '0 2 * * 1-5'\nwait: [self@-1]\n*/ SELECT 1")]);
+        let job = project.job("d").unwrap();
+        let day = |text: &str| job.interval_of(text.parse().unwrap(), None).unwrap();
+        // Friday to Sunday, as Monday's tick has it.
+        let interval = Interval::new(day("2026-01-02").start(), day("2026-01-04").end()).unwrap();
+        let context =
+            RunContext { run_id: "r".parse().unwrap(), env: "dev".to_owned(), params: serde_json::Map::new() };
+        let plan = job.plan_run(&project, interval, &context).unwrap();
+        let keys: Vec<String> = plan.waits[0].partitions.iter().map(ToString::to_string).collect();
+        assert_eq!((plan.partitions.len(), keys), (3, vec!["ds=2026-01-01".to_owned()]));
+    }
+
+    #[test]
     fn a_run_waits_for_the_partitions_it_touches() {
         let project = project(&[
             ("hourly", "/* job\nschedule: '@hourly'\nstart: 2013-01-01\n*/ SELECT 1"),

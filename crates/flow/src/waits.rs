@@ -47,7 +47,10 @@ pub(crate) fn resolve(job: &Job, project: &Project, refs: &[WaitRef], interval: 
             };
             let from = first.map_or(from, |first| from.max(first));
             let to = to.min(from.saturating_add(GRAINS_MAX));
-            partitions.extend((from..=to).filter(|n| grid.interval(*n).is_some()).map(|n| grid.key(n)));
+            // A run over several grains makes some of its own past itself.
+            let is_own = |n: &i64| Some(&table) == job.table.as_ref() && touched.contains(n);
+            let wanted = (from..=to).filter(|n| grid.interval(*n).is_some() && !is_own(n));
+            partitions.extend(wanted.map(|n| grid.key(n)));
         }
         let task = format!("wait_{table}").parse().expect("a table's name is part of a task's");
         WaitOn { task, table, partitions: partitions.into_iter().collect(), upto }

@@ -332,10 +332,28 @@ impl App {
     pub(crate) async fn run_store(&self) -> anyhow::Result<&Arc<Runs>> {
         self.runs
             .get_or_try_init(|| async {
-                let store = self.store().await?.clone();
-                Ok(Arc::new(Runs::open(store, self.clock.clone(), Arc::new(SystemProcesses)).await?))
+                let runs = self.runs_of_anyone().await?;
+                // Where no name is written it is the folder's, which may differ from machine to machine.
+                if let Some(name) = &self.config()?.project.name {
+                    runs.belong_to(name).await?;
+                }
+                Ok(Arc::new(runs))
             })
             .await
+    }
+
+    async fn runs_of_anyone(&self) -> anyhow::Result<Runs> {
+        let store = self.store().await?.clone();
+        Ok(Runs::open(store, self.clock.clone(), Arc::new(SystemProcesses)).await?)
+    }
+
+    /// Lets the database have the name that the project has now.
+    pub(crate) async fn rename_project(&self) -> anyhow::Result<()> {
+        let Some(name) = self.config()?.project.name.clone() else {
+            let hint = "write it into headworks.toml: [project] name = \"...\"";
+            return Err(Failure::usage("the project has no name", hint).into());
+        };
+        Ok(self.runs_of_anyone().await?.rename_project(&name).await?)
     }
 
     /// The registry of published partitions, as the executor asks it.

@@ -60,8 +60,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     let planned: std::collections::BTreeSet<&JobName> = wanted.requests.iter().map(|r| &r.job).collect();
     let mut versions = Vec::new();
     for job in planned.into_iter().filter_map(|name| project.jobs.get(name)) {
-        let text = std::fs::read_to_string(app.root()?.join(&job.file)).unwrap_or_default();
-        versions.push((job.name.clone(), job.version.clone(), text));
+        versions.push((job.name.clone(), job.version.clone(), job.text().to_owned()));
     }
     app.run_store().await?.note_versions(versions).await?;
     let live = LiveProject::new(project);

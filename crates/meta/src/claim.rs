@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use headworks_domain::{RunId, TableName};
 use headworks_flow::exec::{Claim, ClaimRequest};
-use headworks_store::{Tx, Value, values};
+use headworks_store::{Dialect, Tx, Value, values};
 
 use crate::{
     Result, Runs, demands,
@@ -88,6 +88,11 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
 
 /// Takes so many numbers from the counter of fences, and answers the first.
 pub(crate) async fn next_numbers(tx: &mut Tx, count: i64) -> Result<i64> {
+    if tx.dialect() == Dialect::Postgres {
+        // A publish in the same transaction would wait for the catalog's lock with the counter's row locked, while another process
+        // does the two the other way round.
+        tx.end_group();
+    }
     let sql = "update hw_fence set value = value + $1 where id = 1 returning value";
     let row = tx.row(sql, &values![count]).await?;
     Ok(row.map_or(Ok(0), |row| row.i64(0))? - count + 1)
@@ -177,7 +182,8 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
         .row(
             "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8, params = $9,
                  state = 'waiting', attempt = attempt + 1, finished_at = null, row_count = 0, bytes = 0,
-                 error_kind = null, error_code = null, error = null, hint = null, wish = null
+                 error_kind = null, error_code = null, error = null, hint = null,
+                 wish = case when finished_at is null then wish end
              where id = $1 and fence = $2 and (finished_at is null or state <> 'success')
                  and not exists (select 1 from hw_run other where other.job = hw_run.job and other.id <> hw_run.id
                      and other.interval_start = hw_run.interval_start and other.interval_end = hw_run.interval_end

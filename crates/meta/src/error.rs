@@ -26,6 +26,16 @@ pub enum Error {
         /// The run.
         run_id: RunId,
     },
+    /// The database is another project's.
+    #[error("the metadata database {url} belongs to the project `{found}`, this one is `{asked}`")]
+    OtherProject {
+        /// The database, without its password.
+        url: String,
+        /// Whose it is.
+        found: String,
+        /// Who asked.
+        asked: String,
+    },
     /// Another process looks after this project's schedules.
     #[error("process {pid} on `{host}` keeps this project running already, and SQLite has room for one")]
     SecondScheduler {
@@ -54,6 +64,7 @@ impl Fault for Error {
             // Trying the same again cannot help: whoever has the run now does it.
             Self::Fenced { .. } => ErrorKind::Cancelled,
             Self::Busy { .. } | Self::Live { .. } | Self::SecondScheduler { .. } => ErrorKind::Denied,
+            Self::OtherProject { .. } => ErrorKind::Invalid,
             Self::Row { .. } => ErrorKind::Corrupt,
         }
     }
@@ -64,6 +75,7 @@ impl Fault for Error {
             Self::Fenced { .. } => "META_FENCED",
             Self::Busy { .. } => "META_BUSY",
             Self::Live { .. } => "META_LIVE",
+            Self::OtherProject { .. } => "META_OTHER_PROJECT",
             Self::SecondScheduler { .. } => "META_SECOND_SCHEDULER",
             Self::Row { .. } => "META_ROW",
         }
@@ -75,6 +87,9 @@ impl Fault for Error {
             Self::Fenced { run_id } => Some(format!("see who has it with `headworks runs show {run_id}`")),
             Self::Busy { .. } => Some("stop it with Ctrl-C where it runs, or wait for its end".to_owned()),
             Self::Live { run_id } => Some(format!("cancel it first: headworks runs cancel {run_id}")),
+            Self::OtherProject { found, .. } => Some(format!(
+                "give each project a database of its own with metadata.url, or a metadata.schema; if this is `{found}` under a new name, say so once: headworks doctor --renamed"
+            )),
             Self::SecondScheduler { .. } => Some(
                 "stop that one first; to keep a project running with several processes set metadata.url to a PostgreSQL"
                     .to_owned(),

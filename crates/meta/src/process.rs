@@ -1,6 +1,11 @@
 //! Who owns runs, and whether it still lives.
 
-use std::fs;
+use std::{fs, io};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 
 /// A process, told apart from every other that ever had its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +43,7 @@ impl Processes for SystemProcesses {
             host: read("/proc/sys/kernel/hostname"),
             boot_id: format!("{} {space}", read("/proc/sys/kernel/random/boot_id")).trim().to_owned(),
             pid,
-            pid_start: start_of(pid).unwrap_or(0),
+            pid_start: start_of(pid).ok().flatten().unwrap_or(0),
         }
     }
 
@@ -51,19 +56,29 @@ impl Processes for SystemProcesses {
         {
             return true;
         }
-        start_of(process.pid) == Some(process.pid_start)
+        match start_of(process.pid) {
+            Ok(start) => start == Some(process.pid_start),
+            // Some systems show nobody the processes of others.
+            Err(_) => i32::try_from(process.pid)
+                .ok()
+                .and_then(Pid::from_raw)
+                .is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH)),
+        }
     }
 }
 
-/// When a process started, in ticks since the machine did (proc(5), field 22 of `stat`); `None` when there is none or it has
-/// ended and only waits to be reaped.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, field 2, may hold blanks and brackets.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+/// When a process started, in ticks since the machine did (proc(5), field 22 of `stat`); `None` when it has ended and only waits
+/// to be reaped. Errors: there is none, or it is not for our eyes.
+fn start_of(pid: u32) -> io::Result<Option<u64>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let start = || {
+        // The name, field 2, may hold blanks and brackets.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let state = fields.next()?;
+        if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    };
+    Ok(start())
 }
 
 #[cfg(test)]
@@ -86,7 +101,7 @@ mod tests {
     fn a_child_that_ended_is_gone() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let this = SystemProcesses.this();
-        let info = ProcessInfo { pid: child.id(), pid_start: start_of(child.id()).unwrap_or(1), ..this };
+        let info = ProcessInfo { pid: child.id(), pid_start: start_of(child.id()).unwrap().unwrap_or(1), ..this };
         child.wait().unwrap();
         assert!(!SystemProcesses.may_live(&info));
     }

@@ -9,6 +9,8 @@ const FENCES_LEAPT: i64 = 1_000_000;
 /// abandoned, so that whoever comes first takes it over, under a fence above all that the lost database gave out.
 pub async fn restored(tx: &mut Tx) -> Result<()> {
     tx.execute("update hw_process set lease_until = 0", &[]).await?;
+    // It may be restored as another project, to try something out.
+    tx.execute("delete from hw_project", &[]).await?;
     leap(tx).await
 }
 

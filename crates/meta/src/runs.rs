@@ -79,6 +79,36 @@ impl Runs {
         })
     }
 
+    /// Sees that the runs are those of a project: a database that has none yet is its from now on. Errors: `OtherProject`.
+    pub async fn belong_to(&self, project: &str) -> Result<()> {
+        if self.project().await?.is_none() {
+            self.set_project(project, "nothing").await?;
+        }
+        match self.project().await? {
+            Some(found) if found != project => {
+                let (url, asked) = (self.store.options().shown(), project.to_owned());
+                Err(Error::OtherProject { url, found, asked })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the database have the new name of its project.
+    pub async fn rename_project(&self, project: &str) -> Result<()> {
+        self.set_project(project, "update set name = excluded.name").await
+    }
+
+    async fn set_project(&self, project: &str, on_conflict: &'static str) -> Result<()> {
+        let bound = values![project];
+        let sql = format!("insert into hw_project (id, name) values (1, $1) on conflict (id) do {on_conflict}");
+        self.store.write(move |tx| Box::pin(async move { Ok(tx.execute(&sql, &bound).await.map(drop)?) })).await
+    }
+
+    async fn project(&self) -> Result<Option<String>> {
+        let row = self.store.row("select name from hw_project", &[]).await?;
+        Ok(row.map(|row| row.text(0)).transpose()?)
+    }
+
     /// Keeps the text of job versions that were not seen before.
     pub async fn note_versions(&self, versions: Vec<(JobName, String, String)>) -> Result<()> {
         let now = self.clock.now().timestamp_micros();

@@ -135,4 +135,7 @@ alter table hw_attempt add column task TEXT;
 const V4: &str = "
 -- Parameters that stood in for those of the job's header, as a JSON object.
 alter table hw_run add column params TEXT;
+
+-- Whose runs these are: the name in the settings of the project; one row.
+create table hw_project (id BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL);
 ";

@@ -187,6 +187,11 @@ impl Board {
         self.runs[run].demand
     }
 
+    /// The run was made before this process had it: its wait began then.
+    pub(crate) fn made_at(&mut self, run: usize, at: DateTime<Utc>) {
+        self.runs[run].made_at = Some(at);
+    }
+
     /// The run's claim is to answer a kept demand.
     pub(crate) fn demanded(&mut self, run: usize, demand: Option<i64>) {
         self.runs[run].demand = demand;
@@ -241,7 +246,8 @@ impl Board {
         self.unclaimed -= 1;
         if let Some(timeout) = entry.shape.as_ref().filter(|_| self.serves).and_then(|s| s.limits.wait_timeout) {
             let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
-            self.wait_ends.extend(now.checked_add_signed(timeout).map(|at| (at, run)));
+            let since = entry.made_at.unwrap_or(now);
+            self.wait_ends.extend(since.checked_add_signed(timeout).map(|at| (at, run)));
         }
         self.apply(run, &Event::Begun, now);
         if self.runs[run].is_unwanted {
@@ -693,21 +699,34 @@ impl Board {
             return;
         }
         job.active -= 1;
-        let Some((.., next, head)) = job.held.pop_first() else { return };
-        let job_name = self.runs[next].request.job.clone();
-        self.admit(next, head, now);
-        // The run counts once, so that all its segments go that were held with this one.
-        for place in self.places(next) {
-            let held = self.jobs.get_mut(&job_name).is_some_and(|job| job.held.remove(&place));
-            if held {
-                self.admit(next, place.3, now);
+        let job_name = entry.request.job.clone();
+        self.admit_held(&job_name, now);
+    }
+
+    /// Lets runs go on that their job's limit held back, as far as it has room: it may have grown.
+    fn admit_held(&mut self, job_name: &JobName, now: DateTime<Utc>) {
+        while let Some(job) =
+            self.jobs.get_mut(job_name).filter(|job| job.active_max.is_none_or(|max| job.active < max))
+        {
+            let Some((.., next, head)) = job.held.pop_first() else { return };
+            self.admit(next, head, now);
+            // The run counts once, so that all its segments go that were held with this one.
+            for place in self.places(next) {
+                let held = self.jobs.get_mut(job_name).is_some_and(|job| job.held.remove(&place));
+                if held {
+                    self.admit(next, place.3, now);
+                }
             }
         }
     }
 }
 
+/// Runs of stored backfills come after all others: so much is taken from their priority, which a job sets within 1,000.
+const BACKFILL_BELOW: i32 = 10_000;
+
 /// A segment's place in a queue.
 fn place(entry: &Entry, shape: &RunShape, run: usize, head: usize) -> Place {
     let own = shape.tasks.get(entry.planned(head)).and_then(|task| task.options.priority);
-    (Reverse(own.unwrap_or(shape.limits.priority)), shape.interval.end(), run, head)
+    let below = if entry.trigger == Trigger::Backfill { BACKFILL_BELOW } else { 0 };
+    (Reverse(own.unwrap_or(shape.limits.priority) - below), shape.interval.end(), run, head)
 }

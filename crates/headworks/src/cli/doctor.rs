@@ -20,7 +20,11 @@ use crate::{
 ///
 /// Each line says ok, warn or fail, and what to do. Exit code 1 when one fails.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Say that the project has a new name: its database remembers the old one
+    #[arg(long)]
+    renamed: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,7 +72,10 @@ const FILES_LOOKED_AT: usize = 200;
 /// A commit that takes longer is a warning: each run waits for one.
 const COMMIT_MS_MAX: u128 = 200;
 
-pub(crate) async fn run(app: &App, _: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    if args.renamed {
+        app.rename_project().await?;
+    }
     let mut findings = vec![project(app)];
     match app.store().await {
         Ok(store) => {

@@ -149,11 +149,23 @@ async fn detail(app: &App, run: &RunId) -> anyhow::Result<RunDetail> {
         .ok_or_else(|| Failure::not_found(format!("there is no run `{run}`"), "headworks runs list shows them"))?)
 }
 
+/// How the job differs now from the version that a run was planned with; empty when nothing does or one of them is not known.
+async fn changes_since(app: &App, run: &RunRow) -> anyhow::Result<Vec<String>> {
+    let (project, _) = app.loaded()?;
+    let Some(job) = project.jobs.get(&run.job).filter(|job| job.version != run.job_version) else {
+        return Ok(Vec::new());
+    };
+    let source = app.run_store().await?.version_source(&run.job, &run.job_version).await?;
+    let earlier = source.and_then(|source| project.earlier(job, source));
+    Ok(earlier.map(|earlier| job.changes_since(&earlier)).unwrap_or_default())
+}
+
 async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let detail = detail(app, &args.run).await?;
     let now = app.clock.now();
     let run = &detail.run;
     let marks = app.run_store().await?.marks(&run.id).await?;
+    let changes = changes_since(app, run).await?;
     if app.out.json {
         let tasks: Vec<Value> = detail
             .tasks
@@ -164,6 +176,7 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
         document["tasks"] = tasks.into();
         document["attempts"] = detail.attempts.iter().map(attempt_json).collect::<Vec<_>>().into();
         document["marks"] = marks.iter().map(mark_json).collect::<Vec<_>>().into();
+        document["changed_since"] = changes.into();
         app.out.document(&document)?;
         return Ok(ExitCode::from(DONE));
     }
@@ -177,6 +190,9 @@ async fn show(app: &App, args: ShowArgs) -> anyhow::Result<ExitCode> {
     ];
     if let Some(table) = &run.table {
         lines.insert(2, ("table", table.to_string()));
+    }
+    if !changes.is_empty() {
+        lines.push(("changed since", changes.join(", ")));
     }
     if !run.params.is_empty() {
         lines.push(("params", Value::Object(run.params.clone()).to_string()));

@@ -1,6 +1,6 @@
 //! What the database remembers of the jobs' files: the version that runs, its text, and what is wrong with the file now.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use headworks_domain::{JobName, Problem, Severity};
 use headworks_flow::Project;
@@ -57,8 +57,7 @@ pub(super) async fn keep(runs: &Runs, project: &Project, definitions: Vec<Defini
     let mut versions = Vec::new();
     for definition in definitions.iter().filter(|d| d.problem.is_none()) {
         let (Some(version), Some(job)) = (&definition.version, project.jobs.get(&definition.job)) else { continue };
-        let text = fs::read_to_string(project.root.join(&job.file)).unwrap_or_default();
-        versions.push((job.name.clone(), version.clone(), text));
+        versions.push((job.name.clone(), version.clone(), job.text().to_owned()));
     }
     runs.note_versions(versions).await?;
     Ok(runs.define(definitions).await?)

@@ -117,6 +117,11 @@ impl Desk {
         for backfill in backfills {
             self.go_on(&backfill, mind, now, &mut demands).await?;
         }
+        let pieces: usize = mind.stored.values().map(|stored| stored.pieces.len()).sum();
+        if mind.planned.len() > pieces {
+            let stored = &mind.stored;
+            mind.planned.retain(|id, _| stored.values().any(|stored| stored.pieces.contains_key(id)));
+        }
         Ok(demands.is_empty() || self.ask.send(Ask::Runs(demands)).await.is_ok())
     }
 

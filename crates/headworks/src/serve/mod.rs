@@ -54,6 +54,8 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let config = app.config()?.clone();
     let runs = Arc::clone(app.run_store().await?);
     runs.take_up(options.role).await?;
+    // Before the files are read: what is saved while this process starts is read again.
+    let files = reload::fingerprint(app.root()?);
     let (project, problems) = app.loaded()?;
     let mut project = project.as_ref().clone();
     let definitions = definitions::at_start(&runs, &mut project, problems).await?;
@@ -94,7 +96,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         options: settings,
     };
     let clockwork = Clockwork { runs: runs.clone(), project: live.clone(), clock: app.clock.clone(), ask, reloads };
-    let reload = Reload::new(app.reloading()?, live.clone(), runs.clone(), reloaded);
+    let reload = Reload::new(app.reloading()?, files, live.clone(), runs.clone(), reloaded);
     let listener = Told::new(app.out, app.clock.clone(), Arc::clone(&health), alerts.handle());
 
     let out = app.out;
@@ -117,9 +119,18 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let mut cleaning = std::pin::pin!(cleaning::run(app, stopped.clone()));
     let is_cleaner = options.role != Role::Worker;
     let mut work = tokio::spawn(async move { executor.serve(inbox, stopped, tell).await });
+    let mut broken = None;
     let ended = loop {
         tokio::select! {
             ended = &mut work => break ended?,
+            Some(part) = parts.join_next() => {
+                // Without its schedules or its alerts the process would look healthy and do half of its work.
+                if let Err(error) = part {
+                    tracing::error!(%error, "a part of the process broke; it stops");
+                    broken = Some(error);
+                    stop.send_replace(true);
+                }
+            }
             () = &mut cleaning, if is_cleaner => {}
             () = signals.next() => {
                 if *stop.borrow() {
@@ -136,5 +147,8 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let _ = tokio::time::timeout(Duration::from_secs(1), async { while parts.join_next().await.is_some() {} }).await;
     parts.shutdown().await;
     ended.map_err(Carried::from)?;
-    Ok(ExitCode::from(DONE))
+    match broken {
+        Some(error) => Err(anyhow::Error::new(error).context("a part of the process broke: start it again")),
+        None => Ok(ExitCode::from(DONE)),
+    }
 }

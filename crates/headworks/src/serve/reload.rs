@@ -36,27 +36,34 @@ pub(crate) struct Reloading {
 /// The part that watches the files.
 pub(super) struct Reload {
     from: Reloading,
+    /// What the files were like when they were read last.
+    seen: u64,
     project: LiveProject,
     runs: Arc<Runs>,
     told: watch::Sender<u64>,
 }
 
 impl Reload {
-    pub(super) fn new(from: Reloading, project: LiveProject, runs: Arc<Runs>, told: watch::Sender<u64>) -> Self {
-        Self { from, project, runs, told }
+    pub(super) fn new(
+        from: Reloading,
+        seen: u64,
+        project: LiveProject,
+        runs: Arc<Runs>,
+        told: watch::Sender<u64>,
+    ) -> Self {
+        Self { from, seen, project, runs, told }
     }
 
     /// Looks until `stop` turns true.
-    pub(super) async fn run(self, mut stop: watch::Receiver<bool>, out: Out) {
-        let mut seen = self.fingerprint().await;
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>, out: Out) {
         loop {
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             let now = self.fingerprint().await;
-            if now != seen {
-                seen = now;
+            if now != self.seen {
+                self.seen = now;
                 self.reload(out).await;
             }
         }
@@ -102,7 +109,11 @@ fn tell_changes(out: Out, before: &Project, now: &Project) {
         match before.jobs.get(name) {
             None => out.note(format_args!("{name}: new")),
             Some(old) if old.version != job.version => {
-                out.note(format_args!("{name}: changed, version {}", job.version));
+                out.note(format_args!(
+                    "{name}: changed, version {}: {}",
+                    job.version,
+                    job.changes_since(old).join(", ")
+                ));
             }
             Some(_) => {}
         }
@@ -113,7 +124,7 @@ fn tell_changes(out: Out, before: &Project, now: &Project) {
 }
 
 /// A number that changes with the names, sizes, times and identities of the project's files.
-fn fingerprint(root: &Path) -> u64 {
+pub(super) fn fingerprint(root: &Path) -> u64 {
     let mut hash = DefaultHasher::new();
     note(&root.join(CONFIG_FILE), &mut hash);
     walk(&root.join("jobs"), 0, &mut hash);

@@ -170,13 +170,19 @@ fn people_steer_what_runs() {
     // An ended run is carried out again, and marked.
     let run = project.json(&["runs", "list", "--job", "total", "--limit", "1"])["runs"][0]["run_id"].clone();
     let run = run.as_str().unwrap();
-    project.ok(&["runs", "mark", run, "skipped", "--reason", "not needed"]);
+    project.ok(&["runs", "mark", "skipped", run, "--reason", "not needed"]);
     let marked = project.json(&["runs", "show", run]);
     assert_eq!(
         (&marked["state"], &marked["marks"][1]["reason"]),
         (&"skipped".into(), &"not needed".into()),
         "{marked}"
     );
+    // Those of a job only with a word more; the rest are as they should be already.
+    let bulk = ["runs", "mark", "skipped", "--job", "total", "--reason", "all of them"];
+    let would = project.json(&bulk);
+    assert!(would["done"] == false && would["runs"].as_array().is_some_and(|runs| !runs.is_empty()), "{would}");
+    assert_eq!(project.json(&[&bulk[..], &["--yes"]].concat())["runs"], would["runs"]);
+    assert_eq!(project.json(&bulk)["runs"], serde_json::json!([]));
     let first = project.json(&["runs", "list", "--job", "total", "--ds", "2026-01-01"])["runs"][0]["run_id"].clone();
     project.ok(&["runs", "clear", first.as_str().unwrap()]);
     up.until("total", "2026-01-01", "success");
@@ -244,4 +250,24 @@ fn what_cannot_be_is_refused_with_the_next_step() {
     let why = project.json(&["why", "numbers"]);
     assert_eq!(why["reason"], "file_broken", "{why}");
     assert!(project.run(&["jobs", "list"]).stderr.contains("jobs/numbers.sql"));
+}
+
+#[test]
+fn a_database_is_one_projects() {
+    let project = two_jobs();
+    project.ok(&["run", "numbers", "--ds", "2026-01-01", "-q"]);
+    let database = format!("metadata.url=sqlite:{}", project.path().join(".headworks/metadata.db").display());
+    let other = Project::nothing();
+    other.write("headworks.toml", "[project]\nname = \"else\"\n");
+    other.write("jobs/numbers.sql", crate::project::NUMBERS);
+    let refused = other.run(&["runs", "list", "--set", &database]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("belongs to the project `test`, this one is `else`"), "{refused:?}");
+    assert!(refused.stderr.contains("doctor --renamed"), "{refused:?}");
+    // The same one under another name says so once.
+    let text = std::fs::read_to_string(project.path().join("headworks.toml")).unwrap();
+    project.write("headworks.toml", &text.replace("\"test\"", "\"new name\""));
+    assert_eq!(project.run(&["runs", "list"]).code, 2);
+    project.run(&["doctor", "--renamed"]);
+    assert_eq!(project.json(&["runs", "list"])["runs"].as_array().unwrap().len(), 1);
 }

@@ -205,6 +205,27 @@ fn long_a_hundred_kills() {
     killed(100, 60);
 }
 
+#[test]
+fn a_limit_that_was_raised_counts_for_runs_that_were_held_back() {
+    let job = |max: u32| {
+        format!(
+            "max_active_runs: {max}\ngrain: day\ntasks:\n  t: {{type: shell, command: \"echo $HEADWORKS_DS >> told; while [ ! -e \
+             done-$HEADWORKS_DS ]; do sleep 0.05; done\"}}\n"
+        )
+    };
+    let project = Project::empty().file("jobs/slow.yml", &job(1));
+    let told = || project.read("told").unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    let up = Serving::start(project.command(&UP));
+    let range = ["--from", "2026-01-01", "--to", "2026-01-05", "--detach", "--max-active", "4"];
+    project.ok(&[&["backfill", "slow"][..], &range].concat());
+    until("the first run", || (told().len() == 1).then_some(()));
+    until("the others", || (runs(&project, "slow").len() == 4).then_some(()));
+    project.write("jobs/slow.yml", &job(4));
+    project.write(&format!("done-{}", told()[0]), "");
+    until("all others at once", || (told().len() == 5).then_some(()));
+    up.kill();
+}
+
 /// Writes what it is and what it was given, and never ends unless `done` is there.
 fn writes(word: &str) -> String {
     format!(
@@ -228,11 +249,13 @@ fn a_run_that_is_taken_over_keeps_its_version_and_its_parameters() {
     until("its end", || (successes(&project, "say") == 1).then_some(()));
     let shown = project.json(&["runs", "list", "--job", "say"]);
     assert_eq!(shown["runs"][0]["params"], serde_json::json!({"who": "a b"}));
+    let shown = project.json(&["runs", "show", shown["runs"][0]["run_id"].as_str().unwrap()]);
+    assert_eq!(shown["changed_since"], serde_json::json!(["tasks"]));
     // A new run is one of the newest version, and a wish says its own parameters; a run that is cleared has its own again.
     project.ok(&["jobs", "trigger", "say", "--reprocess"]);
     until("a new run", || told().ends_with("second nobody\n").then_some(()));
     until("its end", || (successes(&project, "say") == 2).then_some(()));
-    let first = shown["runs"][0]["run_id"].as_str().unwrap();
+    let first = shown["run_id"].as_str().unwrap();
     project.ok(&["runs", "clear", first]);
     until("the cleared run", || told().ends_with("second a b\n").then_some(()));
     up.stop();

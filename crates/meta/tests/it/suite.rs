@@ -49,6 +49,7 @@ on_both!(
     a_cancelled_backfill_starts_nothing_more,
     live_runs_are_cancelled_by_their_owner_and_abandoned_ones_at_once,
     a_wish_outlives_the_owner_that_did_not_see_it,
+    a_wish_is_not_lost_to_who_takes_the_run_over,
     ended_runs_are_marked_with_the_reason,
     the_newest_run_of_each_job_and_those_who_serve_are_found,
 );
@@ -537,6 +538,25 @@ async fn a_wish_outlives_the_owner_that_did_not_see_it(world: World) {
     assert_eq!(abandoned, [kept], "nobody goes on with what is to be cancelled");
     assert_eq!(other.end_abandoned_wishes().await.unwrap(), 1);
     assert_eq!(other.show(&id).await.unwrap().unwrap().run.state, State::Cancelled);
+}
+
+async fn a_wish_is_not_lost_to_who_takes_the_run_over(world: World) {
+    let (one, other, third) = (world.process(1).await, world.process(2).await, world.process(3).await);
+    let (id, _) = claim_one(&one, "flights", 0).await;
+    world.machine.gone.lock().unwrap().insert(1);
+    let row = other.find(&[("flights".parse().unwrap(), day(0))]).await.unwrap().remove(0).unwrap();
+    // The wish comes between the look and the claim.
+    third.wish_cancelled(vec![id.clone()]).await.unwrap();
+    let again = ClaimRequest { seen: Some(Seen::from(&row)), ..wanted(&id, "flights", 0) };
+    other.claim(vec![again]).await.unwrap()[0].unwrap();
+    assert_eq!(RunStore::cancel_wishes(&other).await.unwrap(), std::slice::from_ref(&id));
+    // A run that is carried out again later is not meant.
+    let (ended, claim) = claim_one(&third, "flights", 1).await;
+    third.wish_cancelled(vec![ended.clone()]).await.unwrap();
+    third.record(vec![record(&ended, claim, State::Cancelled, world.clock.now())]).await.unwrap();
+    let seen = Some(Seen { run_id: ended.clone(), fence: claim.fence });
+    third.claim(vec![ClaimRequest { seen, ..wanted(&ended, "flights", 1) }]).await.unwrap()[0].unwrap();
+    assert_eq!(RunStore::cancel_wishes(&third).await.unwrap(), []);
 }
 
 async fn ended_runs_are_marked_with_the_reason(world: World) {

@@ -4,4 +4,5 @@
 
 mod dump;
 mod faults;
+mod groups;
 mod world;

@@ -38,6 +38,8 @@ pub(super) struct Entry {
     pub(super) trigger: Trigger,
     pub(super) tick: Option<DateTime<Utc>>,
     pub(super) demand: Option<i64>,
+    /// When the run was made, when that was not by this process just now.
+    pub(super) made_at: Option<DateTime<Utc>>,
     pub(super) run_id: Option<RunId>,
     pub(super) shape: Option<Arc<RunShape>>,
     pub(super) machine: Run,
@@ -87,6 +89,7 @@ impl Entry {
             trigger: Trigger::default(),
             tick: None,
             demand: None,
+            made_at: None,
             run_id,
             shape,
             machine: Run::new(Vec::new(), RetryPolicy::default(), 0),

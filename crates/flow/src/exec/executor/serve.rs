@@ -34,9 +34,6 @@ const INTAKE_MAX: usize = 10_000;
 /// The most runs of dead processes that one look takes over.
 const ADOPT_MAX: usize = 1_000;
 
-/// Runs of stored backfills come after all others: so much is taken from their priority, which a job sets within 1,000.
-const BACKFILL_BELOW: i32 = 10_000;
-
 /// What a session has that goes on for ever.
 pub(super) struct Serving {
     inbox: mpsc::Receiver<Ask>,
@@ -51,6 +48,8 @@ pub(super) struct Serving {
     workers: usize,
     /// When running attempts are dropped, by the timer, once the process is to stop.
     pub(super) drained_by: Option<Duration>,
+    /// That time is over: what the store did not take in by then is the next owner's.
+    is_drain_over: bool,
 }
 
 impl Serving {
@@ -96,6 +95,7 @@ impl Executor {
             adopting: false,
             workers: 0,
             drained_by: None,
+            is_drain_over: false,
         };
         let mut session = Session::new(self, progress, Some(serving));
         let result = match session.begin().await {
@@ -217,7 +217,10 @@ impl Session<'_> {
                 answered.extend(demand.demand.filter(|_| row.is_some_and(|row| row.finished_at.is_some())));
                 continue;
             };
-            let others = self.board.live_of(&demand.request.job);
+            let others = match demand.overlap {
+                Overlap::Queue => Vec::new(),
+                Overlap::Skip | Overlap::CancelOld => self.board.live_of(&demand.request.job),
+            };
             match demand.overlap {
                 Overlap::Skip if !others.is_empty() => {
                     tracing::info!(job = %demand.request.job, %run_id, "skipped: an earlier run of the job is live");
@@ -231,14 +234,14 @@ impl Session<'_> {
                 Overlap::Queue | Overlap::Skip => {}
             }
             let planner = &self.executor.planner;
-            let mut shape = planner
+            let shape = planner
                 .plan(&demand.request, &run_id, &given)
                 .unwrap_or_else(|failure| planner.unplanned(&demand.request, failure));
-            if demand.trigger == Trigger::Backfill {
-                shape.limits.priority = shape.limits.priority.saturating_sub(BACKFILL_BELOW);
-            }
             let run = self.board.add(demand.request, demand.trigger, demand.tick, run_id, shape);
             self.board.demanded(run, demand.demand);
+            if let Some(row) = row.filter(|row| row.finished_at.is_none()) {
+                self.board.made_at(run, row.created_at);
+            }
             self.to_claim.push_back((run, seen));
         }
         if !answered.is_empty() {
@@ -381,18 +384,15 @@ impl Session<'_> {
 
     /// True when the process is to stop and nothing of it is at work.
     pub(super) fn is_drained(&self) -> bool {
-        self.cancelled
-            && self.segments.is_empty()
-            && !self.claiming
-            && !self.keeping
-            && self.to_keep.is_empty()
-            && !self.board.is_closing()
+        let is_kept = || !self.claiming && !self.keeping && self.to_keep.is_empty() && !self.board.is_closing();
+        let is_drain_over = self.serving.as_ref().is_some_and(|serving| serving.is_drain_over);
+        self.cancelled && self.segments.is_empty() && (is_drain_over || is_kept())
     }
 
     /// Drops what still runs: its time is over.
     pub(super) fn end_drain(&mut self) {
         if let Some(serving) = &mut self.serving {
-            serving.drained_by = None;
+            (serving.drained_by, serving.is_drain_over) = (None, true);
         }
         self.segments.abort_all();
     }
@@ -411,7 +411,7 @@ fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(Ru
     match (demand.trigger, demand.reprocess) {
         // One that began before its interval was over has not seen all of it: the tick's own run comes after it.
         (Trigger::Schedule, _) => is_early(demand, row).then_some((fresh, seen)),
-        (_, Reprocess::None) => None,
+        (_, Reprocess::None) => (row.state == State::Cancelled).then(|| (row.id.clone(), seen)),
         (_, Reprocess::Failed) => (row.state != State::Success).then(|| (row.id.clone(), seen)),
         (_, Reprocess::All) if row.state == State::Success => Some((fresh, seen)),
         (_, Reprocess::All) => Some((row.id.clone(), seen)),

@@ -150,7 +150,7 @@ impl Projects {
 }
 
 impl Planner for Projects {
-    fn plan(&self, request: &Request, run_id: &RunId, given: &Given) -> Result<RunShape, Failure> {
+    fn plan(&self, request: &Request, run_id: &RunId, _: &Given) -> Result<RunShape, Failure> {
         let version = *self.current.lock().unwrap();
         let project = &self.versions[version];
         let Some(job) = project.jobs.get(&request.job) else {
@@ -191,7 +191,7 @@ impl Planner for Projects {
         };
         shapes.insert(key, shape.clone());
         drop(shapes);
-        self.plan(request, run_id, given)
+        self.plan(request, run_id, &Given::default())
     }
 
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {

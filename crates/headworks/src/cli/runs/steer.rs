@@ -84,18 +84,28 @@ pub(crate) struct ClearArgs {
     yes: bool,
 }
 
-/// Set the state of an ended run, with the reason
+/// Set the state of ended runs, with the reason
 ///
 /// It publishes nothing and takes nothing back: who waits for the run's partitions goes on waiting if they are not there.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Example:
-  headworks runs mark hoduycsugc-1 skipped --reason 'the shop was closed'")]
+#[command(after_long_help = "Examples:
+  headworks runs mark skipped hoduycsugc-1 --reason 'the shop was closed'
+  headworks runs mark success --job flights --from 2018-03-01 --to 2018-03-31 --failed --reason 'loaded by hand' --yes")]
 pub(crate) struct MarkArgs {
-    /// The run, as runs list shows it
-    run: RunId,
     /// The state
     #[arg(value_enum)]
     state: MarkArg,
+    /// The runs, as runs list shows them
+    #[arg(value_name = "RUN", required_unless_present = "job")]
+    runs: Vec<RunId>,
+    #[command(flatten)]
+    of: OfJob,
+    /// Only runs that did not succeed
+    #[arg(long)]
+    failed: bool,
+    /// With --job: do it; without this it only says which runs would be marked
+    #[arg(short, long)]
+    yes: bool,
     /// Why; kept with the run
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -206,18 +216,23 @@ fn outcome_word(outcome: Cancelled) -> &'static str {
     }
 }
 
+/// The runs that are named, or those of a job.
+async fn meant(app: &App, runs: &[RunId], of: &OfJob) -> anyhow::Result<Vec<RunRow>> {
+    if let Some(name) = &of.job {
+        let filter = of.filter(job_name(app, name)?);
+        return Ok(app.run_store().await?.list(&filter).await.map_err(Carried::from)?);
+    }
+    let mut rows = Vec::with_capacity(runs.len());
+    for run in runs {
+        rows.push(detail(app, run).await?.run);
+    }
+    Ok(rows)
+}
+
 pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode> {
     let store = app.run_store().await?;
     let project = app.project_as_it_is()?;
-    let mut rows: Vec<RunRow> = Vec::new();
-    match &args.of.job {
-        None => {
-            for run in &args.runs {
-                rows.push(detail(app, run).await?.run);
-            }
-        }
-        Some(name) => rows = store.list(&args.of.filter(job_name(app, name)?)).await.map_err(Carried::from)?,
-    }
+    let mut rows = meant(app, &args.runs, &args.of).await?;
     if args.downstream {
         let more = downstream(app, project, &rows).await?;
         rows.extend(more);
@@ -326,17 +341,37 @@ fn piece(row: &RunRow) -> NewPiece {
 }
 
 pub(super) async fn mark(app: &App, args: MarkArgs) -> anyhow::Result<ExitCode> {
-    let was = detail(app, &args.run).await?.run.state;
-    let state = State::from(args.state);
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("the reason is empty", "say why, for whoever reads it next: --reason 'TEXT'").into());
     }
-    app.run_store().await?.mark(&args.run, state, args.reason.clone()).await?;
+    let (store, state, is_bulk) = (app.run_store().await?, State::from(args.state), args.of.job.is_some());
+    let mut rows = meant(app, &args.runs, &args.of).await?;
+    if is_bulk {
+        rows = newest(rows);
+        rows.retain(|row| row.finished_at.is_some() && row.state != state);
+    }
+    rows.retain(|row| !args.failed || row.state != State::Success);
+    let does = args.yes || !is_bulk;
+    if does {
+        for row in &rows {
+            store.mark(&row.id, state, args.reason.clone()).await?;
+        }
+    }
     if app.out.json {
-        let document = json!({"run_id": args.run, "was": was.as_str(), "state": state.as_str(), "reason": args.reason});
-        app.out.document(&document)?;
+        let was = |row: &RunRow| json!({"run_id": row.id, "was": row.state.as_str(), "state": state.as_str()});
+        let runs: Vec<Value> = rows.iter().map(was).collect();
+        app.out.document(&json!({"runs": runs, "reason": args.reason, "done": does}))?;
+        return Ok(ExitCode::from(DONE));
+    }
+    if rows.is_empty() {
+        app.note("no such ended runs");
+    } else if !does {
+        app.out.table(&run_table(&rows, app.clock.now()))?;
+        app.note(format_args!("{} would be marked as {state}; --yes does it", counted(rows.len() as u64, "run")));
     } else {
-        app.note(format_args!("{} is {state} now, was {was}; what is published did not change", args.run));
+        for row in &rows {
+            app.note(format_args!("{} is {state} now, was {}; what is published did not change", row.id, row.state));
+        }
     }
     Ok(ExitCode::from(DONE))
 }
