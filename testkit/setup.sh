@@ -2,7 +2,7 @@
 # Installs what building and testing Headworks need and this machine lacks; `make setup` runs it, as often as you like.
 #
 #   setup.sh build    a Rust toolchain and a C compiler (only looked at and, on Debian, the compiler installed)
-#   setup.sh test     that, PostgreSQL, the Python packages of requirements.txt in .venv, and cargo's own test tools
+#   setup.sh test     that, PostgreSQL, PgBouncer, the Python packages of requirements.txt in .venv, and cargo's own test tools
 #
 # On Debian and its kin packages come from apt-get, as root or through sudo. Elsewhere it says what to install by hand.
 set -euo pipefail
@@ -71,6 +71,10 @@ need_postgres() {
     fi
 }
 
+need_pgbouncer() {
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || debian_packages "PgBouncer" pgbouncer
+}
+
 # The tests of full disks mount small ones.
 need_namespaces() {
     { command -v unshare && command -v nsenter; } >/dev/null || debian_packages "unshare or nsenter" util-linux
@@ -100,6 +104,7 @@ need_cargo
 need_compiler
 if [ "${1:-test}" = test ]; then
     need_postgres
+    need_pgbouncer
     need_namespaces
     need_python_packages
     need_cargo_command nextest "$nextest_version"

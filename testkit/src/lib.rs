@@ -3,6 +3,7 @@
 //!
 //! - [`TempPostgres`]: a PostgreSQL on a free loopback port; [`TempPostgres::shared`] gives one per test process and
 //!   [`TempPostgres::create_database`] a fresh database per test.
+//! - [`PgBouncer`]: a pooler before it, in transaction mode.
 //! - [`Moto`]: an S3 server in memory.
 //! - [`DuckDb`]: a DuckDB session with the DuckLake extensions, for reading what we wrote and writing what we must read.
 //! - [`Relay`]: stands before a server and loses replies or cuts connections on order.
@@ -34,6 +35,7 @@ mod duckdb;
 mod http;
 mod inbox;
 mod moto;
+mod pgbouncer;
 mod postgres;
 mod project;
 mod relay;
@@ -45,6 +47,7 @@ pub use duckdb::{Attach, DuckDb, DuckError, DuckRows};
 pub use http::http_get;
 pub use inbox::{Hook, HookInbox, Letter, MailInbox};
 pub use moto::Moto;
+pub use pgbouncer::PgBouncer;
 pub use postgres::{PostgresOptions, TempPostgres};
 pub use project::TempProject;
 pub use relay::Relay;

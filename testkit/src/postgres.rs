@@ -1,9 +1,10 @@
 use std::{
     ffi::OsString,
     fs,
+    io::Write as _,
     os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// The owner of every database; it needs no password.
-const OWNER: &str = "headworks";
+pub(crate) const OWNER: &str = "headworks";
 
 /// How a temporary PostgreSQL is set up.
 #[derive(Debug, Clone, Default)]
@@ -91,19 +92,56 @@ impl TempPostgres {
 
     /// Runs SQL through psql and returns its bare output: one line per row, columns parted by `|`.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
-        let done = Command::new(self.bin.join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url_of(database), "-c", sql])
-            .output()
+        self.psql_script(&self.url_of(database), sql)
+    }
+
+    /// The same at any URL, one statement after the other, each in a transaction of its own unless the script says otherwise.
+    pub fn psql_script(&self, url: &str, script: &str) -> Result<String> {
+        let mut child = Command::new(self.bin.join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url, "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .context("start `psql`")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that could not connect reads nothing, and says why.
+            stdin.write_all(script.as_bytes()).ok();
+        }
+        let done = child.wait_with_output().context("wait for `psql`")?;
         if !done.status.success() {
             bail!("psql failed: {}", String::from_utf8_lossy(&done.stderr).trim_end());
         }
         Ok(String::from_utf8(done.stdout).context("psql printed something that is not UTF-8")?.trim_end().to_owned())
     }
 
-    /// Ends the server in good order; clients are cut off.
+    /// The transactions a second that pgbench makes of a database of its own, with so many clients: each updates a row, looks at
+    /// it and writes another (`simple-update`).
+    pub fn pgbench(&self, clients: usize, secs: u32) -> Result<f64> {
+        let url = self.create_database()?;
+        let run = |args: &[&str]| -> Result<String> {
+            let done =
+                Command::new(self.bin.join("pgbench")).args(args).arg(&url).output().context("start `pgbench`")?;
+            if !done.status.success() {
+                bail!("pgbench failed: {}", String::from_utf8_lossy(&done.stderr).trim_end());
+            }
+            Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+        };
+        run(&["-i", "-q", "-s", "10"])?;
+        let said = run(&["-N", "-n", "-M", "prepared", "-c", &clients.to_string(), "-T", &secs.to_string()])?;
+        let rate = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        rate.with_context(|| format!("pgbench told no rate:\n{said}"))
+    }
+
+    /// Ends the server in good order; clients are cut off. PostgreSQL calls it a fast shutdown.
     pub fn stop(&mut self) -> Result<()> {
         self.end("INT")
+    }
+
+    /// Ends the server at once, without order: the next start recovers as after a crash. PostgreSQL calls it an immediate
+    /// shutdown.
+    pub fn stop_at_once(&mut self) -> Result<()> {
+        self.end("QUIT")
     }
 
     /// Ends the server as a crash would. Sessions end a moment later.
@@ -247,13 +285,7 @@ impl TempPostgres {
 
     /// The command, run as the unprivileged user if we are root.
     fn as_user(&self, argv: &[OsString]) -> Vec<OsString> {
-        let mut full = Vec::new();
-        if let Some(user) = &self.user {
-            full.push("setpriv".into());
-            full.push(format!("--reuid={}", user.uid).into());
-            full.push(format!("--regid={}", user.gid).into());
-            full.push("--clear-groups".into());
-        }
+        let mut full = User::command(self.user.as_ref());
         full.extend_from_slice(argv);
         full
     }
@@ -275,14 +307,24 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whom servers run as that refuse to run as root.
 #[derive(Debug)]
-struct User {
+pub(crate) struct User {
     uid: u32,
     gid: u32,
 }
 
-/// Whom the server runs as: nobody special unless we are root, else the user `postgres` or `nobody`.
-fn unprivileged_user() -> Result<Option<User>> {
+impl User {
+    /// What comes before a command that this user is to run.
+    pub(crate) fn command(user: Option<&Self>) -> Vec<OsString> {
+        let Some(user) = user else { return Vec::new() };
+        let ids = [format!("--reuid={}", user.uid), format!("--regid={}", user.gid)];
+        ["setpriv".to_owned()].into_iter().chain(ids).chain(["--clear-groups".to_owned()]).map(OsString::from).collect()
+    }
+}
+
+/// Whom such a server runs as: nobody special unless we are root, else the user `postgres` or `nobody`.
+pub(crate) fn unprivileged_user() -> Result<Option<User>> {
     if !is_root()? {
         return Ok(None);
     }

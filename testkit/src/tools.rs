@@ -47,6 +47,11 @@ pub(crate) fn venv_program(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// True for a file that may be run.
+pub(crate) fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+}
+
 /// The newest folder of PostgreSQL's server programs: Debian keeps them out of `PATH`.
 pub(crate) fn postgres_bin() -> Result<PathBuf> {
     let has_server = |dir: &Path| ["initdb", "postgres", "psql"].iter().all(|name| dir.join(name).is_file());

@@ -28,6 +28,39 @@ pub enum Dialect {
 pub(crate) enum Connection {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
+    /// To a pooler that lends a connection of its server to each transaction: nothing outlives one, neither a setting nor a
+    /// prepared statement.
+    Pooled(PgConnection, Settings),
+}
+
+/// What a session of PostgreSQL is set to; behind a pooler each transaction.
+#[derive(Clone)]
+pub(crate) struct Settings(Vec<(&'static str, String)>);
+
+impl Settings {
+    fn of(options: &StoreOptions) -> Self {
+        let millis = |time: Duration| format!("{}ms", time.as_millis());
+        let mut settings = vec![
+            ("search_path", format!("\"{}\",\"{}\",public", options.schema, options.lake_schema())),
+            ("lock_timeout", millis(options.lock_timeout)),
+            ("idle_in_transaction_session_timeout", millis(options.stall_max)),
+        ];
+        if options.read_only {
+            settings.push(("default_transaction_read_only", "on".to_owned()));
+        }
+        Self(settings)
+    }
+
+    /// The start of a transaction with these settings. It is one message: between two a pooler might change the server.
+    fn begin(&self, begin: &str) -> String {
+        let set = self.0.iter().map(|(name, value)| match *name {
+            "search_path" => format!("; set local search_path = {value}"),
+            // What a transaction is by default counts when it begins.
+            "default_transaction_read_only" => "; set transaction read only".to_owned(),
+            _ => format!("; set local {name} = '{value}'"),
+        });
+        [begin.to_owned()].into_iter().chain(set).collect()
+    }
 }
 
 impl Connection {
@@ -48,7 +81,25 @@ impl Connection {
                 sqlx::query("select count(*) from sqlite_master").fetch_one(&mut connection).await.map_err(failed)?;
                 Ok(Self::Sqlite(connection))
             }
-            Dialect::Postgres => Ok(Self::Postgres(postgres_options(options)?.connect().await.map_err(failed)?)),
+            Dialect::Postgres => {
+                let settings = Settings::of(options);
+                if let Some(direct) = connect_directly(options, &settings).await.map_err(failed)? {
+                    return Ok(Self::Postgres(direct));
+                }
+                let pooled = async { pooled_options(options)?.connect().await };
+                Ok(Self::Pooled(pooled.await.map_err(failed)?, settings))
+            }
+        }
+    }
+
+    /// Begins a transaction, by the statement that says how.
+    pub(crate) async fn begin(&mut self, begin: &str) -> Result<()> {
+        match self {
+            Self::Sqlite(_) | Self::Postgres(_) => self.execute(begin, &[]).await.map(drop),
+            Self::Pooled(c, settings) => {
+                let begin = settings.begin(begin);
+                c.execute(AssertSqlSafe(begin.as_str())).await.map(drop).map_err(|e| Error::of(&begin, e))
+            }
         }
     }
 
@@ -56,14 +107,21 @@ impl Connection {
         match self {
             Self::Sqlite(c) => bound_sqlite(sql, values).execute(c).await.map(|r| r.rows_affected()),
             Self::Postgres(c) => bound_postgres(sql, values).execute(c).await.map(|r| r.rows_affected()),
+            // Without values it needs no statement to be prepared, and so one round trip less.
+            Self::Pooled(c, _) if values.is_empty() => c.execute(AssertSqlSafe(sql)).await.map(|r| r.rows_affected()),
+            Self::Pooled(c, _) => {
+                bound_postgres(sql, values).persistent(false).execute(c).await.map(|r| r.rows_affected())
+            }
         }
         .map_err(|e| Error::of(sql, e))
     }
 
+    /// Reads rows, behind a pooler within a transaction only.
     pub(crate) async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
         match self {
             Self::Sqlite(c) => rows_sqlite(c, sql, values).await,
-            Self::Postgres(c) => rows_postgres(c, sql, values).await,
+            Self::Postgres(c) => rows_postgres(c, bound_postgres(sql, values)).await,
+            Self::Pooled(c, _) => rows_postgres(c, bound_postgres(sql, values).persistent(false)).await,
         }
         .map_err(|e| Error::of(sql, e))
     }
@@ -77,6 +135,10 @@ impl Connection {
             Self::Postgres(c) => {
                 Box::pin(bound_postgres(sql, &[]).fetch(c).and_then(|row| async move { row_postgres(&row) }))
             }
+            Self::Pooled(c, _) => {
+                let query = bound_postgres(sql, &[]).persistent(false);
+                Box::pin(query.fetch(c).and_then(|row| async move { row_postgres(&row) }))
+            }
         };
         RowStream { sql, rows }
     }
@@ -85,7 +147,7 @@ impl Connection {
     pub(crate) async fn script(&mut self, sql: &str) -> Result<()> {
         match self {
             Self::Sqlite(c) => c.execute(AssertSqlSafe(sql)).await.map(|_| ()),
-            Self::Postgres(c) => c.execute(AssertSqlSafe(sql)).await.map(|_| ()),
+            Self::Postgres(c) | Self::Pooled(c, _) => c.execute(AssertSqlSafe(sql)).await.map(|_| ()),
         }
         .map_err(|e| Error::of(sql, e))
     }
@@ -94,23 +156,54 @@ impl Connection {
         // An error here changes nothing: everything that was acknowledged is durable already.
         let _ = match self {
             Self::Sqlite(c) => c.close().await,
-            Self::Postgres(c) => c.close().await,
+            Self::Postgres(c) | Self::Pooled(c, _) => c.close().await,
         };
     }
 }
 
-/// A connection to PostgreSQL that listens on a channel, and can be asked too. Behind a pooler that hands connections out by the
-/// transaction it hears nothing.
+/// A connection to PostgreSQL itself, with its settings; `None` when there is a pooler between, which refuses or ignores them.
+/// A server's own connections begin with whatever they were left with.
+async fn connect_directly(options: &StoreOptions, settings: &Settings) -> sqlx::Result<Option<PgConnection>> {
+    let mut connection = match postgres_options(options, settings)?.connect().await {
+        Err(error) if refuses_settings(&error) => return Ok(None),
+        connected => connected?,
+    };
+    let asked =
+        "select current_setting('search_path') = $1 and current_setting('lock_timeout')::interval = $2::interval";
+    let wanted = |name| settings.0.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value.as_str());
+    // One message each way: behind a pooler that ignores settings there is no second.
+    let asked = asked.replace("$1", &literal(wanted("search_path"))).replace("$2", &literal(wanted("lock_timeout")));
+    let row = sqlx::raw_sql(AssertSqlSafe(asked)).fetch_one(&mut connection).await?;
+    if row.try_get::<bool, _>(0)? {
+        return Ok(Some(connection));
+    }
+    connection.close().await?;
+    Ok(None)
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// True when who answers does not take the settings of a session, as PgBouncer: `unsupported startup parameter: options`.
+fn refuses_settings(error: &sqlx::Error) -> bool {
+    const PROTOCOL_VIOLATION: &str = "08P01";
+    let refusal = error.as_database_error().filter(|e| e.code().is_some_and(|code| code == PROTOCOL_VIOLATION));
+    refusal.is_some_and(|e| e.message().contains("startup parameter"))
+}
+
+/// A connection to PostgreSQL itself that listens on a channel, and can be asked too.
 pub(crate) async fn listener(options: &StoreOptions, channel: &str) -> Result<PgListener> {
     let failed = |source| Error::Open { url: options.shown(), source };
-    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(postgres_options(options)?);
+    let options = postgres_options(options, &Settings::of(options)).map_err(failed)?;
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
     let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
     listener.listen(channel).await.map_err(failed)?;
     Ok(listener)
 }
 
 pub(crate) async fn listener_rows(listener: &mut PgListener, sql: &str) -> Result<Vec<Row>> {
-    rows_postgres(listener, sql, &[]).await.map_err(|e| Error::of(sql, e))
+    rows_postgres(listener, bound_postgres(sql, &[])).await.map_err(|e| Error::of(sql, e))
 }
 
 /// Rows on their way.
@@ -152,12 +245,16 @@ fn is_busy(error: &sqlx::Error) -> bool {
 pub(crate) enum Readers {
     Sqlite(SqlitePool),
     Postgres(PgPool),
+    Pooled(PgPool, Settings),
 }
 
 impl Readers {
-    pub(crate) fn open(options: &StoreOptions) -> Result<Self> {
-        Ok(match options.dialect()? {
-            Dialect::Sqlite => Self::Sqlite(
+    /// Opens them in the way of a connection that is open already.
+    pub(crate) fn open(options: &StoreOptions, like: &Connection) -> Result<Self> {
+        let failed = |source| Error::Open { url: options.shown(), source };
+        let pool = || PgPoolOptions::new().max_connections(options.readers_max).acquire_timeout(options.lock_timeout);
+        Ok(match like {
+            Connection::Sqlite(_) => Self::Sqlite(
                 SqlitePoolOptions::new()
                     .max_connections(options.readers_max)
                     .acquire_timeout(options.lock_timeout)
@@ -165,19 +262,22 @@ impl Readers {
                     .test_before_acquire(false)
                     .connect_lazy_with(sqlite_options(options).pragma("query_only", "on")),
             ),
-            Dialect::Postgres => Self::Postgres(
-                PgPoolOptions::new()
-                    .max_connections(options.readers_max)
-                    .acquire_timeout(options.lock_timeout)
-                    .connect_lazy_with(postgres_options(options)?),
-            ),
+            Connection::Postgres(_) => {
+                let to = postgres_options(options, &Settings::of(options)).map_err(failed)?;
+                Self::Postgres(pool().connect_lazy_with(to))
+            }
+            Connection::Pooled(_, settings) => {
+                let to = pooled_options(options).map_err(failed)?;
+                Self::Pooled(pool().connect_lazy_with(to), settings.clone())
+            }
         })
     }
 
     pub(crate) async fn rows(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
         match self {
             Self::Sqlite(pool) => rows_sqlite(pool, sql, values).await,
-            Self::Postgres(pool) => rows_postgres(pool, sql, values).await,
+            Self::Postgres(pool) => rows_postgres(pool, bound_postgres(sql, values)).await,
+            Self::Pooled(pool, settings) => rows_pooled(pool, settings, sql, values).await,
         }
         .map_err(|e| Error::of(sql, e))
     }
@@ -185,7 +285,7 @@ impl Readers {
     pub(crate) async fn close(&self) {
         match self {
             Self::Sqlite(pool) => pool.close().await,
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres(pool) | Self::Pooled(pool, _) => pool.close().await,
         }
     }
 }
@@ -206,16 +306,14 @@ fn sqlite_options(options: &StoreOptions) -> SqliteConnectOptions {
         .pragma("wal_autocheckpoint", "4000")
 }
 
-fn postgres_options(options: &StoreOptions) -> Result<PgConnectOptions> {
-    let parsed =
-        PgConnectOptions::from_str(&options.url).map_err(|source| Error::Open { url: options.shown(), source })?;
-    let parsed = parsed.application_name("headworks").options([
-        ("search_path", format!("{},{},public", options.schema, options.lake_schema())),
-        ("lock_timeout", format!("{}ms", options.lock_timeout.as_millis())),
-        ("idle_in_transaction_session_timeout", "60000".to_owned()),
-        ("timezone", "UTC".to_owned()),
-    ]);
-    Ok(if options.read_only { parsed.options([("default_transaction_read_only", "on")]) } else { parsed })
+/// How a server is reached, the settings of its session apart.
+fn pooled_options(options: &StoreOptions) -> sqlx::Result<PgConnectOptions> {
+    // From PostgreSQL 12 on all digits of a number come unasked, and PgBouncer refuses to be asked.
+    Ok(PgConnectOptions::from_str(&options.url)?.application_name("headworks").extra_float_digits(None))
+}
+
+fn postgres_options(options: &StoreOptions, settings: &Settings) -> sqlx::Result<PgConnectOptions> {
+    Ok(pooled_options(options)?.options(settings.0.iter().map(|(name, value)| (*name, value))))
 }
 
 type SqliteQuery<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
@@ -280,14 +378,21 @@ async fn rows_sqlite<'e>(
 
 async fn rows_postgres<'e>(
     on: impl Executor<'e, Database = sqlx::Postgres>,
-    sql: &str,
-    values: &[Value],
+    query: PostgresQuery<'_>,
 ) -> sqlx::Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let mut stream = bound_postgres(sql, values).fetch(on);
+    let mut stream = query.fetch(on);
     while let Some(row) = stream.try_next().await? {
         rows.push(row_postgres(&row)?);
     }
+    Ok(rows)
+}
+
+/// Reads in a transaction of its own, so that all messages reach one server.
+async fn rows_pooled(pool: &PgPool, settings: &Settings, sql: &str, values: &[Value]) -> sqlx::Result<Vec<Row>> {
+    let mut transaction = pool.begin_with(AssertSqlSafe(settings.begin("begin"))).await?;
+    let rows = rows_postgres(&mut *transaction, bound_postgres(sql, values).persistent(false)).await?;
+    transaction.commit().await?;
     Ok(rows)
 }
 

@@ -204,6 +204,20 @@ fn is_full(source: &sqlx::Error) -> bool {
     }
 }
 
+/// True when the server cannot be reached for now: it starts, stops or has too many guests, or a pooler finds none behind it.
+fn is_away(source: &sqlx::Error) -> bool {
+    const TOO_MANY_CONNECTIONS: &str = "53300";
+    match source {
+        // A proxy that closes the connection at once, for the server behind it is away, answers the first question with nothing.
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(db) => {
+            let code = db.code().unwrap_or_default();
+            code.starts_with("57P") || code.starts_with("08") || code == TOO_MANY_CONNECTIONS
+        }
+        _ => false,
+    }
+}
+
 impl Fault for Error {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -216,10 +230,8 @@ impl Fault for Error {
                 std::io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::Unavailable,
             },
-            Self::Open { source, .. } => match source {
-                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => ErrorKind::Unavailable,
-                _ => ErrorKind::Invalid,
-            },
+            Self::Open { source, .. } if is_away(source) => ErrorKind::Unavailable,
+            Self::Open { .. } => ErrorKind::Invalid,
             Self::Locked { .. } | Self::Lost { .. } | Self::CommitUnknown { .. } => ErrorKind::Unavailable,
             Self::Unique { .. } => ErrorKind::Conflict,
             Self::Full { .. } => ErrorKind::Exhausted,

@@ -202,7 +202,7 @@ async fn commit_group(tx: &mut Tx, first: Work, inbox: &mut mpsc::Receiver<Messa
         Dialect::Sqlite => "begin immediate",
         Dialect::Postgres => "begin",
     };
-    if let Err(error) = tx.connection.execute(begin, &[]).await {
+    if let Err(error) = tx.connection.begin(begin).await {
         let usable = !error.breaks_connection();
         (first.finish)(Err(error));
         return usable;

@@ -75,7 +75,7 @@ impl Store {
     pub async fn open(options: &StoreOptions) -> Result<Self> {
         let dialect = options.dialect()?;
         let first = Connection::open(options).await?;
-        let readers = Readers::open(options)?;
+        let readers = Readers::open(options, &first)?;
         let watch = Watch::default();
         let writer = if options.read_only {
             first.close().await;

@@ -12,6 +12,9 @@ pub struct StoreOptions {
     pub url: String,
     /// How long to wait for a lock that another process holds.
     pub lock_timeout: Duration,
+    /// PostgreSQL: how long the server keeps a transaction, and its locks, whose process stands still in the middle of it. Shorter
+    /// than [`lock_timeout`](Self::lock_timeout), so that it is over before others give up.
+    pub stall_max: Duration,
     /// The most connections that only read.
     pub readers_max: u32,
     /// PostgreSQL: the schema of our own tables; the lake's catalog stands in `<schema>_lake`.
@@ -21,7 +24,7 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// The defaults for a database: wait 30 s for locks; at most three readers of a SQLite file, and two of a PostgreSQL, so that
+    /// The defaults for a database: wait 30 s for locks, and 10 for whoever stands still; at most three readers of a SQLite file, and two of a PostgreSQL, so that
     /// a process has four connections with the one that writes and the one that watches.
     pub fn new(url: impl Into<String>) -> Self {
         let url = url.into();
@@ -29,6 +32,7 @@ impl StoreOptions {
         Self {
             url,
             lock_timeout: Duration::from_secs(30),
+            stall_max: Duration::from_secs(10),
             readers_max,
             schema: "headworks".to_owned(),
             read_only: false,

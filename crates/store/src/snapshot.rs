@@ -44,11 +44,11 @@ impl Store {
             Dialect::Sqlite => {
                 connection.execute("pragma query_only = on", &[]).await?;
                 // A transaction sees the database as it is at its first read.
-                connection.execute("begin", &[]).await?;
+                connection.begin("begin").await?;
                 connection.rows("select count(*) from sqlite_master", &[]).await?;
             }
             Dialect::Postgres => {
-                connection.execute("begin isolation level repeatable read read only", &[]).await?;
+                connection.begin("begin isolation level repeatable read read only").await?;
                 connection.rows("select 1::bigint", &[]).await?;
             }
         }
@@ -100,7 +100,7 @@ pub(crate) async fn shapes(connection: &mut Connection, schemas: &[String; 2]) -
                 order by m.name, c.cid";
             connection.rows(sql, &[]).await?
         }
-        Connection::Postgres(_) => {
+        Connection::Postgres(_) | Connection::Pooled(..) => {
             let sql = "select n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)
                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
                 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped

@@ -111,23 +111,27 @@ async fn poll(watch: Watch, options: StoreOptions) {
 
 /// The connection that watches.
 enum Eye {
-    Sqlite(Connection),
-    Postgres(Box<PgListener>),
+    /// Only looks.
+    Looks(Connection),
+    /// Is told of commits, too.
+    Listens(Box<PgListener>),
 }
 
 impl Eye {
     async fn open(options: &StoreOptions) -> Result<Self> {
-        Ok(match options.dialect()? {
-            Dialect::Sqlite => Self::Sqlite(Connection::open(options).await?),
-            Dialect::Postgres => Self::Postgres(Box::new(connection::listener(options, CHANNEL).await?)),
-        })
+        let open = Connection::open(options).await?;
+        if !matches!(open, Connection::Postgres(_)) {
+            return Ok(Self::Looks(open));
+        }
+        open.close().await;
+        Ok(Self::Listens(Box::new(connection::listener(options, CHANNEL).await?)))
     }
 
-    /// Waits until the database tells of a commit; SQLite never does. False when the connection was lost.
+    /// Waits until the database tells of a commit; SQLite and poolers never do. False when the connection was lost.
     async fn told(&mut self) -> bool {
         match self {
-            Self::Sqlite(_) => std::future::pending().await,
-            Self::Postgres(listener) => {
+            Self::Looks(_) => std::future::pending().await,
+            Self::Listens(listener) => {
                 let told = listener.try_recv().await;
                 while listener.next_buffered().is_some() {}
                 matches!(told, Ok(Some(_)))
@@ -137,17 +141,22 @@ impl Eye {
 
     /// A value that is another one after each commit.
     async fn look(&mut self) -> Result<Option<Value>> {
+        const WRITTEN: &str = "select pg_current_wal_insert_lsn()::text";
         let row = match self {
-            Self::Sqlite(open) => open.rows("pragma data_version", &[]).await?,
-            Self::Postgres(listener) => {
-                connection::listener_rows(listener, "select pg_current_wal_insert_lsn()::text").await?
+            Self::Looks(sqlite @ Connection::Sqlite(_)) => sqlite.rows("pragma data_version", &[]).await?,
+            Self::Looks(pooled) => {
+                pooled.begin("begin").await?;
+                let row = pooled.rows(WRITTEN, &[]).await?;
+                pooled.execute("commit", &[]).await?;
+                row
             }
+            Self::Listens(listener) => connection::listener_rows(listener, WRITTEN).await?,
         };
         Ok(row.first().map(|row| row.value(0).clone()))
     }
 
     async fn close(self) {
-        if let Self::Sqlite(open) = self {
+        if let Self::Looks(open) = self {
             open.close().await;
         }
     }

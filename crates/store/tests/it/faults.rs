@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use headworks_domain::{ErrorKind, Fault};
 use headworks_store::{Dialect, Error, Home, Migration, Store, StoreOptions, values};
-use headworks_testkit::{PostgresOptions, TempPostgres};
+use headworks_testkit::{PostgresOptions, Relay, TempPostgres};
 
 use crate::world::{BOTH, World};
 
@@ -175,4 +175,115 @@ async fn a_server_that_is_gone_is_away_and_comes_back() {
     check(&error, "STORE_OPEN", ErrorKind::Unavailable, "cannot open");
     server.restart().unwrap();
     assert_eq!(execute(&store, "insert into hw_x values (1)").await.unwrap(), 1);
+}
+
+/// Nothing of a session is left behind: each transaction may reach another connection of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_may_stand_before_postgres() {
+    const STEPS: &[Migration] =
+        &[Migration { version: 1, sql: "create table hw_x(n BIGINT PRIMARY KEY, t TEXT)", postgres: None }];
+    let world = World::pooled().await;
+    world.store.migrate("x", Home::Platform, STEPS).await.unwrap();
+    let other = world.another().await;
+    let mut changes = other.changes();
+    let writers = (0..8).map(|n: i64| {
+        let store = if n % 2 == 0 { world.store.clone() } else { other.clone() };
+        tokio::spawn(async move {
+            for m in 0..20 {
+                let key = n * 100 + m;
+                let done: Result<u64, Error> = store
+                    .write(move |tx| {
+                        Box::pin(async move {
+                            tx.execute("insert into hw_x values ($1, $2)", &values![key, "Ünï 'x'"]).await
+                        })
+                    })
+                    .await;
+                assert_eq!(done.unwrap(), 1);
+                let read = store.row("select t, $2::bigint from hw_x where n = $1", &values![key, key]).await.unwrap();
+                assert_eq!(read.unwrap().text(0).unwrap(), "Ünï 'x'");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let counted = other.row("select count(*) from hw_x", &[]).await.unwrap().unwrap();
+    assert_eq!(counted.i64(0).unwrap(), 160);
+    // One that is refused leaves the next in peace, and a reader's mistake too.
+    let again = execute(&world.store, "insert into hw_x values (1, 'twice')").await.unwrap_err();
+    assert_eq!(again.code(), "STORE_UNIQUE");
+    world.store.rows("select oops from hw_x", &[]).await.unwrap_err();
+    assert_eq!(execute(&world.store, "update hw_x set t = 'all'").await.unwrap(), 160);
+    changes.changed().await;
+    // A look for reading only is one by the server's own means, and a consistent one a transaction.
+    let reader = Store::open(&world.store.options().clone().read_only()).await.unwrap();
+    assert_eq!(reader.rows("select n from hw_x where t = $1", &values!["all"]).await.unwrap().len(), 160);
+    let error = reader.rows("delete from hw_x returning n", &[]).await.unwrap_err();
+    check(&error, "STORE_READ_ONLY", ErrorKind::Denied, "read-only");
+    let mut snapshot = world.store.snapshot().await.unwrap();
+    execute(&world.store, "delete from hw_x where n < 100").await.unwrap();
+    assert_eq!(snapshot.rows("select n from hw_x where n >= $1", &values![0]).await.unwrap().len(), 160);
+    assert_eq!(snapshot.tables().await.unwrap(), ["hw_migration", "hw_x"]);
+}
+
+/// A proxy takes the connection, finds nobody behind it, and closes it without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_without_a_server_is_away() {
+    let relay = tokio::task::spawn_blocking(|| {
+        let relay = Relay::start(TempPostgres::shared().unwrap().port()).unwrap();
+        relay.go_away();
+        relay
+    });
+    let relay = relay.await.unwrap();
+    for _ in 0..20 {
+        let options = StoreOptions::new(format!("postgres://headworks@127.0.0.1:{}/postgres", relay.port()));
+        let error = Store::open(&options).await.err().expect("nobody is there");
+        check(&error, "STORE_OPEN", ErrorKind::Unavailable, "cannot open");
+    }
+}
+
+/// While a server starts or stops it says so to whoever connects: that is waited for, and no mistake in the settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_no_room_is_away() {
+    let options = PostgresOptions {
+        settings: vec![("max_connections".into(), "4".into()), ("superuser_reserved_connections".into(), "0".into())],
+        ..Default::default()
+    };
+    let server = tokio::task::spawn_blocking(|| TempPostgres::start_with(options).unwrap()).await.unwrap();
+    let options = StoreOptions::new(server.url());
+    let mut open = Vec::new();
+    let error = loop {
+        match Store::open(&options).await {
+            Ok(store) => open.push(store),
+            Err(error) => break error,
+        }
+        assert!(open.len() < 10);
+    };
+    check(&error, "STORE_OPEN", ErrorKind::Unavailable, "cannot open");
+}
+
+/// A process that stands still in the middle of a transaction holds nobody up for longer than they wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_locks_of_a_process_that_stands_still_are_taken_from_it() {
+    for world in [World::new(Dialect::Postgres).await, World::pooled().await] {
+        execute(&world.store, "create table hw_x(n BIGINT)").await.unwrap();
+        let (locked, is_locked) = tokio::sync::oneshot::channel();
+        let options = StoreOptions { stall_max: Duration::from_millis(500), ..world.store.options().clone() };
+        let holder = Store::open(&options).await.unwrap();
+        let holding = tokio::spawn(async move {
+            let held: Result<u64, Error> = holder
+                .write(move |tx| {
+                    Box::pin(async move {
+                        tx.execute("lock table hw_x", &[]).await?;
+                        let _ = locked.send(());
+                        std::future::pending().await
+                    })
+                })
+                .await;
+            held
+        });
+        is_locked.await.unwrap();
+        assert_eq!(execute(&world.another().await, "insert into hw_x values (1)").await.unwrap(), 1);
+        holding.abort();
+    }
 }

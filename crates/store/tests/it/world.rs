@@ -1,7 +1,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use headworks_store::{Component, Dialect, Home, Migration, Store, StoreOptions};
-use headworks_testkit::TempPostgres;
+use headworks_testkit::{PgBouncer, TempPostgres};
 use tempfile::TempDir;
 
 pub(crate) const BOTH: [Dialect; 2] = [Dialect::Sqlite, Dialect::Postgres];
@@ -23,6 +23,15 @@ impl World {
             }
         };
         Self { store: open(&url).await, dir }
+    }
+
+    /// A PostgreSQL behind PgBouncer in transaction mode.
+    pub(crate) async fn pooled() -> Self {
+        let made = tokio::task::spawn_blocking(|| {
+            let postgres = TempPostgres::shared().unwrap();
+            PgBouncer::shared().unwrap().url_of(postgres, &postgres.create_database().unwrap())
+        });
+        Self { store: open(&made.await.unwrap()).await, dir: tempfile::tempdir().unwrap() }
     }
 
     /// One with the tables of [`COMPONENTS`].
