@@ -101,6 +101,19 @@ pub(crate) async fn standing(runs: &Runs, ids: &[RunId]) -> Result<Vec<Standing>
     Ok(ids.iter().map(|id| found.get(id.as_str()).copied().unwrap_or(Standing::Unknown)).collect())
 }
 
+/// Those of these runs that have another fence by now; one that is gone from the records has none.
+pub(crate) async fn lost(runs: &Runs, mine: &[(RunId, i64)]) -> Result<Vec<RunId>> {
+    let mut fences: HashMap<String, i64> = HashMap::new();
+    for some in mine.chunks(IDS_MAX) {
+        let sql = format!("select id, fence from hw_run where id in ({})", places(1, some.len()));
+        for row in runs.store.rows(&sql, &texts(some.iter().map(|(id, _)| id))).await? {
+            fences.insert(row.text(0)?, row.i64(1)?);
+        }
+    }
+    let is_lost = |(id, fence): &&(RunId, i64)| fences.get(id.as_str()) != Some(fence);
+    Ok(mine.iter().filter(is_lost).map(|(id, _)| id.clone()).collect())
+}
+
 pub(crate) async fn producers(runs: &Runs, wanted: &[Partition]) -> Result<Vec<Producer>> {
     let mut by_table: BTreeMap<&TableName, Vec<&Partition>> = BTreeMap::new();
     for partition in wanted {

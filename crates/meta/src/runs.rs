@@ -308,8 +308,16 @@ impl RunStore for Runs {
         record::record(self, records).await.map_err(boxed)
     }
 
+    fn lease(&self) -> Duration {
+        LEASE
+    }
+
     async fn heartbeat(&self) -> Result<(), BoxFault> {
         self.renew().await.map_err(boxed)
+    }
+
+    async fn lost(&self, runs: &[(RunId, i64)]) -> Result<Vec<RunId>, BoxFault> {
+        read::lost(self, runs).await.map_err(boxed)
     }
 
     async fn leave(&self) -> Result<(), BoxFault> {
@@ -348,7 +356,8 @@ impl RunStore for Runs {
     }
 
     fn is_outage(&self, failure: &Failure) -> bool {
-        matches!(failure.code.as_str(), "STORE_OPEN" | "STORE_LOST" | "STORE_COMMIT_UNKNOWN") && failure.retryable
+        const OUTAGES: [&str; 4] = ["STORE_OPEN", "STORE_LOST", "STORE_COMMIT_UNKNOWN", "STORE_LOCKED"];
+        OUTAGES.contains(&failure.code.as_str()) && failure.retryable
     }
 
     async fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, BoxFault> {

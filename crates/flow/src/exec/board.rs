@@ -288,6 +288,19 @@ impl Board {
         self.gone.push(run);
     }
 
+    /// The runs that this process owns, as far as it knows, each with its fence.
+    pub(crate) fn mine(&self) -> Vec<(usize, RunId, i64)> {
+        let mine = self.runs.numbers().into_iter().filter(|run| self.runs[*run].phase == Phase::Mine);
+        mine.filter_map(|run| Some((run, self.runs[run].run_id.clone()?, self.runs[run].claim.fence))).collect()
+    }
+
+    /// Another process has taken a run over that was this one's under `fence`.
+    pub(crate) fn lost(&mut self, run: usize, fence: i64, now: DateTime<Utc>) {
+        if self.runs.has(run) && self.runs[run].phase == Phase::Mine && self.runs[run].claim.fence == fence {
+            self.fenced(run, now);
+        }
+    }
+
     /// True while another process owns the run.
     pub(crate) fn is_theirs(&self, run: usize) -> bool {
         self.runs.has(run) && self.runs[run].phase == Phase::Theirs

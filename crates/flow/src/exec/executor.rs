@@ -1,6 +1,7 @@
 //! The loop around the board: it claims runs, starts segments, keeps states, listens to publishes.
 
 mod attempts;
+mod lease;
 mod others;
 mod serve;
 mod session;
@@ -9,6 +10,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use headworks_domain::{Clock, RunId};
+use lease::{Lease, Renewal};
 use session::Session;
 use tokio::{
     sync::{mpsc, watch},
@@ -50,6 +52,15 @@ const HEARTBEAT_AGAIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: TimeDelta = TimeDelta::days(36_500);
 
 impl Executor {
+    /// Renews the lease in the background, and tells of it.
+    fn keep_lease(&self, background: &mut JoinSet<()>) -> Lease {
+        let timer = Arc::clone(&self.options.timer);
+        let (tell, renewals) = watch::channel(Renewal::first(timer.elapsed()));
+        let ticks = Ticks::new(&timer, self.options.heartbeat);
+        background.spawn(heartbeats(Arc::clone(&self.store), timer, ticks, tell));
+        Lease::new(renewals, self.store.lease())
+    }
+
     fn patience(&self) -> Patience {
         Patience { tries_max: self.options.store_tries, timer: Arc::clone(&self.options.timer) }
     }
@@ -66,8 +77,8 @@ impl Executor {
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Result<Summary, BoxFault> {
         let mut background = JoinSet::new();
-        background.spawn(heartbeats(Arc::clone(&self.store), Ticks::new(&self.options.timer, self.options.heartbeat)));
-        let mut session = Session::new(self, progress, None);
+        let lease = self.keep_lease(&mut background);
+        let mut session = Session::new(self, progress, lease, None);
         let result = match session.plan(requests).await {
             Ok(()) => session.drive(cancel).await,
             Err(error) => Err(error),
@@ -87,13 +98,22 @@ impl Executor {
 }
 
 /// Renews the lease for as long as it is polled. A store out of reach costs nothing yet: the fence keeps others' work safe.
-async fn heartbeats(store: Arc<dyn RunStore>, mut ticks: Ticks) {
+async fn heartbeats(
+    store: Arc<dyn RunStore>,
+    timer: Arc<dyn Timer>,
+    mut ticks: Ticks,
+    renewals: watch::Sender<Renewal>,
+) {
     loop {
         ticks.tick().await;
-        if let Err(error) = store.heartbeat().await {
-            tracing::warn!(%error, "the lease could not be renewed");
-            // A lease that was not renewed for a while may end right after the store is back.
-            ticks.hurry(HEARTBEAT_AGAIN);
+        let at = timer.elapsed();
+        match store.heartbeat().await {
+            Ok(()) => renewals.send_modify(|last| *last = last.followed(at, timer.elapsed(), store.lease())),
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                // A lease that was not renewed for a while may end right after the store is back.
+                ticks.hurry(HEARTBEAT_AGAIN);
+            }
         }
     }
 }

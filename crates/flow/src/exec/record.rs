@@ -1,6 +1,6 @@
 //! What is kept of runs, and the trait of the store that keeps it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -316,8 +316,14 @@ pub trait RunStore: Send + Sync + 'static {
     /// Keeps the states of runs, in order, and says for each what became of it. Final states are durable on return.
     async fn record(&self, records: Vec<RunRecord>) -> Result<Vec<Kept>, BoxFault>;
 
+    /// How long this process owns its runs after a heartbeat.
+    fn lease(&self) -> Duration;
+
     /// Renews this process's lease.
     async fn heartbeat(&self) -> Result<(), BoxFault>;
+
+    /// Those of these runs, each with the fence under which this process had it, that have another fence now.
+    async fn lost(&self, runs: &[(RunId, i64)]) -> Result<Vec<RunId>, BoxFault>;
 
     /// Ends this process's lease, when it has no live run any more.
     async fn leave(&self) -> Result<(), BoxFault>;
@@ -348,7 +354,7 @@ pub trait RunStore: Send + Sync + 'static {
     /// Finds the live runs of other living processes that will publish any of these.
     async fn producers(&self, wanted: &[Partition]) -> Result<Vec<Producer>, BoxFault>;
 
-    /// True when a task failed because this very store was out of reach, and not by anything of its own.
+    /// True when a task failed because this very store was out of reach or held by others, and not by anything of its own.
     fn is_outage(&self, failure: &Failure) -> bool;
 
     /// The text of a version of a job that was planned before. A store that keeps none has the newest serve.

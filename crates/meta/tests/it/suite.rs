@@ -14,7 +14,7 @@ use serde_json::Map;
 
 use crate::world::{World, claim_one, day, ds, record, wanted};
 
-/// Runs each test on SQLite and on PostgreSQL.
+/// Runs each test on SQLite, on PostgreSQL, and on PostgreSQL behind a pooler.
 #[macro_export]
 macro_rules! on_both {
     ($($test:ident),* $(,)?) => {
@@ -24,6 +24,9 @@ macro_rules! on_both {
         mod postgres {
             $(#[tokio::test] async fn $test() { super::$test($crate::world::World::postgres().await).await; })*
         }
+        mod postgres_behind_pgbouncer {
+            $(#[tokio::test] async fn $test() { super::$test($crate::world::World::pgbouncer().await).await; })*
+        }
     };
 }
 
@@ -31,6 +34,7 @@ on_both!(
     a_run_has_one_owner,
     a_lost_reply_to_a_claim_is_settled_by_asking_again,
     the_next_owner_of_a_dead_process_fences_it,
+    a_process_learns_which_of_its_runs_it_lost,
     a_lease_that_ran_out_lets_others_in,
     states_are_kept_until_the_end_and_not_after,
     a_fenced_publish_is_undone_as_a_whole,
@@ -53,6 +57,32 @@ on_both!(
     ended_runs_are_marked_with_the_reason,
     the_newest_run_of_each_job_and_those_who_serve_are_found,
 );
+
+async fn a_process_learns_which_of_its_runs_it_lost(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let mut mine = Vec::new();
+    for n in 0..3 {
+        let (id, claim) = claim_one(&one, "flights", n).await;
+        mine.push((id, claim));
+    }
+    let fences: Vec<(RunId, i64)> = mine.iter().map(|(id, claim)| (id.clone(), claim.fence)).collect();
+    assert_eq!(one.lost(&fences).await.unwrap(), [] as [RunId; 0]);
+    // One ends under its own fence, one is taken over, one is gone from the records.
+    one.record(vec![record(&mine[0].0, mine[0].1, State::Success, world.clock.now())]).await.unwrap();
+    world.machine.gone.lock().unwrap().insert(1);
+    let seen = Seen { run_id: mine[1].0.clone(), fence: mine[1].1.fence };
+    let over = ClaimRequest { seen: Some(seen), ..wanted(&mine[1].0, "flights", 1) };
+    assert!(other.claim(vec![over]).await.unwrap()[0].is_some());
+    let gone = mine[2].0.clone();
+    let deleted: Result<u64, headworks_store::Error> = world
+        .store
+        .write(move |tx| {
+            Box::pin(async move { tx.execute("delete from hw_run where id = $1", &values![gone.as_str()]).await })
+        })
+        .await;
+    assert_eq!(deleted.unwrap(), 1);
+    assert_eq!(one.lost(&fences).await.unwrap(), [mine[1].0.clone(), mine[2].0.clone()]);
+}
 
 async fn a_run_has_one_owner(world: World) {
     let (one, other) = (world.process(1).await, world.process(2).await);

@@ -16,7 +16,7 @@ use headworks_flow::{
 };
 use headworks_meta::{ProcessInfo, Processes, Runs};
 use headworks_store::{Store, StoreOptions};
-use headworks_testkit::TempPostgres;
+use headworks_testkit::{PgBouncer, TempPostgres};
 
 /// A database with what every process of a test shares.
 pub(crate) struct World {
@@ -37,6 +37,15 @@ impl World {
         let url =
             tokio::task::spawn_blocking(|| TempPostgres::shared().unwrap().create_database().unwrap()).await.unwrap();
         Self::open(&url, None).await
+    }
+
+    /// The same through PgBouncer in transaction mode.
+    pub(crate) async fn pgbouncer() -> Self {
+        let url = tokio::task::spawn_blocking(|| {
+            let postgres = TempPostgres::shared().unwrap();
+            PgBouncer::shared().unwrap().url_of(postgres, &postgres.create_database().unwrap())
+        });
+        Self::open(&url.await.unwrap(), None).await
     }
 
     async fn open(url: &str, dir: Option<tempfile::TempDir>) -> Self {

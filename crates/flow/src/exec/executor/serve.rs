@@ -21,9 +21,8 @@ use super::{
         record::{BoxFault, Partition, RunRow, Seen, Trigger},
         serve::{Ask, Demand},
         shape::{Given, Request},
-        timer::Ticks,
     },
-    Executor, heartbeats,
+    Executor,
     session::{Reply, Session},
 };
 use crate::{machine::State, spec::Overlap};
@@ -85,7 +84,7 @@ impl Executor {
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Result<(), BoxFault> {
         let mut background = JoinSet::new();
-        background.spawn(heartbeats(Arc::clone(&self.store), Ticks::new(&self.options.timer, self.options.heartbeat)));
+        let lease = self.keep_lease(&mut background);
         let serving = Serving {
             inbox,
             inbox_closed: false,
@@ -97,7 +96,7 @@ impl Executor {
             drained_by: None,
             is_drain_over: false,
         };
-        let mut session = Session::new(self, progress, Some(serving));
+        let mut session = Session::new(self, progress, lease, Some(serving));
         let result = match session.begin().await {
             Ok(()) => session.drive(cancel).await,
             Err(error) => Err(error),

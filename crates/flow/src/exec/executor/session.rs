@@ -30,6 +30,7 @@ use super::{
         timer::{Ticks, sleep_until},
     },
     Executor, WAIT_MAX,
+    lease::Lease,
     serve::{Serving, Taken},
 };
 use crate::machine::{Failure, State};
@@ -73,6 +74,11 @@ pub(super) enum Reply {
         workers: usize,
     },
     Released,
+    /// Runs of ours, with their fences, that others have taken over, as seen after so many late renewals of the lease.
+    Lost {
+        late: u64,
+        lost: Vec<(usize, i64)>,
+    },
     /// Runs of ours that somebody wants cancelled.
     Wished(Vec<RunId>),
     /// It is kept that some demands ask for nothing.
@@ -114,6 +120,7 @@ pub(super) struct Session<'a> {
     pub(super) executor: &'a Executor,
     pub(super) board: Board,
     pub(super) progress: mpsc::UnboundedSender<Progress>,
+    pub(super) lease: Lease,
     pub(super) segments: JoinSet<SegmentEnd>,
     pub(super) live: HashMap<Id, Live>,
     pub(super) replies: JoinSet<Result<Reply, BoxFault>>,
@@ -151,6 +158,7 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         executor: &'a Executor,
         progress: mpsc::UnboundedSender<Progress>,
+        lease: Lease,
         serving: Option<Serving>,
     ) -> Self {
         Self {
@@ -158,6 +166,7 @@ impl<'a> Session<'a> {
             serving,
             executor,
             progress,
+            lease,
             segments: JoinSet::new(),
             live: HashMap::new(),
             replies: JoinSet::new(),
@@ -285,7 +294,7 @@ impl<'a> Session<'a> {
         let mut adopt = Ticks::new(&options.timer, options.adopt);
         let mut flush = Ticks::new(&options.timer, options.flush);
         loop {
-            self.step();
+            let holds_lease = self.step();
             let is_over = match &self.serving {
                 None => self.board.is_over() && !self.claiming && !self.keeping,
                 Some(_) => self.is_drained(),
@@ -299,7 +308,7 @@ impl<'a> Session<'a> {
                 .blocked_since()
                 .filter(|_| !self.feeding && !self.cancelled)
                 .map(|since| since + self.wait());
-            let due = self.board.next_due().into_iter().chain(close).min();
+            let due = self.board.next_due().filter(|_| holds_lease).into_iter().chain(close).min();
             let due = due.map(|at| self.elapsed() + (at - now).to_std().unwrap_or_default());
             let listens = (self.board.awaits_partitions() && !self.feeding || self.takes_released())
                 && !changes_end
@@ -324,6 +333,7 @@ impl<'a> Session<'a> {
                     Ok(()) => self.changed(),
                     Err(_) => changes_end = true,
                 },
+                () = self.lease.renewed(), if !holds_lease => {}
                 () = sleep_until(timer, Some(self.poll_after)), if watches => self.poll(),
                 () = sleep_until(timer, due), if due.is_some() => {}
                 () = flush.tick() => self.flush(),
@@ -333,9 +343,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Does what can be done without waiting for anything.
-    fn step(&mut self) {
+    /// Does what can be done without waiting for anything; true while our runs are ours, so that some of it may begin.
+    fn step(&mut self) -> bool {
         let now = self.now();
+        let holds_lease = self.holds_lease();
         if self.cancelled && self.serving.is_some() {
             self.board.stop();
         } else if self.cancelled {
@@ -344,10 +355,14 @@ impl<'a> Session<'a> {
                 self.board.cancel(now);
             }
         } else {
-            self.board.tick(now);
-            self.share(now);
+            if holds_lease {
+                self.board.tick(now);
+                self.share(now);
+            }
             self.take_in();
-            self.claim();
+            if holds_lease {
+                self.claim();
+            }
             self.board.look();
             self.board.seek();
             self.close_blocked(now);
@@ -368,6 +383,7 @@ impl<'a> Session<'a> {
         }
         self.keep();
         self.release();
+        holds_lease
     }
 
     fn tell(&self, progress: Progress) {
@@ -509,6 +525,7 @@ impl<'a> Session<'a> {
                 self.wishing = false;
                 self.cancel_runs(&runs);
             }
+            Reply::Lost { late, lost } => self.lost(late, lost),
             Reply::Released | Reply::Answered => {}
             Reply::ProducersGone { published, position, gone } => {
                 self.position = self.position.max(position);

@@ -22,6 +22,9 @@ use tokio::sync::watch;
 
 use crate::chance::Chance;
 
+/// As `headworks_meta` has it.
+const LEASE: Duration = Duration::from_secs(10);
+
 /// What all processes share.
 #[derive(Default)]
 pub(super) struct Database {
@@ -258,6 +261,17 @@ impl RunStore for Handle {
     async fn record(&self, records: Vec<RunRecord>) -> Result<Vec<Kept>, BoxFault> {
         let mut inner = self.call().await?;
         Ok(records.iter().map(|r| inner.keep(r)).collect())
+    }
+
+    fn lease(&self) -> Duration {
+        LEASE
+    }
+
+    async fn lost(&self, runs: &[(RunId, i64)]) -> Result<Vec<RunId>, BoxFault> {
+        let inner = self.call().await?;
+        let has =
+            |(id, fence): &&(RunId, i64)| !inner.runs.iter().any(|r| r.request.run_id == *id && r.fence == *fence);
+        Ok(runs.iter().filter(has).map(|(id, _)| id.clone()).collect())
     }
 
     /// A lease that ran out is taken up again: who was taken for dead may have slept.

@@ -115,6 +115,13 @@ impl Database {
         self.wall_leases.insert(asker.process.to_owned(), wall);
     }
 
+    /// Those of these runs that have another fence.
+    pub(super) fn lost(&self, runs: &[(RunId, i64)]) -> Vec<RunId> {
+        let is_lost =
+            |(id, fence): &&(RunId, i64)| self.by_id.get(id).is_none_or(|row| self.rows[*row].fence != *fence);
+        runs.iter().filter(is_lost).map(|(id, _)| id.clone()).collect()
+    }
+
     pub(super) fn leave(&mut self, process: &str) {
         self.leases.insert(process.to_owned(), Duration::ZERO);
         self.wall_leases.remove(process);

@@ -169,7 +169,13 @@ impl RunStore for Handle {
     }
 
     async fn claim(&self, wanted: Vec<ClaimRequest>) -> Result<Vec<Option<Claim>>, BoxFault> {
-        self.call("claim", |db, asker, invariants| db.claim(&wanted, asker, invariants)).await
+        let claims = self.call("claim", |db, asker, invariants| db.claim(&wanted, asker, invariants)).await?;
+        self.life.world.tell(|| {
+            let mine =
+                wanted.iter().zip(&claims).filter_map(|(w, claim)| Some((w.run_id.as_str(), claim.as_ref()?.fence)));
+            format!("{} has {:?}", self.life.name, mine.collect::<Vec<_>>())
+        });
+        Ok(claims)
     }
 
     async fn record(&self, records: Vec<RunRecord>) -> Result<Vec<Kept>, BoxFault> {
@@ -177,6 +183,14 @@ impl RunStore for Handle {
             records.iter().map(|record| db.record(record, asker, invariants)).collect()
         })
         .await
+    }
+
+    fn lease(&self) -> Duration {
+        LEASE
+    }
+
+    async fn lost(&self, runs: &[(RunId, i64)]) -> Result<Vec<RunId>, BoxFault> {
+        self.call("lost", |db, _, _| db.lost(runs)).await
     }
 
     async fn heartbeat(&self) -> Result<(), BoxFault> {
@@ -207,6 +221,7 @@ impl RunStore for Handle {
     }
 
     async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
+        self.life.world.tell(|| format!("{} gives away {runs:?}", self.life.name));
         self.call("release", |db, asker, invariants| {
             runs.iter().for_each(|(run, fence)| db.release(run, *fence, asker, invariants));
         })

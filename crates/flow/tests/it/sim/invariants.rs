@@ -43,6 +43,8 @@ pub(super) struct Invariants {
     pub(super) publishes: usize,
     pub(super) takeovers: usize,
     pub(super) releases: usize,
+    /// When the last outage of the store ends.
+    away_until: Duration,
     /// Some machine's clock was wrong. A run that a person asked for may then look as if it had been made before its interval was
     /// over, and the tick's own run comes once more.
     pub(super) clocks_lied: bool,
@@ -102,6 +104,7 @@ impl Invariants {
 
     /// Nobody can renew a lease until then: that costs nobody a run. A claim whose look came before it may come right after it.
     pub(super) fn store_is_away(&mut self, now: Duration, until: Duration) {
+        self.away_until = self.away_until.max(until);
         for (since, last) in self.alive.values_mut() {
             (*since, *last) = (*since + until.saturating_sub(now), (*last).max(until));
         }
@@ -221,6 +224,7 @@ impl Invariants {
         segment: &Segment,
         tasks_max: usize,
         runs_max: Option<usize>,
+        at: Duration,
     ) -> AtWork {
         let (run_id, fence, attempt) = (segment.run_id().clone(), segment.fence(), segment.attempt());
         let who = format!("{run_id} {} attempt {attempt} by {process}", segment.shape.ds);
@@ -236,6 +240,10 @@ impl Invariants {
             }
         } else if self.runs.get(&run_id).is_none_or(|run| run.fence < fence) {
             self.breaks(format!("{who} runs under a fence that nobody has claimed"));
+        } else if !goes_on && self.alive.get(process).is_some_and(|(since, _)| at > self.away_until.max(*since) + LEASE)
+        {
+            // Who saw its lease when that was over may claim a moment after it was renewed.
+            self.breaks(format!("{who} begins under an old fence"));
         }
         for wait in &segment.shape.waits {
             for key in &wait.partitions {

@@ -105,9 +105,11 @@ impl TaskRunner for Worker {
         self.life().gate().await;
         let world = Arc::clone(&self.life().world);
         let who = self.life().name.clone();
-        world.tell(|| format!("{who} begins {} attempt {}", segment.run_id(), segment.attempt()));
+        let (attempt, fence) = (segment.attempt(), segment.fence());
+        world.tell(|| format!("{who} begins {} attempt {attempt} under {fence}", segment.run_id()));
         let limit = self.projects.limit(&segment.shape.job);
-        let busy = world.lock().invariants.begins(&who, segment, self.tasks_max, limit);
+        let now = world.time.now();
+        let busy = world.lock().invariants.begins(&who, segment, self.tasks_max, limit, now);
         let _busy = Busy(busy, Arc::clone(&world));
         for task in segment.tasks.clone() {
             segment.begin(&task);
