@@ -184,6 +184,7 @@ impl Runner {
             ("HEADWORKS_TASK", task.unwrap_or_default()),
             ("HEADWORKS_RUN_ID", segment.run_id().to_string()),
             ("HEADWORKS_ATTEMPT", segment.input.tries.to_string()),
+            ("HEADWORKS_FENCE", segment.fence().to_string()),
             ("HEADWORKS_DS", segment.shape.ds.to_string()),
             ("HEADWORKS_INTERVAL_START", time(plan.interval.start())),
             ("HEADWORKS_INTERVAL_END", time(plan.interval.end())),

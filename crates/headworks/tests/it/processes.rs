@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::project::{Outcome, Project, outcome};
+use crate::{
+    crew::lives,
+    project::{Outcome, Project, outcome},
+};
 
 /// A project with one job of one shell task.
 fn shell(command: &str, more: &str) -> Project {
@@ -51,12 +54,6 @@ fn pid_in(path: &Path) -> u32 {
         pid.is_some()
     });
     pid.unwrap()
-}
-
-/// True while a process is there and no zombie.
-fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 #[test]

@@ -1,65 +1,11 @@
 //! `headworks up`, `scheduler` and `worker` as processes: ticks, changed files, kills, several at once.
 
-use std::{
-    process::{Child, Command},
-    time::{Duration, Instant},
-};
-
-use headworks_domain::{Clock, SystemClock};
 use headworks_testkit::TempPostgres;
 
-use crate::project::{NUMBERS, Project, outcome};
-
-/// How long a test waits for what should come within a second or two.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A process that serves; killed when the test is done with it.
-struct Serving(Option<Child>);
-
-impl Serving {
-    fn start(mut command: Command) -> Self {
-        Self(Some(command.spawn().unwrap()))
-    }
-
-    fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(self.0.as_ref().unwrap())
-    }
-
-    fn kill(mut self) {
-        let mut child = self.0.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Stops it politely; what it wrote.
-    fn stop(mut self) -> String {
-        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
-        let outcome = outcome(self.0.take().unwrap());
-        assert_eq!(outcome.code, 0, "{outcome:?}");
-        outcome.stderr
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Asks again until the answer is there.
-fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
-}
+use crate::{
+    crew::{Serving, days_ago, until},
+    project::{NUMBERS, Project},
+};
 
 /// The runs of a job by their state.
 fn runs(project: &Project, job: &str) -> Vec<(String, String, u64)> {
@@ -77,11 +23,6 @@ const UP: [&str; 3] = ["up", "--listen", "127.0.0.1:0"];
 
 fn hourly(start: &str) -> String {
     format!("/* job\nowner: tests\nschedule: '@hourly'\ncatchup: all\nstart: {start}\n*/\nSELECT 1 AS n\n")
-}
-
-/// A day some days ago, so that hourly jobs have so many days to catch up with.
-fn days_ago(days: u64) -> String {
-    headworks_domain::Ds::from(SystemClock.now().date_naive()).plus_days(-i64::try_from(days).unwrap()).to_string()
 }
 
 #[test]
@@ -158,51 +99,6 @@ fn health_and_metrics_are_answered() {
     });
     assert!(metrics.contains("# HELP headworks_flow_attempt_seconds"), "{metrics}");
     up.stop();
-}
-
-/// Kills it so often while it catches up, and starts it again.
-fn killed(kills: u32, days: u64) {
-    let start = days_ago(days);
-    let waiting = "/* job\nowner: tests\nschedule: after waits\ngrain: hour\ncatchup: all\n";
-    let project = Project::empty()
-        .file("jobs/hourly.sql", &hourly(&start))
-        .file("jobs/after.sql", &format!("{waiting}start: {start}\n*/\nSELECT max(n) + 1 AS m FROM wait::hourly\n"));
-    for kill in 0..kills {
-        let up = Serving::start(project.command(&UP));
-        std::thread::park_timeout(Duration::from_millis(200 + u64::from(kill * 618 % 1000)));
-        up.kill();
-    }
-    let up = Serving::start(project.command(&UP));
-    let hours = usize::try_from(days * 24).unwrap();
-    let mut done = successes(&project, "after");
-    while done < hours {
-        done = until("the next hour", || Some(successes(&project, "after")).filter(|now| *now > done));
-    }
-    up.kill();
-    for (job, column, value) in [("hourly", "n", 1), ("after", "m", 2)] {
-        // Of one partition there is one success: whoever was killed had published it or not.
-        let mut done: Vec<String> =
-            runs(&project, job).into_iter().filter(|(_, state, _)| state == "success").map(|run| run.0).collect();
-        let all = done.len();
-        done.sort();
-        done.dedup();
-        assert_eq!(all, done.len(), "{job} ran twice");
-        let sql =
-            format!("select count(*) as n, count(distinct ds || ' ' || hour) as h, min({column}) as v from {job}");
-        let found = project.ok(&["sql", &sql, "--format", "csv"]);
-        assert_eq!(found, format!("n,h,v\n{all},{all},{value}\n"));
-    }
-}
-
-#[test]
-fn kills_lose_and_double_no_hour() {
-    killed(5, 3);
-}
-
-#[test]
-#[ignore = "long: a hundred kills over two months of hours"]
-fn long_a_hundred_kills() {
-    killed(100, 60);
 }
 
 #[test]
