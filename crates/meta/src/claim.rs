@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use headworks_domain::{RunId, TableName};
 use headworks_flow::exec::{Claim, ClaimRequest};
-use headworks_store::{Dialect, Tx, Value, values};
+use headworks_store::{Tx, Value, values};
 
 use crate::{
     Result, Runs, demands,
@@ -88,11 +88,6 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
 
 /// Takes so many numbers from the counter of fences, and answers the first.
 pub(crate) async fn next_numbers(tx: &mut Tx, count: i64) -> Result<i64> {
-    if tx.dialect() == Dialect::Postgres {
-        // A publish in the same transaction would wait for the catalog's lock with the counter's row locked, while another process
-        // does the two the other way round.
-        tx.end_group();
-    }
     let sql = "update hw_fence set value = value + $1 where id = 1 returning value";
     let row = tx.row(sql, &values![count]).await?;
     Ok(row.map_or(Ok(0), |row| row.i64(0))? - count + 1)

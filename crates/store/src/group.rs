@@ -22,17 +22,9 @@ const QUEUE_MAX: usize = 1024;
 pub struct Tx {
     connection: Connection,
     dialect: Dialect,
-    /// No more work joins the transaction.
-    is_last: bool,
 }
 
 impl Tx {
-    /// Keeps other pieces of work out of this transaction from here on. For who has locked what must not be held while another
-    /// lock is waited for.
-    pub fn end_group(&mut self) {
-        self.is_last = true;
-    }
-
     /// Says which database this is.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -167,7 +159,7 @@ async fn write_loop(
     commits: Arc<AtomicU64>,
 ) {
     let Ok(dialect) = options.dialect() else { return };
-    let mut open = Some(Tx { connection, dialect, is_last: false });
+    let mut open = Some(Tx { connection, dialect });
     while let Some(message) = inbox.recv().await {
         let work = match message {
             Message::Work(work) => work,
@@ -182,7 +174,7 @@ async fn write_loop(
         let mut tx = match open.take() {
             Some(tx) => tx,
             None => match Connection::open(&options).await {
-                Ok(connection) => Tx { connection, dialect, is_last: false },
+                Ok(connection) => Tx { connection, dialect },
                 Err(error) => {
                     (work.finish)(Err(error));
                     continue;
@@ -207,7 +199,6 @@ async fn commit_group(tx: &mut Tx, first: Work, inbox: &mut mpsc::Receiver<Messa
         (first.finish)(Err(error));
         return usable;
     }
-    tx.is_last = false;
     let mut next = Some(first);
     let mut kept: Vec<Finish> = Vec::new();
     let mut undone: Vec<Finish> = Vec::new();
@@ -223,7 +214,7 @@ async fn commit_group(tx: &mut Tx, first: Work, inbox: &mut mpsc::Receiver<Messa
                 break;
             }
         }
-        if kept.len() + undone.len() < GROUP_MAX && !tx.is_last {
+        if kept.len() + undone.len() < GROUP_MAX {
             match inbox.try_recv() {
                 Ok(Message::Work(work)) => next = Some(work),
                 Ok(Message::Close(done)) => close = Some(done),

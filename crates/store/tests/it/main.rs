@@ -4,5 +4,4 @@
 
 mod dump;
 mod faults;
-mod groups;
 mod world;
