@@ -374,6 +374,8 @@ fn sqlite_kind(code: &str) -> (ErrorKind, Option<String>) {
             Some("its writer was interrupted: open it once with a program that may write to it".to_owned()),
         ),
         5 | 6 => (ErrorKind::Unavailable, Some("another program holds the database's lock".to_owned())),
+        // SQLITE_INTERRUPT: nothing but a time limit of ours ends a query.
+        9 => (ErrorKind::Unavailable, Some("it takes too long: give its table an index, or ask for less".to_owned())),
         3 | 8 | 23 => (ErrorKind::Denied, Some("let this user read the file".to_owned())),
         14 => (
             ErrorKind::Denied,

@@ -36,6 +36,6 @@ pub mod types;
 pub use error::{Error, Result, ValueError};
 pub use names::{Names, lake_names};
 pub use source::{
-    BatchReader, BatchStream, By, ConnectionSpec, ReadColumn, ReadReport, ReadRequest, ReadWarning, ReportHandle,
-    Snapshot, Source, SourceColumn, SourceOptions, SourceTable, Specials, open, open_with,
+    BatchReader, BatchStream, By, ConnectionSpec, FirstValue, ReadColumn, ReadReport, ReadRequest, ReadWarning,
+    ReportHandle, Snapshot, Source, SourceColumn, SourceOptions, SourceTable, Specials, open, open_with,
 };

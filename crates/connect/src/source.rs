@@ -5,6 +5,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use arrow::{
@@ -82,8 +83,42 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// dropping the reader ends the query. Errors of single values come out of the stream, and end it.
     async fn read(&self, request: ReadRequest) -> Result<BatchReader>;
 
+    /// Runs one query, which changes nothing, and gives the first column of its first row. Further rows are not fetched.
+    ///
+    /// A query that takes longer than `within` is ended. Errors: `Database`.
+    async fn first_value(&self, sql: &str, within: Duration) -> Result<FirstValue>;
+
     /// Holds one moment of the whole database, so that several reads agree with each other.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
+}
+
+/// The first column of a query's first row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirstValue {
+    /// There was no row.
+    NoRow,
+    /// It is null.
+    Null,
+    /// It is this.
+    Value {
+        /// As text.
+        text: String,
+        /// False for `false`, zero and the empty text; for texts that say `false` or `0`, too.
+        is_true: bool,
+    },
+}
+
+impl FirstValue {
+    /// A value that the source has as text.
+    pub(crate) fn of_text(text: String) -> Self {
+        let is_true = !(text.is_empty() || text == "0" || text.eq_ignore_ascii_case("false"));
+        Self::Value { text, is_true }
+    }
+
+    /// True when it is a value that is neither false, zero nor empty.
+    pub fn is_true(&self) -> bool {
+        matches!(self, Self::Value { is_true: true, .. })
+    }
 }
 
 /// One moment of a database. It keeps a transaction of the source open: read what is needed, then drop it.

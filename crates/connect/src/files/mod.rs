@@ -12,6 +12,7 @@
 
 mod conform;
 mod csv;
+mod find;
 mod guard;
 
 use std::{
@@ -37,6 +38,7 @@ use self::guard::{Guarded, guarded};
 use crate::error::{Error, Result};
 
 pub(crate) use conform::conform_batch;
+pub use find::{find, find_object};
 
 /// Where a file's bytes are.
 #[derive(Debug, Clone)]

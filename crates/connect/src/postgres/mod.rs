@@ -3,6 +3,7 @@
 //! Tables are read by `COPY (SELECT ...) TO STDOUT (FORMAT binary)`, decoded straight into Arrow's builders. Each read is one
 //! transaction, REPEATABLE READ and READ ONLY, that locks the table against changes of its definition before it looks.
 
+mod ask;
 mod copy;
 mod decode;
 mod introspect;
@@ -29,7 +30,7 @@ pub(crate) use self::decode::{EPOCH_DAYS, EPOCH_MICROS};
 use self::{introspect::KnownTable, pool::Pool};
 use crate::{
     error::{Error, Result, database},
-    source::{BatchReader, ReadRequest, Snapshot, Source, SourceOptions, SourceTable},
+    source::{BatchReader, FirstValue, ReadRequest, Snapshot, Source, SourceOptions, SourceTable},
 };
 
 /// A PostgreSQL server.
@@ -124,6 +125,10 @@ impl Source for PostgresSource {
 
     async fn read(&self, request: ReadRequest) -> Result<BatchReader> {
         read::read(self.inner.clone(), request).await
+    }
+
+    async fn first_value(&self, sql: &str, within: Duration) -> Result<FirstValue> {
+        ask::first_value(&self.inner, sql, within).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

@@ -1,5 +1,6 @@
 //! SQLite files as sources.
 
+mod ask;
 mod form;
 mod introspect;
 mod read;
@@ -23,7 +24,7 @@ use sqlx::{
 use self::{form::KnownForm, introspect::KnownTable, read::Held};
 use crate::{
     error::{Error, Result, database},
-    source::{BatchReader, ReadRequest, Snapshot, Source, SourceOptions, SourceTable},
+    source::{BatchReader, FirstValue, ReadRequest, Snapshot, Source, SourceOptions, SourceTable},
 };
 
 /// What every SQLite file begins with.
@@ -156,6 +157,10 @@ impl Source for SqliteSource {
     async fn read(&self, request: ReadRequest) -> Result<BatchReader> {
         let held = self.inner.begin().await?;
         read::start(self.inner.clone(), held, request).await
+    }
+
+    async fn first_value(&self, sql: &str, within: Duration) -> Result<FirstValue> {
+        ask::first_value(&self.inner, sql, within).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

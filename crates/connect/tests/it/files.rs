@@ -10,7 +10,7 @@ use arrow::{
 };
 use headworks_connect::{
     Error,
-    files::{FileFormat, FileInput, FileOptions, fetch, open},
+    files::{FileFormat, FileInput, FileOptions, fetch, find, find_object, open},
 };
 use headworks_domain::{ErrorKind, Fault};
 use object_store::{ObjectStoreExt, memory::InMemory};
@@ -177,4 +177,47 @@ proptest! {
             for _ in reader.take(20) {}
         }
     }
+}
+
+#[tokio::test]
+async fn files_and_objects_are_found_by_the_same_patterns() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = InMemory::new();
+    for name in ["in/2026-01-01/a.csv", "in/2026-01-01/.b.csv.part", "in/2026-01-02/deep/x.csv", "in/ünï.txt", "done"]
+    {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+        bucket.put(&object_store::path::Path::parse(name).unwrap(), "".into()).await.unwrap();
+    }
+    for (pattern, expected) in [
+        ("done", true),
+        ("in/2026-01-01/a.csv", true),
+        ("in/2026-01-01/b.csv", false),
+        ("in/2026-01-01/*.csv", true),
+        ("in/2026-01-01/*.part", false),
+        ("in/2026-01-01/.*.part", true),
+        ("in/*/a.csv", true),
+        ("in/*/x.csv", false),
+        ("in/*/*/x.???", true),
+        ("*/*/a.csv", true),
+        ("in/2026-01-*/*.csv", true),
+        ("in/2026-02-*/*.csv", false),
+        ("in/?n?.txt", true),
+        ("nowhere/*", false),
+        ("done/*", false),
+        // A folder is no file.
+        ("in/*-02", false),
+    ] {
+        let local = find(dir.path(), pattern).unwrap_or_else(|error| panic!("{pattern}: {}", shown(&error)));
+        assert_eq!(local.is_some(), expected, "{pattern}");
+        let absolute = find(Path::new("/nowhere"), &dir.path().join(pattern).display().to_string()).unwrap();
+        assert_eq!(absolute.is_some(), expected, "{pattern}");
+        let object = find_object(&bucket, "s3://b", pattern).await.unwrap();
+        assert_eq!(object.is_some(), expected, "{pattern}");
+    }
+    let folder = find(dir.path(), "in").unwrap_err();
+    assert_eq!((folder.kind(), folder.is_retryable()), (ErrorKind::Invalid, false), "{}", shown(&folder));
+    let wrong = find_object(&bucket, "s3://b/a//b", "a//b").await.unwrap_err();
+    assert!(!wrong.is_retryable(), "{}", shown(&wrong));
 }

@@ -13,7 +13,7 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use futures::TryStreamExt;
-use headworks_connect::{BatchReader, By, Error, ReadReport, ReadRequest, Source};
+use headworks_connect::{BatchReader, By, Error, FirstValue, ReadReport, ReadRequest, Source};
 use headworks_domain::{Fault, Interval};
 
 /// Reads all of a reader.
@@ -52,4 +52,28 @@ fn column(batch: &RecordBatch, name: &str) -> Vec<String> {
 /// An error as a person sees it.
 fn shown(error: &Error) -> String {
     format!("{error}\nhint: {}", error.hint().unwrap_or_default())
+}
+
+/// Checks what counts as true, with what every database answers to the same text.
+async fn first_values(source: &dyn Source, own: &[(&str, bool, &str)]) {
+    let common = [
+        ("select 1", true, "1"),
+        ("select 0", false, "0"),
+        ("select -2", true, "-2"),
+        ("select 0.5", true, "0.5"),
+        ("select ''", false, ""),
+        ("select 'ü'", true, "ü"),
+        ("select '0'", false, "0"),
+        ("select 'False'", false, "False"),
+        ("select count(*) from loads where 1 = 2", false, "0"),
+    ];
+    let within = std::time::Duration::from_secs(30);
+    for (sql, is_true, text) in common.iter().chain(own) {
+        let value = source.first_value(sql, within).await.unwrap_or_else(|error| panic!("{sql}: {}", shown(&error)));
+        assert_eq!(value, FirstValue::Value { text: (*text).to_owned(), is_true: *is_true }, "{sql}");
+        assert_eq!(value.is_true(), *is_true);
+    }
+    assert_eq!(source.first_value("select null", within).await.unwrap(), FirstValue::Null);
+    assert_eq!(source.first_value("select day from loads where 1 = 2", within).await.unwrap(), FirstValue::NoRow);
+    assert!(!FirstValue::Null.is_true() && !FirstValue::NoRow.is_true());
 }

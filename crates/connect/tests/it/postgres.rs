@@ -371,3 +371,32 @@ async fn readers_may_leave() {
     let (batch, report) = read(&*db, request("t")).await.unwrap();
     assert_eq!((batch.num_rows(), report.rows), (100_000, 100_000));
 }
+
+#[tokio::test]
+async fn the_first_value_of_a_query_is_true_or_not() {
+    let database =
+        Database::new("CREATE TABLE loads(day date, ok boolean); INSERT INTO loads VALUES ('2026-01-01', true)");
+    let db = database.source();
+    let own = [
+        ("select ok from loads where day = '2026-01-01'", true, "true"),
+        ("select 1 = 2", false, "false"),
+        ("select 0.00::numeric", false, "0.00"),
+        ("select 'NaN'::float8", true, "NaN"),
+        ("select 1e-300::float8", true, "1e-300"),
+        ("select array[]::int[]", true, "{}"),
+        ("select generate_series(1, 100000000)", true, "1"),
+        ("with x as (select 7 as n) select n from x; -- a comment", true, "7"),
+    ];
+    crate::first_values(&*db, &own).await;
+    let within = std::time::Duration::from_secs(30);
+    for wrong in ["select a from nowhere", "selec 1", "delete from loads returning 1", "select 1; select 2", ""] {
+        let error = db.first_value(wrong, within).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Invalid, false), "{wrong}: {}", shown(&error));
+    }
+    // What a function does counts too.
+    database.run("CREATE FUNCTION wipe() RETURNS int LANGUAGE sql AS 'DELETE FROM loads RETURNING 1'");
+    assert!(db.first_value("select wipe()", within).await.unwrap_err().to_string().contains("read-only"));
+    let error = db.first_value("select pg_sleep(60)", std::time::Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{}", shown(&error));
+    assert_eq!(database.run("SELECT count(*) FROM loads").trim(), "1");
+}

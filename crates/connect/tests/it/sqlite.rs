@@ -320,3 +320,28 @@ async fn a_writer_that_holds_the_lock_is_waited_for_and_then_reported() {
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
     waiting.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn the_first_value_of_a_query_is_true_or_not() {
+    let (_dir, db) =
+        database("CREATE TABLE loads(day TEXT, ok BOOLEAN); INSERT INTO loads VALUES ('2026-01-01', 1), ('x', 0)")
+            .await;
+    crate::first_values(
+        &*db,
+        &[("select ok from loads where day = 'x'", false, "0"), ("select x'00ff'", true, "2 bytes")],
+    )
+    .await;
+    let within = std::time::Duration::from_secs(30);
+    let error = db.first_value("select a from nowhere", within).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Invalid, false));
+    assert!(
+        shown(&error).contains("connection `production`: cannot run the query: no such table: nowhere"),
+        "{}",
+        shown(&error)
+    );
+    assert_eq!(db.first_value("delete from loads returning 1", within).await.unwrap_err().kind(), ErrorKind::Denied);
+    // A query without an end is ended, and keeps nobody from anything.
+    let endless = "with recursive n(x) as (select 1 union all select x + 1 from n) select count(*) from n";
+    let error = db.first_value(endless, std::time::Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{}", shown(&error));
+}
