@@ -11,6 +11,7 @@ use crate::{
     column::ColumnType,
     job::{Job, JobBody},
     jobfile::JobFile,
+    outside,
     plan::RunContext,
     project::Project,
     render::sample_interval,
@@ -87,6 +88,10 @@ fn examine(project: &Project, mut job: Job) -> Candidate {
             problems.extend(task::task_problems(&job, project, &macros));
         }
     }
+    if job.outside_waits().next().is_some() {
+        let macros = job.macros(&project.config.vars, interval, &context);
+        problems.extend(outside::problems(&job, project, &macros));
+    }
     if let Some(pool) = &job.spec.pool
         && let Some((message, hint)) = pool_problem(&project.config.pools, pool)
     {
@@ -99,9 +104,9 @@ fn examine(project: &Project, mut job: Job) -> Candidate {
             Ok(TableCheck::RowCount(_)) => {}
         }
     }
-    let others = waits.iter().filter(|(_, wait)| !wait.is_self()).count();
+    let others = waits.iter().filter(|(_, wait)| !wait.is_self()).count() + job.outside_waits().count();
     if job.schedule.as_ref().is_some_and(Schedule::is_after_waits) && others == 0 && problems.is_empty() {
-        let hint = "read a table as `wait::t`, or name one in `wait:`";
+        let hint = "read a table as `wait::t`, or name one in `wait:`, or a file";
         problems.push(job.source.error(job.at(&["schedule"]), "`after waits` has nothing to wait for", hint));
     }
     for (_, wait) in &waits {
@@ -138,7 +143,7 @@ fn header_waits(job: &Job, problems: &mut Vec<Problem>) -> Vec<(At, WaitRef)> {
     for (n, wait) in job.spec.wait.iter().enumerate() {
         let at = job.at(&["wait", &n.to_string()]);
         match wait.wait_ref() {
-            Ok(wait) => found.push((at, wait)),
+            Ok(wait) => found.extend(wait.map(|wait| (at, wait))),
             Err(message) => problems.push(job.source.error(at, message, "keep one of them")),
         }
     }

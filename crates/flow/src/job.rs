@@ -11,10 +11,11 @@ use sha2::{Digest, Sha256};
 use crate::{
     document::Node,
     grid::Grid,
+    outside::OutsideWait,
     render::Rendered,
     schedule::Schedule,
     source::{At, Source},
-    spec::{ImportSpec, JobSpec, Kind, PartitionColumn, WaitRef},
+    spec::{ImportSpec, JobSpec, Kind, PartitionColumn, WaitRef, WaitSpec},
 };
 
 /// What one job file defines.
@@ -222,9 +223,23 @@ impl Job {
         self.header.at(path)
     }
 
-    /// The waits of the header, without those of the SQL.
+    /// The partitions that the header waits for, without those of the SQL.
     pub(crate) fn header_waits(&self) -> Vec<WaitRef> {
-        self.spec.wait.iter().filter_map(|wait| wait.wait_ref().ok()).collect()
+        self.spec.wait.iter().filter_map(|wait| wait.wait_ref().ok().flatten()).collect()
+    }
+
+    /// What it waits for outside of the lake, with the places in the header's `wait:`. Macros stand as written.
+    pub fn outside_waits(&self) -> impl Iterator<Item = (usize, &OutsideWait)> {
+        self.spec.wait.iter().enumerate().filter_map(|(n, wait)| match wait {
+            WaitSpec::Outside(wait) => Some((n, wait)),
+            WaitSpec::Text(_) | WaitSpec::Table(_) => None,
+        })
+    }
+
+    /// All that it waits for, in words: tables as the files name them, then what is outside of the lake.
+    pub fn waits_in_words(&self) -> Vec<String> {
+        let outside = self.outside_waits().map(|(_, wait)| wait.question.to_string());
+        self.waits.iter().map(ToString::to_string).chain(outside).collect()
     }
 }
 

@@ -114,11 +114,7 @@ pub(crate) fn read(file: String, text: String, path_name: &str, project_zone: Tz
         Ok(node) => node,
         Err(malformed) => {
             let (at, message, hint) = match is_sql.then(|| cut_by_star(&source, header, header_at)).flatten() {
-                Some(at) => (
-                    at,
-                    "`*/` ends the header in the middle of a text".to_owned(),
-                    "write `every 15 minutes` for `*/15 * * * *`, or `0-59/15 * * * *`",
-                ),
+                Some((at, hint)) => (at, "`*/` ends the header in the middle of a text".to_owned(), hint),
                 None => (malformed.at, format!("this is not YAML: {}", malformed.message), ""),
             };
             out.problems.push(source.error(at, message, hint));
@@ -210,7 +206,7 @@ fn make_job(
                 grain,
                 zone,
                 schedule,
-                waits: spec.wait.iter().filter_map(|wait| wait.wait_ref().ok()).collect(),
+                waits: spec.wait.iter().filter_map(|wait| wait.wait_ref().ok().flatten()).collect(),
                 spec,
                 reads_latest: Vec::new(),
                 reads_plain: Vec::new(),
@@ -252,16 +248,22 @@ fn job_body(source: &Source, node: &Node, spec: &JobSpec, sql: Option<SqlBody>) 
     }
 }
 
-/// The place of a `*/` that ended the comment where the author meant a cron step, as in `"*/15 * * * *"`.
-fn cut_by_star(source: &Source, header: &str, header_at: At) -> Option<At> {
+/// The place of a `*/` that ended the comment where the author meant a cron step, as in `"*/15 * * * *"`, or any folder, as in
+/// `"in/*/a.csv"`; and what to write.
+fn cut_by_star(source: &Source, header: &str, header_at: At) -> Option<(At, &'static str)> {
     let last = header.lines().last()?;
-    let open =
-        last.matches('"').count() % 2 == 1 || last.matches('\'').count() % 2 == 1 || last.trim_end().ends_with(':');
+    let quoted = last.matches('"').count() % 2 == 1 || last.matches('\'').count() % 2 == 1;
+    let open = quoted || last.trim_end().ends_with(':');
     let line = header_at.0 + header.lines().count().saturating_sub(1);
     let shown = source.line(line);
     let star = shown.find("*/")?;
     let step = shown[star + 2..].starts_with(|c: char| c.is_ascii_digit());
-    (open && step).then(|| (line, shown[..star].chars().count() + 1))
+    let hint = match (open && step, quoted) {
+        (true, _) => "write `every 15 minutes` for `*/15 * * * *`, or `0-59/15 * * * *`",
+        (false, true) => "in the header of a SQL file write `*\\/` for it, in double quotes, as `\"in/*\\/a.csv\"`",
+        (false, false) => return None,
+    };
+    Some(((line, shown[..star].chars().count() + 1), hint))
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ impl Rule {
 pub struct TaskShape {
     /// Its name, unique in the run.
     pub name: TaskName,
-    /// True when it only waits for partitions.
+    /// True when it only waits for what must be there first.
     pub waits: bool,
     /// The places of the tasks before it; each is smaller than its own place.
     pub after: Vec<usize>,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     job::{Job, JobBody},
     machine::{RetryPolicy, Rule},
+    outside::{self, Question},
     project::Project,
     render::Rendered,
     spec::Kind,
@@ -37,6 +38,8 @@ pub struct RunPlan {
     pub partitions: Vec<PartitionKey>,
     /// What must be published first; at most one entry per table.
     pub waits: Vec<WaitOn>,
+    /// What must be there first outside of the lake.
+    pub outside: Vec<OutsideOn>,
     /// Tables of which the SQL reads the newest partition, without waiting.
     pub reads_latest: Vec<TableName>,
     /// The final SQL; none for imports and jobs with `tasks:`.
@@ -61,6 +64,17 @@ pub struct WaitOn {
     /// Every partition of the table from its first published one up to and including this `ds` is read: the days between
     /// must be published too. Set only when the table's first day is not known from its job's `start`.
     pub upto: Option<Ds>,
+}
+
+/// A run's wait for something outside of the lake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutsideOn {
+    /// The task that stands for it, as `wait_file`.
+    pub task: TaskName,
+    /// What is asked, with its macros filled in; it holds no secrets.
+    pub question: Arc<Question>,
+    /// The least pause between two looks.
+    pub every: Duration,
 }
 
 /// One step of a run.
@@ -127,7 +141,7 @@ pub enum Each {
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TaskKind {
-    /// Waits for partitions of another table, or earlier ones of its own.
+    /// Waits for partitions of another table, for earlier ones of its own, or for something outside of the lake.
     Wait,
     /// Computes or imports the result and writes it aside.
     Stage,
@@ -167,7 +181,7 @@ impl TaskKind {
 impl Job {
     /// Plans a run over `interval`, which must be made of whole grains (as [`Job::intervals`] gives them).
     ///
-    /// Errors: problems of the SQL that this interval or these parameters bring out, each at its line of the job file.
+    /// Errors: problems of the SQL or of waits that this interval or these parameters bring out, each at its line of the job file.
     pub fn plan_run(
         self: &Arc<Self>,
         project: &Project,
@@ -184,10 +198,17 @@ impl Job {
             }
         };
         let waits = waits::resolve(self, project, &refs, interval);
-        let macros = (self.body == JobBody::Tasks).then(|| self.macros(&project.config.vars, interval, context));
+        let macros = || self.macros(&project.config.vars, interval, context);
+        let outside = match self.outside_waits().next() {
+            None => Vec::new(),
+            Some(_) => outside::resolve(self, &waits, &macros())?,
+        };
+        let names: Vec<TaskName> =
+            waits.iter().map(|w| &w.task).chain(outside.iter().map(|w| &w.task)).cloned().collect();
+        let macros = (self.body == JobBody::Tasks).then(macros);
         let tasks = match &macros {
-            None => table_tasks(self, &waits),
-            Some(macros) => own_tasks(self, &waits, macros)?,
+            None => table_tasks(self, names),
+            Some(macros) => own_tasks(self, &names, macros)?,
         };
         Ok(RunPlan {
             job: Arc::clone(self),
@@ -195,6 +216,7 @@ impl Job {
             partitions: self.partitions(&interval),
             tasks,
             waits,
+            outside,
             reads_latest,
             sql,
             macros,
@@ -204,9 +226,9 @@ impl Job {
 }
 
 /// Lays out the steps: waits, then stage, check, publish, latest. A view has nothing to stage or check.
-fn table_tasks(job: &Job, waits: &[WaitOn]) -> Vec<TaskPlan> {
-    let mut tasks = wait_tasks(waits);
-    let mut after: Vec<TaskName> = waits.iter().map(|w| w.task.clone()).collect();
+fn table_tasks(job: &Job, waits: Vec<TaskName>) -> Vec<TaskPlan> {
+    let mut tasks = wait_tasks(&waits);
+    let mut after = waits;
     let steps: &[TaskKind] = match (job.spec.kind, job.has_checks()) {
         (Kind::View, _) => &[TaskKind::Publish],
         (_, true) => &[TaskKind::Stage, TaskKind::Check, TaskKind::Publish, TaskKind::Latest],
@@ -222,7 +244,7 @@ fn table_tasks(job: &Job, waits: &[WaitOn]) -> Vec<TaskPlan> {
 }
 
 /// Lays out the steps of a job with `tasks:`: waits, then the tasks, each after those it names, or after the waits.
-fn own_tasks(job: &Job, waits: &[WaitOn], macros: &minijinja::Value) -> Result<Vec<TaskPlan>, Vec<Problem>> {
+fn own_tasks(job: &Job, waits: &[TaskName], macros: &minijinja::Value) -> Result<Vec<TaskPlan>, Vec<Problem>> {
     let mut tasks = wait_tasks(waits);
     let mut problems = Vec::new();
     for (name, task) in in_order(job) {
@@ -232,7 +254,7 @@ fn own_tasks(job: &Job, waits: &[WaitOn], macros: &minijinja::Value) -> Result<V
         });
         let own_name = |name: &str| -> TaskName { name.parse().expect("the names of tasks were checked") };
         let after = if task.after.is_empty() {
-            waits.iter().map(|w| w.task.clone()).collect()
+            waits.to_vec()
         } else {
             task.after.iter().map(|parent| own_name(parent)).collect()
         };
@@ -258,9 +280,9 @@ fn own_tasks(job: &Job, waits: &[WaitOn], macros: &minijinja::Value) -> Result<V
     if problems.is_empty() { Ok(tasks) } else { Err(problems) }
 }
 
-fn wait_tasks(waits: &[WaitOn]) -> Vec<TaskPlan> {
-    let wait = |w: &WaitOn| TaskPlan {
-        name: w.task.clone(),
+fn wait_tasks(waits: &[TaskName]) -> Vec<TaskPlan> {
+    let wait = |name: &TaskName| TaskPlan {
+        name: name.clone(),
         kind: TaskKind::Wait,
         after: Vec::new(),
         options: TaskOptions::default(),

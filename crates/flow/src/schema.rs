@@ -291,7 +291,8 @@ impl<'a> Checker<'a> {
         }
         if unknown.is_empty() {
             let decides = |name: &&str| fitting.iter().any(|s| s["properties"].get(*name).is_none());
-            let deciding: Vec<&str> = known.iter().copied().filter(decides).collect();
+            let needed = fitting.iter().flat_map(|s| s["required"].as_array()).flatten().filter_map(Value::as_str);
+            let deciding: Vec<&str> = needed.filter(decides).collect();
             let given = entries.iter().map(|(key, _)| key.text.as_str()).filter(|key| deciding.contains(key));
             let given: Vec<&str> = given.collect();
             let (message, hint) = if given.is_empty() {
@@ -317,7 +318,10 @@ fn sample(node: &Node) -> String {
 }
 
 fn first_sentence(text: &str) -> String {
-    text.split(['.', ';']).next().unwrap_or_default().replace('\n', " ").trim().to_owned()
+    // `headworks.toml` ends no sentence.
+    let end =
+        text.match_indices(['.', ';']).map(|(n, _)| n).find(|n| !text[n + 1..].starts_with(char::is_alphanumeric));
+    text[..end.unwrap_or(text.len())].replace('\n', " ").trim().to_owned()
 }
 
 /// Names in backticks with commas between, each once.
@@ -432,7 +436,6 @@ import:
                 "2:7 `a b` is not a job name: it may have letters, digits and `_` only (use letters, digits, `_`, `-`, with `/` between parts)",
                 "3:8 `@1` is not an offset: write `t@-1` for the partition before (write a table, `table@-1` for the partition before, or `self@-1` for the job's own)",
                 "3:14 unknown key `tabel` in `wait[1]` (did you mean `table`?)",
-                "3:13 `wait[1]` lacks the key `table` (The table)",
                 "3:42 `wait[2].upto` cannot be `now` (write one of `ds`)",
                 "3:48 `wait[3]` lacks the key `table` (The table)",
             ],

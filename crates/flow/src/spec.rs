@@ -11,6 +11,7 @@ use crate::{
     column::ColumnType,
     machine::RetryPolicy,
     named::Named,
+    outside::OutsideWait,
     target::JobAlerts,
     task::TaskSpec,
     units::{Span, TimeOfDay},
@@ -74,7 +75,7 @@ pub struct JobSpec {
     /// The partition columns; `[ds]`, or `[ds, hour]` for hourly tables, unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partition_by: Vec<PartitionColumn>,
-    /// Partitions that must be published first, besides the `wait::` tables of the SQL.
+    /// What must be there first, besides the `wait::` tables of the SQL: partitions, files, answers of SQL or HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wait: Vec<WaitSpec>,
     /// The columns of the result: their types, descriptions and checks.
@@ -204,7 +205,7 @@ impl PartitionColumn {
     }
 }
 
-/// One entry of `wait:`: a text as `flights`, `flights@-1`, `self@-1`, or a map.
+/// One entry of `wait:`: a text as `flights`, `flights@-1`, `self@-1`, or a map: of a table, or of something outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum WaitSpec {
@@ -212,6 +213,8 @@ pub enum WaitSpec {
     Text(#[schemars(extend("format" = "wait"))] String),
     /// A table with an offset or a stretch of time.
     Table(WaitTable),
+    /// Something outside of the lake.
+    Outside(OutsideWait),
 }
 
 /// A wait written as a map.
@@ -489,18 +492,19 @@ impl fmt::Display for WaitRef {
 }
 
 impl WaitSpec {
-    /// What the entry means. Errors: the reason, for a person.
-    pub fn wait_ref(&self) -> Result<WaitRef, String> {
+    /// The partitions that the entry means; none for something outside of the lake. Errors: the reason, for a person.
+    pub fn wait_ref(&self) -> Result<Option<WaitRef>, String> {
         match self {
-            Self::Text(text) => text.parse(),
+            Self::Outside(_) => Ok(None),
+            Self::Text(text) => text.parse().map(Some),
             Self::Table(WaitTable { offset: Some(_), upto: Some(_), .. }) => {
                 Err("a wait has an `offset` or `upto`, not both".to_owned())
             }
             Self::Table(WaitTable { table, upto: Some(Upto::Ds), .. }) => {
-                Ok(WaitRef { table: table.clone(), reach: Reach::Upto })
+                Ok(Some(WaitRef { table: table.clone(), reach: Reach::Upto }))
             }
             Self::Table(WaitTable { table, offset, .. }) => {
-                Ok(WaitRef { table: table.clone(), reach: Reach::Offset(offset.unwrap_or(0)) })
+                Ok(Some(WaitRef { table: table.clone(), reach: Reach::Offset(offset.unwrap_or(0)) }))
             }
         }
     }

@@ -6,7 +6,7 @@ mod fill;
 use std::collections::BTreeMap;
 
 pub(crate) use check::task_problems;
-pub(crate) use fill::items;
+pub(crate) use fill::{Unfilled, fill, items};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,12 +64,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Gives every type of task the keys that all have, so that each is one map whose unknown keys can be told.
-fn keys_of_every_type(schema: &mut Schema) {
+/// Gives every kind of map the keys that all have, so that each is one map whose unknown keys can be told.
+pub(crate) fn keys_of_every_type(schema: &mut Schema) {
     let common = schema.remove("properties");
     let Some(Value::Object(common)) = common else { return };
-    let types = schema.get_mut("oneOf").and_then(Value::as_array_mut);
-    for one in types.into_iter().flatten().filter_map(Value::as_object_mut) {
+    let kinds = if schema.get("oneOf").is_some() { "oneOf" } else { "anyOf" };
+    let kinds = schema.get_mut(kinds).and_then(Value::as_array_mut);
+    for one in kinds.into_iter().flatten().filter_map(Value::as_object_mut) {
         if let Some(properties) = one.get_mut("properties").and_then(Value::as_object_mut) {
             properties.extend(common.clone());
         }
@@ -232,7 +233,7 @@ impl Method {
 }
 
 /// The status of an HTTP answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct Status(#[schemars(range(min = 100, max = 599))] pub u16);
 

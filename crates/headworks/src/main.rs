@@ -4,6 +4,7 @@ mod adopted;
 mod alert;
 mod app;
 mod backup;
+mod buckets;
 mod cli;
 mod connections;
 mod execute;

@@ -35,6 +35,7 @@ impl Planner for ProjectPlanner {
             ds: job.ds(&plan.interval),
             partitions: plan.partitions.clone(),
             waits: plan.waits.clone(),
+            outside: plan.outside.clone(),
             tasks: plan.tasks.clone(),
             limits: limits(job),
             params: given.params.clone(),
@@ -55,6 +56,7 @@ impl Planner for ProjectPlanner {
             ds: job.map_or_else(|| request.interval.start().date_naive().into(), |job| job.ds(&request.interval)),
             partitions: Vec::new(),
             waits: Vec::new(),
+            outside: Vec::new(),
             tasks: vec![TaskPlan {
                 name: stage,
                 kind: TaskKind::Stage,

@@ -7,6 +7,7 @@
 mod checks;
 mod http;
 mod import;
+mod look;
 mod output;
 mod process;
 mod sql;
@@ -22,27 +23,27 @@ use async_trait::async_trait;
 use headworks_domain::{EnvironmentName, ErrorKind, Fault, PartitionKey, TableName};
 use headworks_engine::Engine;
 use headworks_flow::{
-    Failure, Job, JobBody, Kind, RunPlan, TaskKind,
+    Answer, Failure, Job, JobBody, Kind, Question, RunPlan, TaskKind,
     exec::{Done, Segment, Stop, TaskRunner},
 };
 use headworks_lake::{Action, At, ColumnSpec, Input, Lake, PublishInfo, StageRequest, Staged, TableSpec};
 
+pub(crate) use look::Looker;
 pub(crate) use process::Children;
 
-use crate::{app::App, connections::Connections, lakes::Lakes, live::LiveProject};
+use crate::{app::App, lakes::Lakes, live::LiveProject};
 
 /// The runner of all tasks of a command. `as_of_now`: the command fills past days with the present of whole tables.
 pub(crate) async fn open(app: &App, project: LiveProject, as_of_now: bool) -> anyhow::Result<Arc<dyn TaskRunner>> {
     Ok(Arc::new(Runner {
+        looker: Looker::new(app, project.clone())?,
         project,
-        connections: app.connections()?,
         lakes: app.lakes().await?.clone(),
         engine: app.engine().await?.clone(),
         env: app.env_name()?.to_string(),
         as_of_now,
         described: Mutex::default(),
         surroundings: tasks::Surroundings::new(app)?,
-        http: http::Http::default(),
     }))
 }
 
@@ -51,12 +52,12 @@ struct Runner {
     lakes: Lakes,
     engine: Engine,
     env: String,
-    connections: Connections,
+    /// Looks at the outside world; its connections are those of imports too.
+    looker: Looker,
     as_of_now: bool,
     /// The specs of tables by job version: parsed once, used by every run.
     described: Mutex<HashMap<String, TableSpec>>,
     surroundings: tasks::Surroundings,
-    http: http::Http,
 }
 
 /// What goes from one task of a segment to the next.
@@ -95,6 +96,10 @@ impl TaskRunner for Runner {
             segment.end(&name);
         }
         Ok(done)
+    }
+
+    async fn look(&self, question: &Question) -> Result<Answer, Failure> {
+        self.looker.look(question).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why a run is not there: from facts to a reason, and from a chain of reasons to words. Reads nothing by itself.
 
 use chrono::{DateTime, Utc};
-use headworks_flow::{State, exec::RunRow};
+use headworks_flow::{Answer, Failure, Span, State, exec::RunRow};
 use serde_json::{Value, json};
 
 use crate::output::{ago, count, shown};
@@ -45,10 +45,40 @@ pub(crate) struct Facts {
     pub(crate) wait_until: Option<DateTime<Utc>>,
     /// What it waits for, with how many partitions of each table are missing.
     pub(crate) missing: Vec<(String, usize)>,
+    /// What it waits for outside of the lake, as it is now.
+    pub(crate) outside: Vec<Sight>,
     /// Runs of the job that are at work.
     pub(crate) active: usize,
     /// How many may be.
     pub(crate) active_max: Option<usize>,
+}
+
+/// Something outside of the lake that a run waits for, and what a look found just now.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sight {
+    /// What it is, as "file `in/a.csv`".
+    pub(crate) what: String,
+    pub(crate) found: Result<Answer, Failure>,
+    /// The pause between two looks of whoever has the run.
+    pub(crate) every: Span,
+}
+
+impl Sight {
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self.found, Ok(Answer { is_yes: true, .. }))
+    }
+
+    /// The reason as a link of the chain.
+    pub(crate) fn node(&self) -> Node {
+        let reason = match &self.found {
+            Ok(answer) => Reason::Outside { is_there: answer.is_yes, said: answer.said.clone(), every: self.every },
+            Err(failure) => {
+                let hint = failure.hint.clone().unwrap_or_default();
+                Reason::Unseen { message: failure.message.clone(), hint }
+            }
+        };
+        Node { name: self.what.clone(), ds: String::new(), hour: None, reason, because: Vec::new() }
+    }
 }
 
 /// Why a run stands as it does.
@@ -94,7 +124,24 @@ pub(crate) enum Reason {
     Waits {
         run: String,
         missing: Vec<(String, usize)>,
+        outside: Vec<String>,
         until: Option<DateTime<Utc>>,
+    },
+    /// All that it waits for is there by now; some of it is found by the next look only.
+    FoundSoon {
+        run: String,
+        within: Span,
+    },
+    /// Something outside of the lake, as it is now.
+    Outside {
+        is_there: bool,
+        said: String,
+        every: Span,
+    },
+    /// Something outside of the lake that cannot be looked at from here.
+    Unseen {
+        message: String,
+        hint: String,
     },
     Abandoned {
         run: String,
@@ -203,11 +250,17 @@ fn of_live(facts: &Facts, run: &RunRow) -> Reason {
             at: facts.retry_at,
             message: run.failure.as_ref().map(|f| f.message.clone()).unwrap_or_default(),
         },
-        _ if !facts.missing.is_empty() => {
-            Reason::Waits { run: id, missing: facts.missing.clone(), until: facts.wait_until }
+        _ if !facts.missing.is_empty() || !facts.outside.iter().all(Sight::is_there) => {
+            let lacks = facts.outside.iter().filter(|sight| !sight.is_there());
+            let outside = lacks.map(|sight| sight.what.clone()).collect();
+            Reason::Waits { run: id, missing: facts.missing.clone(), outside, until: facts.wait_until }
         }
         _ => match facts.active_max {
             Some(max) if facts.active >= max => Reason::JobLimit { active: facts.active, max },
+            _ if !facts.outside.is_empty() => {
+                let within = facts.outside.iter().map(|sight| sight.every).max().unwrap_or_default();
+                Reason::FoundSoon { run: id, within }
+            }
             _ => Reason::Slots { run: id, owner },
         },
     }
@@ -241,7 +294,8 @@ impl Node {
         let indent = "  ".repeat(depth);
         let words = self.reason.words(now).replace('\n', &format!("\n{indent}    "));
         let hour = self.hour.map(|hour| format!(" {hour:02} h")).unwrap_or_default();
-        text.push_str(&format!("{indent}{} {}{hour} {words}\n", self.name, self.ds));
+        let ds = if self.ds.is_empty() { String::new() } else { format!(" {}", self.ds) };
+        text.push_str(&format!("{indent}{}{ds}{hour} {words}\n", self.name));
         if let Reason::Ended { hint: Some(hint), .. } = &self.reason {
             text.push_str(&format!("{indent}  hint: {hint}\n"));
         }
@@ -302,6 +356,11 @@ impl Node {
             Reason::Piece { backfill, paused: true, .. } => format!("headworks backfills resume {backfill}"),
             Reason::Piece { backfill, .. } => format!("wait; headworks backfills show {backfill} shows how far it is"),
             Reason::Waits { run, .. } => format!("wait, or headworks runs cancel {run}"),
+            Reason::FoundSoon { run, .. } => format!("wait a moment; headworks runs show {run} shows when it starts"),
+            Reason::Outside { is_there: true, .. } => "wait for the next look".to_owned(),
+            Reason::Outside { .. } => "wait, or ask whoever makes it".to_owned(),
+            Reason::Unseen { hint, .. } if !hint.is_empty() => hint.clone(),
+            Reason::Unseen { .. } => "see that it can be reached".to_owned(),
             Reason::Abandoned { schedulers: 0, .. } => {
                 format!("headworks up takes it over; so does headworks run {name} --ds {ds}")
             }
@@ -337,6 +396,10 @@ impl Reason {
             Self::Missed { .. } => "missed",
             Self::StartsSoon => "starts_soon",
             Self::Waits { .. } => "waits",
+            Self::FoundSoon { .. } => "found_soon",
+            Self::Outside { is_there: true, .. } => "there",
+            Self::Outside { .. } => "not_there",
+            Self::Unseen { .. } => "unseen",
             Self::Abandoned { .. } => "abandoned",
             Self::Running { .. } => "running",
             Self::Retry { .. } => "retry",
@@ -352,6 +415,7 @@ impl Reason {
             Self::Published { run, .. } => run.as_deref(),
             Self::Done { run, .. }
             | Self::Waits { run, .. }
+            | Self::FoundSoon { run, .. }
             | Self::Abandoned { run, .. }
             | Self::Running { run, .. }
             | Self::Retry { run, .. }
@@ -390,10 +454,22 @@ impl Reason {
                 format!("was never run: its tick at {} was passed over, as catchup says", when(*tick))
             }
             Self::StartsSoon => "is due, and about to start".to_owned(),
-            Self::Waits { missing, until, .. } => {
+            Self::Waits { missing, outside, until, .. } => {
                 let until = until.map(|at| format!("; gives up at {}", when(at))).unwrap_or_default();
-                format!("waits for {}{until}", tables_words(missing))
+                let tables = Some(tables_words(missing)).filter(|words| !words.is_empty());
+                let words: Vec<String> = tables.into_iter().chain(outside.iter().cloned()).collect();
+                format!("waits for {}{until}", words.join(" and "))
             }
+            Self::FoundSoon { within, .. } => {
+                format!(
+                    "has all it needs: the next look finds that within {within}, unless it queues for a slot already"
+                )
+            }
+            Self::Outside { is_there: true, said, .. } => format!("is there now: {said}"),
+            Self::Outside { said, every, .. } => {
+                format!("is not there yet: {said}, says a look just now; whoever has the run looks every {every}")
+            }
+            Self::Unseen { message, .. } => format!("cannot be looked at from here: {message}"),
             Self::Abandoned { run, owner, .. } => format!("was begun as run {run} by {owner}, which is gone"),
             Self::Running { run, owner, attempt, task, since } => {
                 let task = task.as_ref().map(|task| format!(", task {task}")).unwrap_or_default();

@@ -7,6 +7,7 @@
 mod entries;
 mod entry;
 mod items;
+mod outside;
 mod pools;
 mod report;
 mod waits;
@@ -21,6 +22,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use entries::Entries;
 use entry::{Entry, Phase};
 use headworks_domain::{JobName, RunId};
+use outside::Outside;
 use pools::{Place, Pools};
 
 use super::{
@@ -29,7 +31,10 @@ use super::{
     segment::{Done, Moved, Stop},
     shape::{Request, RunShape},
 };
-use crate::machine::{Action, Event, Failure, State};
+use crate::{
+    machine::{Action, Event, Failure, State},
+    outside::Question,
+};
 
 /// What the loop around the board is to do.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub(crate) enum Command {
     Release { run_id: RunId, fence: i64 },
     /// Ask the registry which of these are published. The answer goes to [`Board::looked`].
     Look(Vec<Partition>),
+    /// Look whether something is there outside of the lake. The answer goes to [`Board::answered`].
+    Inquire(Arc<Question>),
     /// Tell whoever watches.
     Tell(Progress),
 }
@@ -82,6 +89,7 @@ pub(crate) struct Board {
     seeking: bool,
     /// Tasks that wait for partitions.
     waits: usize,
+    outside: Outside,
     dirty: BTreeSet<usize>,
     counts: Counts,
     commands: Vec<Command>,
@@ -227,10 +235,10 @@ impl Board {
         self.open == 0
     }
 
-    /// When the next retry is due, or the next wait at its end.
+    /// When the next retry or look is due, or the next wait at its end.
     pub(crate) fn next_due(&self) -> Option<DateTime<Utc>> {
         let retry = self.due.first().map(|(at, ..)| *at);
-        retry.into_iter().chain(self.wait_ends.first().map(|(at, _)| *at)).min()
+        retry.into_iter().chain(self.wait_ends.first().map(|(at, _)| *at)).chain(self.outside.next_due()).min()
     }
 
     /// The run was claimed by this process.
@@ -450,7 +458,7 @@ impl Board {
         }
     }
 
-    /// Lets retries that are due go on, and fills free slots.
+    /// Lets retries that are due go on, has looked at what is due, and fills free slots.
     pub(crate) fn tick(&mut self, now: DateTime<Utc>) {
         self.sweep();
         while let Some(&(at, run, head)) = self.due.first().filter(|(at, ..)| *at <= now) {
@@ -465,9 +473,10 @@ impl Board {
         while let Some(&(at, run)) = self.wait_ends.first().filter(|(at, _)| *at <= now) {
             self.wait_ends.remove(&(at, run));
             if !self.runs[run].missing.is_empty() {
-                self.give_up(run, now);
+                self.close(run, at, now);
             }
         }
+        self.inquire(now);
         self.dispatch(now);
     }
 
@@ -477,6 +486,7 @@ impl Board {
         self.due = std::mem::take(&mut self.due).into_iter().map(|(at, run, head)| (moved(at), run, head)).collect();
         self.wait_ends = std::mem::take(&mut self.wait_ends).into_iter().map(|(at, run)| (moved(at), run)).collect();
         self.blocked.values_mut().for_each(|since| *since = moved(*since));
+        self.outside.clock_set(moved);
     }
 
     /// Stops everything: nothing starts any more, and open runs end as cancelled. Running segments must be dropped before.
@@ -485,6 +495,7 @@ impl Board {
         self.due.clear();
         self.blocked.clear();
         self.doubtful.clear();
+        self.outside = Outside::default();
         for job in self.jobs.values_mut() {
             job.held.clear();
         }
@@ -514,6 +525,7 @@ impl Board {
         self.pools.forget_all();
         self.due.clear();
         self.wait_ends.clear();
+        self.outside = Outside::default();
         for job in self.jobs.values_mut() {
             job.held.clear();
         }

@@ -3,6 +3,7 @@
 mod attempts;
 mod lease;
 mod others;
+mod outside;
 mod serve;
 mod session;
 

@@ -33,7 +33,7 @@ pub use record::{
     AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
     RunRecord, RunRow, RunStore, Seen, Standing, Trigger,
 };
-pub use segment::{Done, Segment, Stop, TaskInput, TaskRunner};
+pub use segment::{Done, LOOK_WITHIN, Segment, Stop, TaskInput, TaskRunner};
 pub use serve::{Ask, Demand};
 pub use shape::{Given, Planner, Request, RunLimits, RunShape};
 pub use timer::{SystemTimer, Timer};

@@ -13,7 +13,10 @@ use super::{
     record::{AttemptRecord, RunRecord},
     shape::RunShape,
 };
-use crate::machine::{Failure, State};
+use crate::{
+    machine::{Failure, State},
+    outside::{Answer, Question},
+};
 
 /// Carries out segments. One segment is called once per attempt, several at the same time.
 #[async_trait]
@@ -23,7 +26,16 @@ pub trait TaskRunner: Send + Sync + 'static {
     /// A publish should record the run's end in its own transaction: [`Segment::finished`] is that record, and
     /// [`Done::recorded`] says that it was kept. Dropping the future cancels the attempt at its next await.
     async fn run(&self, segment: &mut Segment) -> Result<Done, Stop>;
+
+    /// Looks once whether something is there that runs wait for outside of the lake.
+    ///
+    /// Dropping the future ends the look; one that takes longer than [`LOOK_WITHIN`] is dropped. Errors: one that is retryable
+    /// is asked again, after a pause that grows; any other fails the runs that wait.
+    async fn look(&self, question: &Question) -> Result<Answer, Failure>;
 }
+
+/// The longest that one look at the outside world may take.
+pub const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a segment that did all its tasks has to show.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

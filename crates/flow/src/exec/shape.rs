@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::record::Partition;
 use crate::{
     machine::{Failure, RetryPolicy, Run, TaskShape},
-    plan::{RunPlan, TaskKind, TaskPlan, WaitOn},
+    plan::{OutsideOn, RunPlan, TaskKind, TaskPlan, WaitOn},
     task,
 };
 
@@ -56,6 +56,8 @@ pub struct RunShape {
     pub partitions: Vec<PartitionKey>,
     /// What must be published first.
     pub waits: Vec<WaitOn>,
+    /// What must be there first outside of the lake.
+    pub outside: Vec<OutsideOn>,
     /// Its tasks; each stands after those it needs.
     pub tasks: Vec<TaskPlan>,
     /// What bounds it.
@@ -125,9 +127,15 @@ impl RunShape {
         self.tasks[task].options.timeout.or(self.limits.timeout)
     }
 
-    /// The wait that a task stands for.
+    /// The wait for partitions that a task stands for.
     pub(crate) fn wait_of(&self, task: usize) -> Option<&WaitOn> {
         let name = &self.tasks[task].name;
         self.waits.iter().find(|w| w.task == *name)
+    }
+
+    /// The wait for something outside of the lake that a task stands for.
+    pub(crate) fn outside_of(&self, task: usize) -> Option<&OutsideOn> {
+        let name = &self.tasks[task].name;
+        self.outside.iter().find(|w| w.task == *name)
     }
 }

@@ -7,6 +7,7 @@ use minijinja::{
     ErrorKind as TemplateErrorKind,
     value::{Object, ObjectRepr, ValueKind, merge_maps},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{EachSpec, TaskAction};
@@ -103,12 +104,12 @@ impl Object for Later {
     }
 }
 
-/// A text of a task that cannot be filled in.
-pub(super) struct Unfilled {
-    /// Its keys below the task's.
-    pub(super) path: Vec<String>,
-    pub(super) message: String,
-    pub(super) hint: String,
+/// A text that cannot be filled in.
+pub(crate) struct Unfilled {
+    /// Its keys below those of what was to be filled.
+    pub(crate) path: Vec<String>,
+    pub(crate) message: String,
+    pub(crate) hint: String,
 }
 
 fn failure(task: &TaskName, unfilled: &Unfilled) -> Failure {
@@ -116,13 +117,14 @@ fn failure(task: &TaskName, unfilled: &Unfilled) -> Failure {
     Failure::new(ErrorKind::Invalid, "TASK_MACROS", message).with_hint(unfilled.hint.clone())
 }
 
-/// Fills every text of an action. With `variables` it is the real thing; without, what only the run knows is let be.
-pub(super) fn fill(
-    action: &TaskAction,
+/// Fills every text of a task's action, or of the like. With `variables` it is the real thing; without, what only the run
+/// knows is let be.
+pub(crate) fn fill<T: Serialize + DeserializeOwned>(
+    written: &T,
     context: &minijinja::Value,
     variables: Option<Variables<'_>>,
-) -> Result<TaskAction, Unfilled> {
-    let mut json = serde_json::to_value(action).expect("what a file says is plain data");
+) -> Result<T, Unfilled> {
+    let mut json = serde_json::to_value(written).expect("what a file says is plain data");
     let mut path = Vec::new();
     fill_texts(&mut json, &mut path, &mut |path, text| {
         let filled = match ENVIRONMENT.render_str(text, context) {

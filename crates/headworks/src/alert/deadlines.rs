@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Interval, JobName, PartitionKey};
 use headworks_flow::{
-    Deadline, Job, Project, RunContext, State, WaitOn,
+    Deadline, Job, OutsideOn, Project, RunContext, State, WaitOn,
     alert::{Event, EventKind},
     exec::{RunRow, RunStore},
 };
@@ -170,14 +170,22 @@ impl Deadlines {
         let mut lines = Vec::new();
         let (mut job, mut interval) = (Arc::clone(job), interval);
         for _ in 0..CHAIN_MAX {
-            lines.push(match self.run_of(&job, interval).await? {
+            let run = self.run_of(&job, interval).await?;
+            let is_waiting = run.as_ref().is_some_and(|run| run.state == State::Waiting);
+            lines.push(match run {
                 None => format!("{} has no run for it yet", job.name),
                 Some(run) => match &run.failure {
                     Some(failure) => format!("{} run {} {}: {}", job.name, run.id, run.state, failure.message),
                     None => format!("{} run {} is {}", job.name, run.id, run.state),
                 },
             });
-            let Some((wait, key)) = self.first_missing(project, &job, interval).await? else { break };
+            let (missing, outside) = self.first_missing(project, &job, interval).await?;
+            let Some((wait, key)) = missing else {
+                // Nobody looks for the sake of a message: which of them is there already is not told.
+                let waits = outside.iter().filter(|_| is_waiting);
+                lines.extend(waits.map(|wait| format!("{} waits for {}", job.name, wait.question)));
+                break;
+            };
             lines.push(format!("{} waits for {} {key}", job.name, wait.table));
             let Some(maker) = project.maker(wait.table.as_str()) else {
                 lines.push(format!("no job of this project makes {}", wait.table));
@@ -190,27 +198,27 @@ impl Deadlines {
         Ok(lines)
     }
 
-    /// The first partition that a run over an interval waits for and that is not published.
+    /// The first partition that a run over an interval waits for and that is not published; and what it waits for outside.
     async fn first_missing(
         &self,
         project: &Project,
         job: &Arc<Job>,
         interval: Interval,
-    ) -> anyhow::Result<Option<(WaitOn, PartitionKey)>> {
+    ) -> anyhow::Result<(Option<(WaitOn, PartitionKey)>, Vec<OutsideOn>)> {
         let context = RunContext {
             run_id: "deadline".parse().expect("a plain word is an id"),
             env: self.env.clone(),
             params: serde_json::Map::new(),
         };
         // A job that cannot be planned says so in its run.
-        let Ok(plan) = job.plan_run(project, interval, &context) else { return Ok(None) };
+        let Ok(plan) = job.plan_run(project, interval, &context) else { return Ok((None, Vec::new())) };
         for wait in plan.waits {
             let published = self.lake.published(wait.table.as_str(), &wait.partitions).await?;
             if let Some(key) = wait.partitions.iter().find(|key| !published.contains_key(*key)).cloned() {
-                return Ok(Some((wait, key)));
+                return Ok((Some((wait, key)), plan.outside));
             }
         }
-        Ok(None)
+        Ok((None, plan.outside))
     }
 }
 

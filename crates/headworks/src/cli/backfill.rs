@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
 
 use headworks_domain::{Ds, Interval, JobName};
 use headworks_flow::{
-    Job, Project, State,
+    Job, Project, Span, State,
     exec::{Reprocess, Request, RunRow, RunStore},
 };
 use headworks_meta::{NewBackfill, NewPiece};
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Let imports of whole tables fill past days with what the tables hold now
     #[arg(long)]
     as_of_now: bool,
+    /// Wait at most so long for inputs that others make, as 10m: partitions, files and the like; 0s by default
+    #[arg(long, value_name = "DURATION", conflicts_with = "detach")]
+    wait: Option<Span>,
     /// Store the plan for headworks up to carry out, below other runs, and do not wait for it
     #[arg(long, conflicts_with = "as_of_now")]
     detach: bool,
@@ -93,7 +96,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         reprocess,
         params: serde_json::Map::new(),
         as_of_now: args.as_of_now,
-        wait: None,
+        wait: args.wait.map(Span::duration),
         tasks_max: args.max_active.map(|n| n as usize),
     };
     execute::foreground(app, wanted).await

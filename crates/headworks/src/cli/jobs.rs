@@ -184,7 +184,7 @@ async fn list(app: &App) -> anyhow::Result<ExitCode> {
             kind,
             job.grain.to_string(),
             job.spec.owner.clone().unwrap_or_default(),
-            job.waits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            job.waits_in_words().join(", "),
         ]);
     }
     if table.is_empty() {
@@ -263,7 +263,7 @@ fn show_text(
     };
     line("days", days)?;
     let or_nothing = |list: Vec<String>| if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
-    line("waits for", or_nothing(job.waits.iter().map(ToString::to_string).collect()))?;
+    line("waits for", or_nothing(job.waits_in_words()))?;
     line("read by", or_nothing(readers(project, job)))?;
     for (i, tick) in ticks.iter().enumerate() {
         let name = if i == 0 { "next" } else { "" };
@@ -353,7 +353,7 @@ fn job_json(job: &Job) -> Value {
         "start": job.spec.start,
         "end": job.spec.end,
         "partition_by": job.partition_columns(),
-        "waits": job.waits.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "waits": job.waits_in_words(),
         "reads_latest": job.reads_latest,
     })
 }

@@ -1,7 +1,8 @@
 use std::process::ExitCode;
 
 use headworks_flow::{
-    ColumnCheck, Command, Each, Job, Rule, RunContext, RunPlan, TableCheck, TaskAction, TaskPlan, WaitOn,
+    ColumnCheck, Command, Each, Job, OutsideOn, Question, Rule, RunContext, RunPlan, Span, TableCheck, TaskAction,
+    TaskPlan, WaitOn,
 };
 use serde_json::{Value, json};
 
@@ -77,8 +78,9 @@ fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
         } else {
             format!(" after {}", task.after.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         };
-        let wait =
-            plan.waits.iter().find(|w| w.task == task.name).map(|w| format!(": {}", wait_words(w))).unwrap_or_default();
+        let wait = plan.waits.iter().find(|w| w.task == task.name).map(wait_words);
+        let wait = wait.or_else(|| plan.outside.iter().find(|w| w.task == task.name).map(outside_words));
+        let wait = wait.map(|words| format!(": {words}")).unwrap_or_default();
         out.line(format_args!("-- task {}{after}{}{wait}", task.name, option_words(task)))?;
     }
     for table in &plan.reads_latest {
@@ -93,6 +95,13 @@ fn show(app: &App, plan: &RunPlan, checks: &[Check]) -> anyhow::Result<()> {
         out.line("")?;
         heading("-- stage")?;
         out.line(sql.sql.trim_end())?;
+    }
+    for wait in &plan.outside {
+        if let Question::Sql { sql, connection } = wait.question.as_ref() {
+            out.line("")?;
+            heading(&format!("-- {}: sql on {connection}", wait.task))?;
+            out.line(sql.trim_end())?;
+        }
     }
     for task in plan.tasks.iter().filter(|task| task.options.alone) {
         out.line("")?;
@@ -223,6 +232,20 @@ fn wait_words(wait: &WaitOn) -> String {
     words
 }
 
+/// What is looked at outside of the lake, and how often.
+fn outside_words(wait: &OutsideOn) -> String {
+    let what = match wait.question.as_ref() {
+        Question::File { file } => format!("file {file}"),
+        Question::Sql { connection, .. } => format!("sql on {connection}, as below"),
+        Question::Http { http, expect, .. } if expect.is_empty() => format!("http {http}"),
+        Question::Http { http, expect, .. } => {
+            let expect: Vec<String> = expect.iter().map(|status| status.0.to_string()).collect();
+            format!("http {http} with status {}", expect.join(" or "))
+        }
+    };
+    format!("{what}, looked at every {}", Span::from_secs(wait.every.as_secs()))
+}
+
 /// The most partitions named one by one.
 const NAMED_MAX: usize = 4;
 
@@ -256,6 +279,18 @@ fn plan_json(plan: &RunPlan, checks: &[Check]) -> Result<Value, Failure> {
         .iter()
         .map(|w| json!({"task": w.task, "table": w.table, "partitions": w.partitions, "upto": w.upto}))
         .collect();
+    let outside: Vec<Value> = plan
+        .outside
+        .iter()
+        .map(|w| {
+            let mut shown = json!({"task": w.task, "kind": w.question.kind(), "every_secs": w.every.as_secs_f64()});
+            let question = serde_json::to_value(w.question.as_ref()).unwrap_or_default();
+            if let (Some(shown), Value::Object(question)) = (shown.as_object_mut(), question) {
+                shown.extend(question);
+            }
+            shown
+        })
+        .collect();
     let checks: Vec<Value> = checks.iter().map(|c| json!({"check": c.name, "what": c.what, "sql": c.sql})).collect();
     Ok(json!({
         "job": plan.job.name,
@@ -266,6 +301,7 @@ fn plan_json(plan: &RunPlan, checks: &[Check]) -> Result<Value, Failure> {
         "partitions": plan.partitions,
         "tasks": tasks,
         "waits": waits,
+        "outside": outside,
         "reads_latest": plan.reads_latest,
         "sql": plan.sql.as_ref().map(|s| &s.sql),
         "checks": checks,

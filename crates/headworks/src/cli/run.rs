@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Let an import of a whole table fill a past day with what the table holds now
     #[arg(long)]
     as_of_now: bool,
-    /// Wait at most so long for inputs that another process makes, as 10m; 0s by default
+    /// Wait at most so long for inputs that others make, as 10m: partitions, files and the like; 0s by default
     #[arg(long, value_name = "DURATION")]
     wait: Option<Span>,
     /// Run even when the partition is published already, and replace it

@@ -1,10 +1,10 @@
-use std::{collections::HashSet, process::ExitCode, sync::Arc};
+use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
 
 use chrono::{TimeDelta, Utc};
 use futures::future::BoxFuture;
-use headworks_domain::{Interval, JobName, PartitionKey};
+use headworks_domain::{ErrorKind, Interval, JobName, PartitionKey};
 use headworks_flow::{
-    Job, Project, State,
+    Failure, Job, OutsideOn, Project, Span, State,
     exec::{Given, Partition, Partitions, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
 };
 use headworks_lake::{At, Lake};
@@ -17,7 +17,8 @@ use crate::{
     fail::{Carried, DONE},
     live::LiveProject,
     planner::ProjectPlanner,
-    why::{Due, Facts, Node, Reason, conclude},
+    runners::Looker,
+    why::{Due, Facts, Node, Reason, Sight, conclude},
 };
 
 /// Say why a run is not there: what it waits for, and what stands behind that
@@ -38,8 +39,11 @@ pub(crate) struct Args {
 /// The longest chain that is followed.
 const DEPTH_MAX: usize = 10;
 
-/// The most tables of one run that are followed.
+/// The most tables of one run that are followed, and the most things outside of the lake.
 const TABLES_MAX: usize = 5;
+
+/// How long a look at something outside of the lake may take: a person waits.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let now = app.clock.now();
@@ -98,6 +102,7 @@ struct Look<'a> {
     project: Arc<Project>,
     planner: ProjectPlanner,
     given: Given,
+    looker: Looker,
     runs: Arc<Runs>,
     lake: Lake,
     partitions: Arc<dyn Partitions>,
@@ -111,20 +116,13 @@ impl<'a> Look<'a> {
         let runs = Arc::clone(app.run_store().await?);
         let lake = app.lake().await?.clone();
         lake.catch_up().await?;
-        let planner = ProjectPlanner { project: LiveProject::new(project.clone()), env: app.env_name()?.to_string() };
+        let live = LiveProject::new(project.clone());
+        let looker = Looker::new(app, live.clone())?;
+        let planner = ProjectPlanner { project: live, env: app.env_name()?.to_string() };
         let (jobs, schedulers) = (runs.jobs().await?, runs.schedulers().await?.len());
         let partitions = app.partitions().await?;
-        Ok(Self {
-            app,
-            project,
-            planner,
-            given: Given { params, source: None },
-            runs,
-            lake,
-            partitions,
-            jobs,
-            schedulers,
-        })
+        let given = Given { params, source: None };
+        Ok(Self { app, project, planner, given, looker, runs, lake, partitions, jobs, schedulers })
     }
 
     /// The reason of one run, with what stands behind it.
@@ -157,6 +155,7 @@ impl<'a> Look<'a> {
                     because.push(self.missing(partition, depth + 1, seen).await?);
                 }
             }
+            because.extend(facts.outside.iter().map(Sight::node));
             Ok(node(reason, because))
         })
     }
@@ -206,7 +205,8 @@ impl<'a> Look<'a> {
             Some(row) => self.runs.show(&row.id).await.map_err(Carried::from)?,
             None => None,
         };
-        let missing = self.missing_inputs(&request).await?;
+        let (missing, outside) = self.missing_inputs(&request).await?;
+        let outside = if row.as_ref().is_some_and(looks_outside) { self.sights(outside).await } else { Vec::new() };
         let active = RunFilter {
             job: Some(job.name.clone()),
             state: Some(State::Running),
@@ -237,6 +237,7 @@ impl<'a> Look<'a> {
             wait_until: row.as_ref().and_then(|row| wait_timeout.and_then(|t| row.created_at.checked_add_signed(t))),
             run: row,
             missing: missing.iter().map(|(partition, n)| (partition.table.to_string(), *n)).collect(),
+            outside,
             active,
             active_max: job.spec.max_active_runs.map(|n| n as usize),
         };
@@ -259,10 +260,27 @@ impl<'a> Look<'a> {
         Ok(newest.map(|version| (version.info.published_at, version.run_id.filter(|run| !run.is_empty()))))
     }
 
-    /// The first partition of each table that a run waits for and nobody has published, with how many are missing.
-    async fn missing_inputs(&self, request: &Request) -> anyhow::Result<Vec<(Partition, usize)>> {
+    /// Looks at what is outside of the lake: what whoever has the run found last is kept nowhere. What is not there comes first.
+    async fn sights(&self, outside: Vec<OutsideOn>) -> Vec<Sight> {
+        let mut sights = Vec::new();
+        for wait in outside.into_iter().take(TABLES_MAX) {
+            let found = tokio::time::timeout(LOOK_WITHIN, self.looker.look(&wait.question)).await;
+            let found = found.unwrap_or_else(|_| {
+                let message = format!("there was no answer within {} s", LOOK_WITHIN.as_secs());
+                Err(Failure::new(ErrorKind::Unavailable, "FLOW_LOOK_TIMEOUT", message))
+            });
+            let every = Span::from_secs(wait.every.as_secs());
+            sights.push(Sight { what: wait.question.to_string(), found, every });
+        }
+        sights.sort_by_key(Sight::is_there);
+        sights
+    }
+
+    /// The first partition of each table that a run waits for and nobody has published, with how many are missing; and what it
+    /// waits for outside of the lake.
+    async fn missing_inputs(&self, request: &Request) -> anyhow::Result<(Vec<(Partition, usize)>, Vec<OutsideOn>)> {
         let id = "why".parse().expect("a plain word is an id");
-        let Ok(shape) = self.planner.plan(request, &id, &self.given) else { return Ok(Vec::new()) };
+        let Ok(shape) = self.planner.plan(request, &id, &self.given) else { return Ok((Vec::new(), Vec::new())) };
         let mut missing = Vec::new();
         for wait in &shape.waits {
             let wanted: Vec<Partition> = RunShape::partitions_of(wait).collect();
@@ -274,14 +292,22 @@ impl<'a> Look<'a> {
                 missing.push((first, 1 + lacks.count()));
             }
         }
-        Ok(missing)
+        Ok((missing, shape.outside))
     }
 }
 
 /// A run that gave up waiting failed for what it missed.
 fn is_blocked(reason: &Reason, run: Option<&RunRow>) -> bool {
-    matches!(reason, Reason::Ended { .. })
-        && run.and_then(|run| run.failure.as_ref()).is_some_and(|failure| failure.code == "FLOW_BLOCKED")
+    matches!(reason, Reason::Ended { .. }) && run.is_some_and(gave_up)
+}
+
+fn gave_up(run: &RunRow) -> bool {
+    run.state == State::Failed && run.failure.as_ref().is_some_and(|failure| failure.code == "FLOW_BLOCKED")
+}
+
+/// True when what is outside of the lake may be why a run stands as it does: it waits, or gave up waiting.
+fn looks_outside(run: &RunRow) -> bool {
+    gave_up(run) || run.is_held() && !matches!(run.state, State::Running | State::Retry)
 }
 
 /// When the schedule asks for the run of an interval: at its first tick once the interval is over.

@@ -1,11 +1,11 @@
-//! HTTP tasks: one call, whose answer is the output.
+//! HTTP: the call of a task, whose answer is the output, and the look of a wait, which wants the status only.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::ErrorKind;
-use headworks_flow::{Failure, HttpTask, exec::Segment};
-use reqwest::{Client, Response, StatusCode, Url, header, redirect::Policy};
+use headworks_flow::{Failure, HttpTask, Status, exec::Segment};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header, redirect::Policy};
 use serde_json::{Value, json};
 
 use crate::output::bytes;
@@ -28,22 +28,9 @@ pub(super) struct Http(OnceLock<Result<Client, String>>);
 impl Http {
     /// Makes the call. The output is `{status, body}`, the body as JSON where it is that.
     pub(super) async fn call(&self, segment: &Segment, task: &HttpTask) -> Result<Option<Value>, Failure> {
-        let client =
-            self.0.get_or_init(|| client().map_err(|error| error.to_string())).as_ref().map_err(|error| {
-                Failure::new(ErrorKind::Internal, "TASK_HTTP", format!("cannot make calls: {error}"))
-            })?;
-        let url =
-            Url::parse(&task.url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
-                Failure::new(ErrorKind::Invalid, "TASK_HTTP", format!("calls `{}`, which is not an address", task.url))
-                    .with_hint("it begins with `https://` or `http://`")
-            })?;
-        let shown = shown_url(&url);
         let method = reqwest::Method::from_bytes(task.method.as_str().as_bytes()).unwrap_or(reqwest::Method::GET);
-        let mut request = client.request(method, url).timeout(CALL_WITHIN);
-        for (name, value) in &task.headers {
-            request = request.header(name, value);
-        }
-        request = match &task.body {
+        let (request, shown) = self.request(method, &task.url, &task.headers)?;
+        let request = match &task.body {
             None => request,
             Some(Value::String(text)) => request.body(text.clone()),
             Some(json) => {
@@ -65,7 +52,7 @@ impl Http {
             let end = text.floor_char_boundary(SHOWN_BYTES);
             segment.log.line(&text[..end]);
         }
-        if !is_expected(task, status) {
+        if !is_expected(&task.expect, status) {
             return Err(status_failure(&shown, status, asked, &text));
         }
         let body = if json { serde_json::from_str(&text).unwrap_or(Value::String(text)) } else { Value::String(text) };
@@ -79,6 +66,41 @@ impl Http {
             return Ok(Some(json!({"status": status.as_u16()})));
         }
         Ok(Some(output))
+    }
+
+    /// Asks for an address and gives the status of the answer, the pause that it asks for, and the address without secrets.
+    pub(super) async fn status(
+        &self,
+        url: &str,
+        headers: &BTreeMap<String, String>,
+        now: DateTime<Utc>,
+    ) -> Result<(StatusCode, Option<Duration>, String), Failure> {
+        let (request, shown) = self.request(reqwest::Method::GET, url, headers)?;
+        let response = request.send().await.map_err(|error| call_failure(&shown, &error))?;
+        Ok((response.status(), retry_after(&response, now), shown))
+    }
+
+    /// A request, and its address without secrets.
+    fn request(
+        &self,
+        method: reqwest::Method,
+        url: &str,
+        headers: &BTreeMap<String, String>,
+    ) -> Result<(RequestBuilder, String), Failure> {
+        let client =
+            self.0.get_or_init(|| client().map_err(|error| error.to_string())).as_ref().map_err(|error| {
+                Failure::new(ErrorKind::Internal, "TASK_HTTP", format!("cannot make calls: {error}"))
+            })?;
+        let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
+            Failure::new(ErrorKind::Invalid, "TASK_HTTP", format!("calls `{url}`, which is not an address"))
+                .with_hint("it begins with `https://` or `http://`")
+        })?;
+        let shown = shown_url(&url);
+        let mut request = client.request(method, url).timeout(CALL_WITHIN);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        Ok((request, shown))
     }
 }
 
@@ -134,12 +156,8 @@ async fn body(mut response: Response, max: u64, shown: &str) -> Result<Vec<u8>, 
     Ok(body)
 }
 
-fn is_expected(task: &HttpTask, status: StatusCode) -> bool {
-    if task.expect.is_empty() {
-        status.is_success()
-    } else {
-        task.expect.iter().any(|expected| expected.0 == status.as_u16())
-    }
+pub(super) fn is_expected(expect: &[Status], status: StatusCode) -> bool {
+    if expect.is_empty() { status.is_success() } else { expect.iter().any(|expected| expected.0 == status.as_u16()) }
 }
 
 /// The failure of a call that got no whole answer.
@@ -156,7 +174,7 @@ fn call_failure(shown: &str, error: &reqwest::Error) -> Failure {
     Failure::new(kind, "TASK_HTTP", format!("could not call {shown}: {reason}"))
 }
 
-fn status_failure(shown: &str, status: StatusCode, asked: Option<Duration>, body: &str) -> Failure {
+pub(super) fn status_failure(shown: &str, status: StatusCode, asked: Option<Duration>, body: &str) -> Failure {
     let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500..=599);
     let kind = if passing { ErrorKind::Unavailable } else { ErrorKind::Invalid };
     let mut failure = Failure::new(kind, "TASK_HTTP", format!("got status {status} from {shown}"));

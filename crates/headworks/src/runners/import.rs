@@ -18,7 +18,7 @@ impl Runner {
         import: &ImportSpec,
         mut request: StageRequest,
     ) -> Result<Staged, Stop> {
-        let source = self.connections.source(&self.project.current(), &import.connection)?;
+        let source = self.looker.connections.source(&self.project.current(), &import.connection)?;
         let by = import.by.as_ref().map(|column| By {
             column: column.clone(),
             interval: plan.interval,

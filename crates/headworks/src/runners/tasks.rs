@@ -94,7 +94,7 @@ impl Runner {
                 self.command(segment, plan, &shell.process, argv, None).await
             }
             TaskAction::Python(python) => self.python(segment, plan, python).await,
-            TaskAction::Http(http) => limited(segment.timeout(), self.http.call(segment, http)).await,
+            TaskAction::Http(http) => limited(segment.timeout(), self.looker.http.call(segment, http)).await,
             TaskAction::Sql(sql) => limited(segment.timeout(), self.query(segment, sql)).await,
         };
         let output = work.map_err(|failure| {

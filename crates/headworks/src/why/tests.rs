@@ -25,6 +25,7 @@ fn facts() -> Facts {
         retry_at: None,
         wait_until: None,
         missing: Vec::new(),
+        outside: Vec::new(),
         active: 0,
         active_max: None,
     }
@@ -53,6 +54,10 @@ fn run(state: State) -> RunRow {
         bytes: 0,
         failure: matches!(state, State::Failed | State::Retry).then_some(failure),
     }
+}
+
+fn sight(found: Result<Answer, Failure>) -> Sight {
+    Sight { what: "file `in/2026-01-01.csv`".to_owned(), found, every: Span::from_secs(90) }
 }
 
 fn check(facts: &Facts, expected: &str) {
@@ -89,6 +94,12 @@ fn a_live_run_says_what_it_does() {
     check(&live(State::Retry), "retry");
     check(&live(State::Waiting), "slots");
     check(&Facts { missing: vec![("numbers".to_owned(), 1)], ..live(State::Waiting) }, "waits");
+    let outside =
+        |is_yes| Facts { outside: vec![sight(Ok(Answer { is_yes, said: String::new() }))], ..live(State::Waiting) };
+    check(&outside(false), "waits");
+    check(&outside(true), "found_soon");
+    check(&Facts { missing: vec![("numbers".to_owned(), 1)], ..outside(true) }, "waits");
+    check(&Facts { active: 1, active_max: Some(1), ..outside(true) }, "job_limit");
     check(&Facts { active: 1, active_max: Some(1), ..live(State::Waiting) }, "job_limit");
     check(&Facts { active: 1, active_max: Some(2), ..live(State::Waiting) }, "slots");
     // A repetition says more than what was published before it.
@@ -142,6 +153,16 @@ fn chains_read_from_the_question_to_what_to_do() {
         because: Vec::new(),
     };
     let mut texts = vec![chain.text(now), node("total", &waits("rates", 1), vec![missing]).text(now)];
+    let denied = Failure::new(ErrorKind::Denied, "X", "cannot read `in`").with_hint("let this user read the file");
+    for found in
+        [Ok(Answer::not_yet("there is no such file")), Err(denied), Ok(Answer::yes("`in/2026-01-01.csv` is there"))]
+    {
+        let outside = vec![sight(found)];
+        let because = outside.iter().map(Sight::node).collect();
+        texts.push(node("total", &Facts { outside, ..waits("rates", 2) }, because).text(now));
+    }
+    let found = vec![sight(Ok(Answer::yes("`in/2026-01-01.csv` is there")))];
+    texts.push(node("total", &Facts { outside: found, ..waiting.clone() }, Vec::new()).text(now));
     let live = |state| Facts { run: Some(run(state)), task: Some("stage".to_owned()), ..facts() };
     let mut abandoned = live(State::Running);
     abandoned.run.as_mut().unwrap().owner_alive = false;

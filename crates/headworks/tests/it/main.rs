@@ -15,6 +15,7 @@ mod grown;
 mod kills;
 mod ledger;
 mod outages;
+mod outside;
 mod processes;
 mod project;
 mod schedule;

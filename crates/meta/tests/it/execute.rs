@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use headworks_domain::{PartitionKey, RunId, SystemClock, TaskName};
 use headworks_flow::{
-    TaskKind, TaskOptions, TaskPlan, WaitOn,
+    Answer, Question, TaskKind, TaskOptions, TaskPlan, WaitOn,
     exec::{
         BoxFault, Done, Executor, ExecutorOptions, Given, Partition, Partitions, Planner, Request, RunFilter,
         RunLimits, RunShape, RunStore, Segment, Stop, Summary, TaskRunner,
@@ -121,6 +121,10 @@ impl TaskRunner for Publisher {
         }
         Ok(Done { rows: 1, bytes: 1, published: segment.shape.partitions.clone(), recorded: true, output: None })
     }
+
+    async fn look(&self, question: &Question) -> Result<Answer, Failure> {
+        panic!("nobody waits for {question} here")
+    }
 }
 
 struct Shapes(HashMap<Request, RunShape>);
@@ -178,6 +182,7 @@ fn chain(jobs: usize, days: i64) -> HashMap<Request, RunShape> {
                 ds: ds(n),
                 partitions: vec![PartitionKey::day(ds(n))],
                 waits,
+                outside: Vec::new(),
                 tasks,
                 limits: RunLimits::default(),
                 params: serde_json::Map::new(),

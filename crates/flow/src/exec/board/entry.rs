@@ -49,7 +49,7 @@ pub(super) struct Entry {
     pub(super) attempt: u32,
     /// The number that the next one gets. It is kept before that one starts, so that none is used twice.
     pub(super) next_attempt: u32,
-    /// How many partitions each waiting task misses.
+    /// How much each waiting task misses: partitions, or one thing outside of the lake.
     pub(super) missing: HashMap<usize, usize>,
     /// Is to be stopped once its claim is answered.
     pub(super) is_unwanted: bool,

@@ -1,8 +1,9 @@
-//! Waits: who misses which partition, who will publish it, and what to say when nobody does.
+//! Waits: who misses which partition, who will publish it, and what to say when nobody does. `outside` has the waits on what
+//! is not in the lake.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Ds, ErrorKind, PartitionKey, TableName};
 
 use super::{
@@ -27,9 +28,10 @@ impl Board {
         self.waits > 0
     }
 
-    /// Since when the run that is blocked longest misses something that nobody will publish.
+    /// Since when the run that is blocked longest misses something that nobody will bring. None while a last look is under way,
+    /// whose answer decides for those too who wait for what its run would make.
     pub(crate) fn blocked_since(&self) -> Option<DateTime<Utc>> {
-        self.blocked.values().min().copied()
+        if self.outside.has_last_looks() { None } else { self.blocked.values().min().copied() }
     }
 
     /// These partitions are published.
@@ -118,21 +120,51 @@ impl Board {
         }
     }
 
-    /// Fails the runs that were blocked by then. They don't wait for the command's end: two commands could wait for each other.
-    pub(crate) fn close_blocked(&mut self, by: DateTime<Utc>, now: DateTime<Utc>) {
-        let blocked: Vec<usize> = self.blocked.iter().filter(|(_, since)| **since <= by).map(|(run, _)| *run).collect();
-        for run in blocked {
-            self.give_up(run, now);
+    /// Fails the runs that were blocked by then, and so for as long as they may `wait`. They don't wait for the command's end: two
+    /// commands could wait for each other.
+    pub(crate) fn close_blocked(&mut self, by: DateTime<Utc>, wait: TimeDelta, now: DateTime<Utc>) {
+        // What a run misses may be on its way again, and so what that run will bring, and so on.
+        let mut left = usize::MAX;
+        while self.blocked.len() < left {
+            left = self.blocked.len();
+            for run in self.blocked_by(by) {
+                self.lacks_what_nobody_brings(run);
+            }
         }
+        let (outside, others): (Vec<usize>, Vec<usize>) =
+            self.blocked_by(by).into_iter().partition(|run| self.asks_outside(*run));
+        for run in outside {
+            if let Some(since) = self.blocked.get(&run).copied() {
+                self.close(run, since + wait, now);
+            }
+        }
+        if self.outside.has_last_looks() {
+            return;
+        }
+        for run in others {
+            if self.blocked.contains_key(&run) {
+                self.give_up(run, now);
+            }
+        }
+    }
+
+    /// The runs that were blocked by then.
+    fn blocked_by(&self, by: DateTime<Utc>) -> Vec<usize> {
+        self.blocked.iter().filter(|(_, since)| **since <= by).map(|(run, _)| *run).collect()
     }
 
     /// Fails a run that has waited long enough, saying what it misses.
     pub(super) fn give_up(&mut self, run: usize, now: DateTime<Utc>) {
         let failure = self.blocked_failure(run);
+        self.runs[run].was_blocked = true;
+        self.end_waits(run, failure, now);
+    }
+
+    /// Fails a run that waits, for this reason.
+    pub(super) fn end_waits(&mut self, run: usize, failure: Failure, now: DateTime<Utc>) {
         let tasks: Vec<usize> = self.runs[run].missing.keys().copied().collect();
         self.stop_waiting(run);
-        let entry = &mut self.runs[run];
-        (entry.was_blocked, entry.failure) = (true, Some(failure));
+        self.runs[run].failure = Some(failure);
         for task in tasks {
             self.apply(run, &Event::WaitFailed { task }, now);
         }
@@ -141,6 +173,9 @@ impl Board {
     /// Registers a wait with the partitions that it misses.
     pub(super) fn wait(&mut self, run: usize, task: usize, now: DateTime<Utc>) {
         let Some(shape) = self.runs[run].shape.clone() else { return };
+        if shape.outside_of(task).is_some() {
+            return self.wait_outside(run, task, now);
+        }
         let mut wanted: BTreeSet<Partition> = BTreeSet::new();
         if let Some(wait) = shape.wait_of(task) {
             wanted.extend(RunShape::partitions_of(wait));
@@ -181,8 +216,8 @@ impl Board {
             .collect()
     }
 
-    /// A partition that a task misses is there.
-    fn found(&mut self, run: usize, task: usize, now: DateTime<Utc>) {
+    /// Something that a task misses is there.
+    pub(super) fn found(&mut self, run: usize, task: usize, now: DateTime<Utc>) {
         let entry = &mut self.runs[run];
         let Some(missing) = entry.missing.get_mut(&task) else { return };
         *missing -= 1;
@@ -190,23 +225,50 @@ impl Board {
             return;
         }
         entry.missing.remove(&task);
-        self.waits -= 1;
-        if entry.missing.is_empty() && self.blocked.remove(&run).is_some() {
-            self.promise(run);
-        }
-        self.apply(run, &Event::WaitMet { task }, now);
-    }
-
-    /// Takes the run out of the lists of those who wait for partitions.
-    pub(super) fn stop_waiting(&mut self, run: usize) {
-        let missing = std::mem::take(&mut self.runs[run].missing);
-        self.waits -= missing.len();
-        let Some(shape) = self.runs[run].shape.clone() else { return };
-        for wait in missing.keys().filter_map(|task| shape.wait_of(*task)) {
-            for (_, known) in table_range_mut(&mut self.partitions, &wait.table) {
-                known.waiting.retain(|(waiting, _)| *waiting != run);
+        let misses_nothing = entry.missing.is_empty();
+        self.waits -= usize::from(entry.shape.as_ref().is_some_and(|shape| shape.wait_of(task).is_some()));
+        if misses_nothing {
+            self.outside.goes_on(run);
+            if self.blocked.remove(&run).is_some() {
+                self.promise(run);
             }
         }
+        self.apply(run, &Event::WaitMet { task }, now);
+        self.end_after_last_look(run, now);
+    }
+
+    /// Takes the run out of the lists of those who wait.
+    pub(super) fn stop_waiting(&mut self, run: usize) {
+        let missing = std::mem::take(&mut self.runs[run].missing);
+        self.outside.goes_on(run);
+        let Some(shape) = self.runs[run].shape.clone() else { return };
+        for task in missing.into_keys() {
+            if let Some(wait) = shape.outside_of(task) {
+                self.outside.leave(&wait.question, run, task);
+            } else if let Some(wait) = shape.wait_of(task) {
+                self.waits -= 1;
+                for (_, known) in table_range_mut(&mut self.partitions, &wait.table) {
+                    known.waiting.retain(|(waiting, _)| *waiting != run);
+                }
+            }
+        }
+    }
+
+    /// True while a blocked run misses something that nobody known will bring. Else it is blocked no more: what it misses is on
+    /// its way.
+    pub(super) fn lacks_what_nobody_brings(&mut self, run: usize) -> bool {
+        let entry = &self.runs[run];
+        let Some(shape) = &entry.shape else { return true };
+        let lacks = |task: &usize| match shape.wait_of(*task) {
+            None => true,
+            Some(wait) => table_range(&self.partitions, &wait.table)
+                .any(|(_, known)| !known.published && known.producers == 0 && known.waiting.contains(&(run, *task))),
+        };
+        let lacks = entry.missing.keys().any(lacks);
+        if !lacks && self.blocked.remove(&run).is_some() {
+            self.promise(run);
+        }
+        lacks
     }
 
     /// Counts the run as a producer of its partitions.
@@ -248,6 +310,28 @@ impl Board {
         let entry = &self.runs[run];
         let job = &entry.request.job;
         let ds = entry.shape.as_ref().map(|s| s.ds).unwrap_or_default();
+        let mut reasons = Vec::new();
+        let mut hint = None;
+        if let Some((reason, next)) = self.missing_partitions(run, ds) {
+            reasons.push(reason);
+            hint = Some(next);
+        }
+        reasons.extend(self.missing_outside(run));
+        let mut message = format!("job `{job}` cannot run for ds={ds}");
+        if !reasons.is_empty() {
+            message.push_str(": ");
+            message.push_str(&reasons.join("; "));
+        }
+        let failure = Failure::new(ErrorKind::NotFound, "FLOW_BLOCKED", message);
+        failure.with_hint(hint.unwrap_or_else(|| {
+            let longer = if self.serves { "raise `wait_timeout` in the job" } else { "wait for it with `--wait 10m`" };
+            format!("see what is there now with `headworks why {job} --ds {ds}`, or {longer}")
+        }))
+    }
+
+    /// The partitions that a run misses, and what to do about them.
+    fn missing_partitions(&self, run: usize, ds: Ds) -> Option<(String, String)> {
+        let entry = &self.runs[run];
         let tables: BTreeSet<&TableName> = entry
             .shape
             .iter()
@@ -258,22 +342,20 @@ impl Board {
             let known = table_range(&self.partitions, table);
             known.filter(|(_, k)| !k.published && k.waiting.iter().any(|(r, _)| *r == run)).map(|(p, _)| p).collect()
         };
-        let mut failure =
-            Failure::new(ErrorKind::NotFound, "FLOW_BLOCKED", format!("job `{job}` cannot run for ds={ds}"));
-        let Some(table) = tables.first() else { return failure };
+        let table = tables.first()?;
         let missing = missing_of(table);
-        let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return failure };
+        let (first, last) = (missing.first()?, missing.last()?);
         let what = match missing.len() {
             1 if first.key == PartitionKey::day(ds) => "no such partition".to_owned(),
             1 => format!("no partition {}", first.key),
             n => format!("no partition {} and {} more", first.key, n - 1),
         };
-        failure.message.push_str(&format!(": table `{table}` has {what}"));
+        let mut reason = format!("table `{table}` has {what}");
         if tables.len() > 1 {
-            failure.message.push_str(&format!(", and {} more tables lack theirs", tables.len() - 1));
+            reason.push_str(&format!(", and {} more tables lack theirs", tables.len() - 1));
         }
         let by = missing.iter().filter_map(|p| self.partitions.get(p)?.by).map(|run| &self.runs[run]).next();
-        failure.hint = Some(match by {
+        let hint = match by {
             None => format!(
                 "start it with `headworks backfill {table} --from {} --to {}`, or wait for it with `--wait 10m`",
                 first.key.ds, last.key.ds
@@ -284,8 +366,8 @@ impl Board {
             Some(_) => {
                 format!("runs of `{table}` lack their own inputs: see to them first, and run this command again")
             }
-        });
-        failure
+        };
+        Some((reason, hint))
     }
 }
 

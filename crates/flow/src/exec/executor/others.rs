@@ -132,7 +132,7 @@ impl Session<'_> {
         let by = now - self.wait();
         if self.board.blocked_since().is_some_and(|since| since <= by) {
             if self.board.blocked_since().is_some_and(|since| since <= self.read_at) {
-                self.board.close_blocked(by.min(self.read_at), now);
+                self.board.close_blocked(by.min(self.read_at), self.wait(), now);
             } else if !self.feeding {
                 self.read_feed(Duration::ZERO);
             }

@@ -31,6 +31,7 @@ use super::{
     },
     Executor, WAIT_MAX,
     lease::Lease,
+    outside::Looked,
     serve::{Serving, Taken},
 };
 use crate::machine::{Failure, State};
@@ -124,6 +125,8 @@ pub(super) struct Session<'a> {
     pub(super) segments: JoinSet<SegmentEnd>,
     pub(super) live: HashMap<Id, Live>,
     pub(super) replies: JoinSet<Result<Reply, BoxFault>>,
+    /// Looks at the outside world that are under way.
+    pub(super) looks: JoinSet<Looked>,
     pub(super) moves: (mpsc::UnboundedSender<Moved>, mpsc::UnboundedReceiver<Moved>),
     /// Runs to claim, with the newest run of their interval.
     pub(super) to_claim: VecDeque<(usize, Option<Seen>)>,
@@ -170,6 +173,7 @@ impl<'a> Session<'a> {
             segments: JoinSet::new(),
             live: HashMap::new(),
             replies: JoinSet::new(),
+            looks: JoinSet::new(),
             moves: mpsc::unbounded_channel(),
             to_claim: VecDeque::new(),
             claiming: false,
@@ -323,6 +327,7 @@ impl<'a> Session<'a> {
                 () = sleep_until(timer, drained_by), if drained_by.is_some() => self.end_drain(),
                 Some(ended) = self.segments.join_next_with_id(), if !self.segments.is_empty() => self.segment_ended(ended),
                 Some(reply) = self.replies.join_next(), if !self.replies.is_empty() => self.reply(joined(reply)?)?,
+                Some(looked) = self.looks.join_next(), if !self.looks.is_empty() => self.looked(looked),
                 Some(moved) = self.moves.1.recv() => {
                     self.board.moved(&moved);
                     while let Ok(moved) = self.moves.1.try_recv() {
@@ -377,6 +382,7 @@ impl<'a> Session<'a> {
                 }
                 Command::Seek(asked) => self.seek(asked),
                 Command::Look(asked) => self.look(asked),
+                Command::Inquire(question) => self.inquire(question),
                 Command::Release { run_id, fence } => self.to_release.push((run_id, fence)),
                 Command::Tell(progress) => self.tell(progress),
             }
@@ -543,6 +549,7 @@ impl<'a> Session<'a> {
     fn cancel(&mut self) {
         self.cancelled = true;
         self.to_claim.clear();
+        self.looks.abort_all();
         let by = self.elapsed() + self.executor.options.drain;
         match &mut self.serving {
             None => self.segments.abort_all(),

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use chrono::Utc;
 use headworks_domain::{Clock, ErrorKind, Fault, Interval, JobName, RunId, SystemClock};
 use headworks_flow::{
+    Answer, Question,
     exec::{
         BoxFault, Claim, ClaimRequest, Done, Given, Kept, Partition, Partitions, Planner, Producer, Request, RunDetail,
         RunFilter, RunRecord, RunRow, RunShape, RunStore, Segment, Standing, Stop, TaskRunner,
@@ -529,6 +530,10 @@ impl TaskRunner for Worker {
         }
         drop(at_work);
         Ok(Done { rows: 1, bytes: 10, published: segment.shape.partitions.clone(), recorded: true, output: None })
+    }
+
+    async fn look(&self, question: &Question) -> Result<Answer, Failure> {
+        panic!("nobody waits for {question} here")
     }
 }
 

@@ -1,6 +1,7 @@
 //! The executor over a store, a registry and a runner in memory.
 
 mod memory;
+mod outside;
 mod tasks;
 
 use std::{
@@ -77,6 +78,7 @@ fn shape(name: &str, n: i64, waits: &[(&str, Vec<i64>)]) -> RunShape {
         ds: ds(n),
         partitions: vec![PartitionKey::day(ds(n))],
         waits,
+        outside: Vec::new(),
         tasks,
         params: serde_json::Map::new(),
         limits: RunLimits {

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use headworks_domain::ErrorKind;
 use headworks_flow::{
-    Each, TaskKind, TaskOptions, TaskPlan,
+    Answer, Each, Question, TaskKind, TaskOptions, TaskPlan,
     exec::{Done, Executor, RunShape, Segment, Stop, Summary, TaskRunner},
     machine::{Failure, RetryPolicy, Rule},
 };
@@ -77,6 +77,10 @@ impl TaskRunner for Doer {
             _ => item.map(|item| json!(format!("{}!", item.as_str().unwrap_or("?")))),
         };
         Ok(Done { output, ..Done::default() })
+    }
+
+    async fn look(&self, question: &Question) -> Result<Answer, Failure> {
+        panic!("nobody waits for {question} here")
     }
 }
 

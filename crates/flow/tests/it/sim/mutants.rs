@@ -52,6 +52,8 @@ pub(super) enum Mutant {
     CursorNeverKept,
     /// The cursor is set to each claimed tick, also to an older one.
     CursorGoesBack,
+    /// A look finds files that are not there.
+    LookSaysYes,
     /// One more task than there are slots.
     OneSlotTooMany,
     /// The limit of a job's active runs is not told to the executor.
@@ -59,7 +61,7 @@ pub(super) enum Mutant {
 }
 
 impl Mutant {
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::RecordIgnoresFence,
         Self::PublishIgnoresFence,
         Self::RecordAfterEnd,
@@ -84,6 +86,7 @@ impl Mutant {
         Self::CursorBeforeClaim,
         Self::CursorNeverKept,
         Self::CursorGoesBack,
+        Self::LookSaysYes,
         Self::OneSlotTooMany,
         Self::RunsNotLimited,
     ];

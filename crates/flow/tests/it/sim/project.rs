@@ -111,9 +111,13 @@ fn jobs(kind: usize, version: usize) -> Vec<(&'static str, &'static str, &'stati
             ("newest", "schedule: every 30 minutes\ngrain: hour\n", "SELECT 1 AS n"),
             ("lately", "schedule: '59 * * * *'\ngrain: hour\ncatchup: none\n", "SELECT 1 AS n"),
         ],
-        // What happens when runs of a job meet.
+        // What happens when runs of a job meet; one that waits for files.
         _ => vec![
-            ("base", "schedule: '58 * * * *'\ngrain: hour\ncatchup: all\nstart: START\nmax_active_runs: 3\n", changed),
+            (
+                "base",
+                "schedule: '58 * * * *'\ngrain: hour\ncatchup: all\nstart: START\nmax_active_runs: 3\nwait: [{file: 'in/{{ ts_hour }}', every: 5s}]\n",
+                changed,
+            ),
             (
                 "skipper",
                 "schedule: '@hourly'\ncatchup: all\nstart: START\noverlap: skip\n",
@@ -177,6 +181,7 @@ impl Planner for Projects {
             ds: job.ds(&plan.interval),
             partitions: plan.partitions.clone(),
             waits: plan.waits.clone(),
+            outside: plan.outside.clone(),
             tasks: plan.tasks.clone(),
             limits: RunLimits {
                 retry: job.spec.retries.policy(),
@@ -203,6 +208,7 @@ impl Planner for Projects {
             ds: request.interval.start().date_naive().into(),
             partitions: Vec::new(),
             waits: Vec::new(),
+            outside: Vec::new(),
             tasks: vec![TaskPlan {
                 name: "stage".parse().unwrap(),
                 kind: TaskKind::Stage,

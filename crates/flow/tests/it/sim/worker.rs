@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use headworks_domain::ErrorKind;
 use headworks_flow::{
-    Failure,
+    Answer, Failure, Question,
     exec::{BoxFault, Done, Segment, Stop, TaskRunner},
 };
 
@@ -111,6 +111,12 @@ impl TaskRunner for Worker {
         let now = world.time.now();
         let busy = world.lock().invariants.begins(&who, segment, self.tasks_max, limit, now);
         let _busy = Busy(busy, Arc::clone(&world));
+        for wait in &segment.shape.outside {
+            if !world.has_come(&wait.question) {
+                let what = format!("{} began before {} was there", segment.run_id(), wait.question);
+                world.lock().invariants.breaks(what);
+            }
+        }
         for task in segment.tasks.clone() {
             segment.begin(&task);
             match self.work().await {
@@ -129,5 +135,26 @@ impl TaskRunner for Worker {
             segment.end(&task);
         }
         Ok(Done { rows: 1, bytes: 10, published: segment.shape.partitions.clone(), recorded: true, output: None })
+    }
+
+    /// Finds files once they are there. It may be slow, beyond its limit too, or fail.
+    async fn look(&self, question: &Question) -> Result<Answer, Failure> {
+        self.life().gate().await;
+        let world = Arc::clone(&self.life().world);
+        let (pause, fails) = {
+            let mut inner = world.lock();
+            let rates = inner.rates;
+            let mut pause = inner.pause();
+            if inner.chance.one_in(rates.long) {
+                pause += Duration::from_secs(inner.chance.between(5, 40));
+            }
+            (pause, inner.chance.one_in(rates.transient))
+        };
+        self.life().sleep(pause).await;
+        if fails {
+            return Err(away());
+        }
+        let is_there = world.is(Mutant::LookSaysYes) || world.has_come(question);
+        Ok(if is_there { Answer::yes("it is there") } else { Answer::not_yet("it is not there") })
     }
 }

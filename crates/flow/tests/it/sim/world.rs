@@ -11,11 +11,14 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
 use headworks_domain::{Clock, Code, ErrorKind, Fault};
-use headworks_flow::exec::Timer;
+use headworks_flow::{Question, exec::Timer};
 use tokio::sync::watch;
 
 use super::{database::Database, invariants::Invariants, mutants::Mutant, time::Time};
 use crate::chance::Chance;
+
+/// All files that runs wait for come within so long.
+const FILES_COME_WITHIN_SECS: u64 = 120;
 
 /// How often things go wrong: one in so many; 0 for never.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,6 +105,13 @@ impl World {
     pub(super) fn story(&self) -> (u64, Vec<String>) {
         let inner = self.lock();
         (inner.trace, inner.told.clone().unwrap_or_default())
+    }
+
+    /// True once a file is there that runs wait for: each comes at a time of its own, and stays.
+    pub(super) fn has_come(&self, question: &Question) -> bool {
+        let hash =
+            question.to_string().bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        self.time.now() >= Duration::from_secs(hash % FILES_COME_WITHIN_SECS)
     }
 
     pub(super) fn is_away(&self) -> bool {
