@@ -35,7 +35,7 @@ pub struct Config {
     /// The process that keeps the project running.
     pub server: ServerConfig,
     /// How many slots the pools have that jobs name in `pool:`, as `etl = 4`.
-    #[schemars(with = "BTreeMap<String, PoolSlots>")]
+    #[schemars(with = "BTreeMap<String, PoolSlots>", extend("propertyNames" = { "format": "pool-name" }))]
     pub pools: BTreeMap<String, u32>,
     /// How long things are kept.
     pub retention: RetentionConfig,
@@ -170,6 +170,10 @@ pub struct ExecutionConfig {
     /// The most tasks at work at once.
     #[schemars(range(min = 1, max = 10_000))]
     pub tasks_max: u32,
+    /// The zone that processes on this machine stand in: they carry out jobs of this `zone` and of none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "zone"))]
+    pub zone: Option<String>,
     /// The most bytes of one attempt's log; what its command writes beyond that is left out.
     pub log_bytes_max: ByteSize,
     /// How long a command may take to end after it was asked to, before it is killed.
@@ -184,6 +188,7 @@ impl Default for ExecutionConfig {
     fn default() -> Self {
         Self {
             tasks_max: 8,
+            zone: None,
             log_bytes_max: ByteSize::from_mib(64),
             kill_after: Span::from_secs(10),
             python: "python3".to_owned(),

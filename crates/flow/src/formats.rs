@@ -5,6 +5,7 @@ use headworks_domain::{ConnectionName, Ds, EnvironmentName, JobName, TableName, 
 
 use crate::{
     column::ColumnType,
+    exec::DEFAULT_POOL,
     schedule::{Schedule, ScheduleError},
     spec::WaitRef,
     target::TargetName,
@@ -29,6 +30,8 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         "environment-name" => plain(text.parse::<EnvironmentName>(), "use letters, digits, `_`, `-`"),
         "schema-name" => schema_name(text),
         "target-name" => plain(text.parse::<TargetName>(), ""),
+        "pool-name" => pool_name(text),
+        "zone" => zone_name(text).map_err(|message| Wrong { message, hint: "name it as `eu-west`".to_owned() }),
         "ds" => plain(text.parse::<Ds>(), ""),
         "span" => plain(text.parse::<Span>(), ""),
         "byte-size" => plain(text.parse::<ByteSize>(), ""),
@@ -54,6 +57,7 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
 /// How a text of a format is written.
 pub(crate) fn example(format: &str) -> Option<&'static str> {
     Some(match format {
+        "zone" => "`eu-west`",
         "ds" => "`2013-01-01`",
         "span" => "`45m`",
         "byte-size" => "`64MiB`",
@@ -83,6 +87,34 @@ fn schema_name(text: &str) -> Result<(), Wrong> {
         message: format!("`{text}` is not the name of a schema"),
         hint: "use at most 50 of a-z, 0-9 and `_`, as `headworks_staging`".to_owned(),
     })
+}
+
+/// The most bytes of a zone's or a pool's name: both stand in rows, in labels of metrics and in what people read.
+const NAME_BYTES_MAX: usize = 64;
+
+fn is_name(text: &str) -> bool {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(is_plain)
+}
+
+/// Checks the name of a zone in which processes stand. Errors: what is wrong with it.
+pub fn zone_name(text: &str) -> Result<(), String> {
+    if is_name(text) {
+        return Ok(());
+    }
+    Err(format!("`{text}` is not the name of a zone: use at most 64 bytes of letters, digits, `_`, `-` and `.`"))
+}
+
+fn pool_name(text: &str) -> Result<(), Wrong> {
+    if text == DEFAULT_POOL {
+        let message = format!("`{DEFAULT_POOL}` cannot be the name of a pool: it stands for tasks that name none");
+        return Err(Wrong { message, hint: "give the pool another name".to_owned() });
+    }
+    if is_name(text) {
+        return Ok(());
+    }
+    let hint = "use at most 64 bytes of letters, digits, `_`, `-` and `.`, as `etl`".to_owned();
+    Err(Wrong { message: format!("`{text}` is not the name of a pool"), hint })
 }
 
 /// Reads the name of a time zone, as `America/New_York`. Errors: the name that was meant, or how names are written.

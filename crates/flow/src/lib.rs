@@ -67,7 +67,7 @@ pub use config::{
 pub use connection::Connection;
 pub use deadline::Deadline;
 pub use error::Error;
-pub use formats::zone;
+pub use formats::{zone, zone_name};
 pub use grid::Grid;
 pub use job::{Job, JobBody, SqlBody};
 pub use jobfile::job_schema;

@@ -383,6 +383,7 @@ timeout: 45m
 wait_timeout: 1d
 pool: etl
 priority: -3
+zone: eu-west
 retention: 400d
 params: {a: 1, b: [x, {c: true}]}
 import:

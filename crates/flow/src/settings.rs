@@ -575,7 +575,7 @@ mod tests {
             shown,
             [
                 "HEADWORKS__ENGINE__THREADS: `engine.threads` must be a whole number, not the text `many` ()",
-                "HEADWORKS__EXECUTION__TASKS: there is no setting `execution.tasks` (the keys are `tasks_max`, `log_bytes_max`, `kill_after`, `python`, `pass_env`)",
+                "HEADWORKS__EXECUTION__TASKS: there is no setting `execution.tasks` (the keys are `tasks_max`, `zone`, `log_bytes_max`, `kill_after`, `python`, `pass_env`)",
             ]
         );
         let env = [("HEADWORKS__CONNECTIONS__P__PATH", "x.db"), ("HEADWORKS__CONNECTIONS__P__TYPE", "sqlite")];

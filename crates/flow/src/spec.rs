@@ -106,6 +106,10 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,
+    /// Only processes of this zone carry it out, as `headworks worker --zone eu`; any unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "zone"))]
+    pub zone: Option<String>,
     /// How long its partitions are kept; for ever unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Span>,

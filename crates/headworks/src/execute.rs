@@ -52,6 +52,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     if !wanted.as_of_now {
         check_whole_imports(&project, &wanted.requests, app.clock.now(), "add --as-of-now")?;
     }
+    check_zones(&project, &wanted.requests)?;
     let mut options = executor_options(app, wanted.tasks_max)?;
     options.reprocess = wanted.reprocess;
     options.params = wanted.params;
@@ -62,10 +63,12 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     for job in planned.into_iter().filter_map(|name| project.jobs.get(name)) {
         versions.push((job.name.clone(), job.version.clone(), job.text().to_owned()));
     }
-    app.run_store().await?.note_versions(versions).await?;
+    let runs = app.run_store().await?;
+    runs.note_versions(versions).await?;
+    runs.say_pools(&project.config.pools).await?;
     let live = LiveProject::new(project);
     let executor = Executor {
-        store: app.run_store().await?.clone(),
+        store: runs.clone(),
         partitions: app.partitions().await?,
         planner: Arc::new(ProjectPlanner { project: live.clone(), env: app.env_name()?.to_string() }),
         runner: runners::open(app, live, wanted.as_of_now).await?,
@@ -112,7 +115,6 @@ pub(crate) fn executor_options(app: &App, tasks_max: Option<usize>) -> anyhow::R
     let config = app.config()?;
     let mut options = ExecutorOptions::new(app.logs_dir()?);
     options.tasks_max = tasks_max.unwrap_or(config.execution.tasks_max as usize);
-    options.pools = config.pools.iter().map(|(name, slots)| (name.clone(), *slots as usize)).collect();
     options.log_bytes_max = config.execution.log_bytes_max.bytes();
     Ok(options)
 }
@@ -182,6 +184,25 @@ pub(crate) fn check_whole_imports(
             format!("{way} to fill them with what they hold now, or name the columns of time with import.by"),
         )),
     }
+}
+
+/// Refuses to carry out here what another zone's processes are to.
+fn check_zones(project: &Project, requests: &[Request]) -> Result<(), Failure> {
+    let here = project.config.execution.zone.as_ref();
+    for job in requests.iter().filter_map(|request| project.jobs.get(&request.job)) {
+        let Some(zone) = job.spec.zone.as_ref().filter(|zone| Some(*zone) != here) else { continue };
+        let stands =
+            here.map_or_else(|| "this machine stands in none".to_owned(), |zone| format!("this is zone `{zone}`"));
+        let name = &job.name;
+        return Err(Failure::usage(
+            format!("job `{name}` is carried out in zone `{zone}` only, and {stands}"),
+            format!(
+                "headworks jobs trigger {name} or headworks backfill {name} --detach gives it to a worker there; on a machine of that zone \
+                 set execution.zone (HEADWORKS__EXECUTION__ZONE={zone})"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// The tables that a job reads, waiting or not.

@@ -1,6 +1,6 @@
 //! Plans the runs that a command asks for, from the project's job files.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use headworks_domain::{ErrorKind, JobName, Problem, RunId, TaskName};
 use headworks_flow::{
@@ -44,6 +44,11 @@ impl Planner for ProjectPlanner {
         })
     }
 
+    fn pools(&self) -> BTreeMap<String, usize> {
+        let project = self.project.current();
+        project.config.pools.iter().map(|(name, slots)| (name.clone(), *slots as usize)).collect()
+    }
+
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
         let project = self.project.current();
         let job = project.jobs.get(&request.job);
@@ -78,6 +83,7 @@ fn limits(job: &Job) -> RunLimits {
         active_runs_max: job.spec.max_active_runs.map(|n| n as usize),
         wait_timeout: job.spec.wait_timeout.map(|t| t.duration()),
         priority: job.spec.priority,
+        zone: job.spec.zone.clone(),
     }
 }
 

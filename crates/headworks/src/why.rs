@@ -1,10 +1,14 @@
 //! Why a run is not there: from facts to a reason, and from a chain of reasons to words. Reads nothing by itself.
 
 use chrono::{DateTime, Utc};
-use headworks_flow::{Answer, Failure, Span, State, exec::RunRow};
+use headworks_flow::{
+    Answer, Failure, Span, State,
+    exec::{Placement, RunRow, Takes},
+};
+use headworks_meta::{Holder, PoolRow};
 use serde_json::{Value, json};
 
-use crate::output::{ago, count, shown};
+use crate::output::{ago, count, counted, shown};
 
 /// When the schedule asks for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,12 @@ pub(crate) struct Facts {
     pub(crate) active: usize,
     /// How many may be.
     pub(crate) active_max: Option<usize>,
+    /// Where it may be carried out.
+    pub(crate) placement: Placement,
+    /// What the living processes take that carry runs out.
+    pub(crate) workers: Vec<Takes>,
+    /// The pool whose slots it lacks, because tasks of whichever process have them.
+    pub(crate) full_pool: Option<PoolRow>,
 }
 
 /// Something outside of the lake that a run waits for, and what a look found just now.
@@ -169,6 +179,15 @@ pub(crate) enum Reason {
         run: String,
         owner: String,
     },
+    Pool {
+        run: String,
+        pool: PoolRow,
+    },
+    /// It is ready, and no living process takes such runs.
+    NoWorker {
+        run: String,
+        placement: Placement,
+    },
     Ended {
         run: String,
         state: State,
@@ -233,6 +252,9 @@ pub(crate) fn conclude(facts: &Facts) -> Reason {
 
 fn of_live(facts: &Facts, run: &RunRow) -> Reason {
     let (id, owner) = (run.id.to_string(), run.owner.clone());
+    if run.owner.is_empty() && !facts.workers.iter().any(|takes| takes.may(&facts.placement)) {
+        return Reason::NoWorker { run: id, placement: facts.placement.clone() };
+    }
     if run.owner.is_empty() {
         // Its owner had more than it could do, and gave it to whoever has room.
         return Reason::Slots { run: id, owner: "any worker".to_owned() };
@@ -255,8 +277,9 @@ fn of_live(facts: &Facts, run: &RunRow) -> Reason {
             let outside = lacks.map(|sight| sight.what.clone()).collect();
             Reason::Waits { run: id, missing: facts.missing.clone(), outside, until: facts.wait_until }
         }
-        _ => match facts.active_max {
-            Some(max) if facts.active >= max => Reason::JobLimit { active: facts.active, max },
+        _ => match (facts.active_max, &facts.full_pool) {
+            (Some(max), _) if facts.active >= max => Reason::JobLimit { active: facts.active, max },
+            (_, Some(pool)) => Reason::Pool { run: id, pool: pool.clone() },
             _ if !facts.outside.is_empty() => {
                 let within = facts.outside.iter().map(|sight| sight.every).max().unwrap_or_default();
                 Reason::FoundSoon { run: id, within }
@@ -369,6 +392,13 @@ impl Node {
             Reason::Retry { run, .. } => format!("wait, or see headworks runs logs {run}"),
             Reason::JobLimit { .. } => format!("wait, or raise max_active_runs of {name}"),
             Reason::Slots { .. } => "wait, or raise execution.tasks_max (or its pool in [pools])".to_owned(),
+            Reason::NoWorker { placement, .. } => {
+                let zone = placement.zone.as_ref().map(|zone| format!(" --zone {zone}")).unwrap_or_default();
+                format!("headworks worker{zone}, without --pools or with all pools of its tasks")
+            }
+            Reason::Pool { pool, .. } => {
+                format!("wait, or give pool {} more slots in [pools] of headworks.toml", pool.name)
+            }
             Reason::Ended { run, logs: true, .. } => {
                 format!("headworks runs logs {run}, mend it, then headworks runs clear {run}")
             }
@@ -405,6 +435,8 @@ impl Reason {
             Self::Retry { .. } => "retry",
             Self::JobLimit { .. } => "job_limit",
             Self::Slots { .. } => "slots",
+            Self::Pool { .. } => "pool",
+            Self::NoWorker { .. } => "no_worker",
             Self::Ended { state, .. } => state.as_str(),
             Self::More => "more",
         }
@@ -420,6 +452,8 @@ impl Reason {
             | Self::Running { run, .. }
             | Self::Retry { run, .. }
             | Self::Slots { run, .. }
+            | Self::Pool { run, .. }
+            | Self::NoWorker { run, .. }
             | Self::Ended { run, .. } => Some(run),
             _ => None,
         }
@@ -486,6 +520,17 @@ impl Reason {
             Self::Slots { owner, .. } => {
                 format!("has all it needs, and queues for a free slot of {owner} (execution.tasks_max)")
             }
+            Self::NoWorker { placement, .. } => format!("has all it needs, and there is no live worker of {placement}"),
+            Self::Pool { pool, .. } => format!(
+                "has all it needs, and waits for pool {}: of its {} {} taken by {}",
+                pool.name,
+                counted(pool.slots as u64, "slot"),
+                match pool.taken() {
+                    1 => "1 is".to_owned(),
+                    n => format!("{} are", count(n as u64)),
+                },
+                holders_words(&pool.holders)
+            ),
             Self::Ended { run, state, message, .. } => {
                 let message = message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
                 format!("{state} as run {run}{message}")
@@ -493,6 +538,23 @@ impl Reason {
             Self::More => "is not there; more stands behind it".to_owned(),
         }
     }
+}
+
+/// The most holders of a pool's slots that are named.
+const HOLDERS_TOLD_MAX: usize = 4;
+
+/// Who has slots of a pool.
+fn holders_words(holders: &[Holder]) -> String {
+    let words = |holder: &Holder| {
+        let Holder { job, ds, run_id, task, process, slots, .. } = holder;
+        let slots = if *slots > 1 { format!(", {}", counted(*slots as u64, "slot")) } else { String::new() };
+        format!("{job} {ds} (run {run_id}, task {task} on {process}{slots})")
+    };
+    let mut named: Vec<String> = holders.iter().take(HOLDERS_TOLD_MAX).map(words).collect();
+    if holders.len() > HOLDERS_TOLD_MAX {
+        named.push(format!("{} more", count((holders.len() - HOLDERS_TOLD_MAX) as u64)));
+    }
+    named.join(" and ")
 }
 
 /// The partitions that are missing, by table.

@@ -4,13 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{RunId, TableName};
-use headworks_flow::exec::{Claim, ClaimRequest};
+use headworks_flow::{
+    Failure,
+    exec::{Claim, ClaimRequest, passed_over},
+};
 use headworks_store::{Tx, Value, values};
 
 use crate::{
     Result, Runs, demands,
     jobs::move_cursors,
-    row::params_text,
+    placement::{pools_text, zone_text},
+    pools,
+    row::{failure_values, params_text, parsed},
     runs::{places, rows_of_places, texts},
 };
 
@@ -32,7 +37,22 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
     let may_claim = |w: &ClaimRequest| w.demand.is_none_or(|demand| open.contains(&demand));
     let mut claims: Vec<Option<Claim>> = vec![None; wanted.len()];
     let place_of = |id: &str| wanted.iter().position(|w| w.run_id.as_str() == id);
-    for id in insert_new(tx, process, now, fence, wanted, may_claim).await? {
+    let made_by = Maker { process, now, fence };
+    let new: Vec<&ClaimRequest> = wanted.iter().filter(|w| w.taken_over().is_none() && may_claim(w)).collect();
+    let (yielding, others): (Vec<_>, Vec<_>) = new.into_iter().partition(|w| w.yields);
+    let mut made = made_by.insert(tx, &others, None).await?;
+    let mut skipped: Vec<&ClaimRequest> = Vec::new();
+    for request in yielding {
+        match live_beside(tx, request).await? {
+            None => made.extend(made_by.insert(tx, &[request], None).await?),
+            Some(reason) => {
+                if !made_by.insert(tx, &[request], Some(&reason)).await?.is_empty() {
+                    skipped.push(request);
+                }
+            }
+        }
+    }
+    for id in made {
         if let Some(place) = place_of(&id) {
             claims[place] = Some(Claim { fence, attempt: 1 });
         }
@@ -47,6 +67,7 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
     if !taken.is_empty() {
         let sql = format!("delete from hw_task where run_id in ({})", places(1, taken.len()));
         tx.execute(&sql, &texts(taken.iter().map(|w| &w.run_id))).await?;
+        pools::free_runs(tx, &taken.iter().map(|w| &w.run_id).collect::<Vec<_>>()).await?;
         // Whoever ran them is gone or fenced off: their attempts have no end of their own.
         let sql = format!(
             "update hw_attempt set state = 'cancelled', finished_at = ${0}, error_kind = 'cancelled', error_code = 'FLOW_LOST',
@@ -60,7 +81,8 @@ async fn claim_in(tx: &mut Tx, process: &str, now: i64, wanted: &[ClaimRequest])
     }
     insert_tasks(tx, wanted.iter().zip(&claims).filter(|(_, c)| c.is_some()).map(|(w, _)| w)).await?;
     let mut ticks: HashMap<&str, DateTime<Utc>> = HashMap::new();
-    for (request, _) in wanted.iter().zip(&claims).filter(|(_, claim)| claim.is_some()) {
+    let claimed = wanted.iter().zip(&claims).filter(|(_, claim)| claim.is_some()).map(|(request, _)| request);
+    for request in claimed.chain(skipped) {
         if let Some(tick) = request.tick {
             let newest = ticks.entry(request.job.as_str()).or_insert(tick);
             *newest = tick.max(*newest);
@@ -93,69 +115,86 @@ pub(crate) async fn next_numbers(tx: &mut Tx, count: i64) -> Result<i64> {
     Ok(row.map_or(Ok(0), |row| row.i64(0))? - count + 1)
 }
 
-/// Inserts the new ones and returns the ids of those that had no live run yet.
-async fn insert_new(
-    tx: &mut Tx,
-    process: &str,
+/// Who makes runs, when, and under which fence.
+struct Maker<'p> {
+    process: &'p str,
     now: i64,
     fence: i64,
-    wanted: &[ClaimRequest],
-    may_claim: impl Fn(&ClaimRequest) -> bool,
-) -> Result<Vec<String>> {
-    const COLUMNS: usize = 20;
-    let newest = newest_runs(tx, wanted).await?;
-    let is_new = |w: &&ClaimRequest| {
-        let newest =
-            newest.get(&(w.job.as_str(), w.interval.start().timestamp_micros(), w.interval.end().timestamp_micros()));
-        may_claim(w)
-            && w.taken_over().is_none()
-            && newest.map(String::as_str) == w.seen.as_ref().map(|seen| seen.run_id.as_str())
-    };
-    let new: Vec<&ClaimRequest> = wanted.iter().filter(is_new).collect();
-    let mut made = Vec::new();
-    for some in new.chunks(VALUES_MAX / COLUMNS) {
-        let mut bound: Vec<Value> = Vec::with_capacity(some.len() * COLUMNS);
-        for request in some {
-            bound.extend(values![
-                request.run_id.as_str(),
-                request.job.as_str(),
-                &request.job_version,
-                request.table.as_ref().map_or("", TableName::as_str),
-                request.interval.start().timestamp_micros(),
-                request.interval.end().timestamp_micros(),
-                request.ds.to_string(),
-                request.partitions.as_ref().map(|(first, _)| first.to_string()),
-                request.partitions.as_ref().map(|(_, last)| last.to_string()),
-                fence,
-                "waiting",
-                1,
-                fence,
-                process,
-                now,
-                0,
-                0,
-                Value::Null,
-                request.trigger.as_str(),
-                params_text(&request.params),
-            ]);
+}
+
+impl Maker<'_> {
+    /// Inserts new runs, or such that were skipped for a reason, and returns the ids of those that are as they were seen and had no
+    /// live run yet.
+    async fn insert(&self, tx: &mut Tx, wanted: &[&ClaimRequest], skipped: Option<&Failure>) -> Result<Vec<String>> {
+        const COLUMNS: usize = 26;
+        let newest = newest_runs(tx, wanted).await?;
+        let is_new = |w: &&&ClaimRequest| {
+            let newest = newest.get(&(
+                w.job.as_str(),
+                w.interval.start().timestamp_micros(),
+                w.interval.end().timestamp_micros(),
+            ));
+            newest.map(String::as_str) == w.seen.as_ref().map(|seen| seen.run_id.as_str())
+        };
+        let new: Vec<&ClaimRequest> = wanted.iter().filter(is_new).copied().collect();
+        let mut made = Vec::new();
+        for some in new.chunks(VALUES_MAX / COLUMNS) {
+            let mut bound: Vec<Value> = Vec::with_capacity(some.len() * COLUMNS);
+            for request in some {
+                bound.extend(values![
+                    request.run_id.as_str(),
+                    request.job.as_str(),
+                    &request.job_version,
+                    request.table.as_ref().map_or("", TableName::as_str),
+                    request.interval.start().timestamp_micros(),
+                    request.interval.end().timestamp_micros(),
+                    request.ds.to_string(),
+                    request.partitions.as_ref().map(|(first, _)| first.to_string()),
+                    request.partitions.as_ref().map(|(_, last)| last.to_string()),
+                    self.fence,
+                    if skipped.is_some() { "skipped" } else { "waiting" },
+                    i64::from(skipped.is_none()),
+                    self.fence,
+                    self.process,
+                    self.now,
+                    0,
+                    0,
+                    skipped.map(|_| self.now),
+                    request.trigger.as_str(),
+                    zone_text(request.placement.zone.as_ref()),
+                    pools_text(&request.placement.pools),
+                    params_text(&request.params),
+                ]);
+                bound.extend(failure_values(skipped));
+            }
+            let sql = format!(
+                "insert into hw_run (id, job, job_version, table_name, interval_start, interval_end, ds, first_partition,
+                     last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at, cause,
+                     zone, pools, params, error_kind, error_code, error, hint)
+                 values {} on conflict do nothing returning id",
+                rows_of_places(some.len(), COLUMNS)
+            );
+            for row in tx.rows(&sql, &bound).await? {
+                made.push(row.text(0)?);
+            }
         }
-        let sql = format!(
-            "insert into hw_run (id, job, job_version, table_name, interval_start, interval_end, ds, first_partition,
-                 last_partition, born, state, attempt, fence, owner, created_at, row_count, bytes, finished_at, cause, params)
-             values {} on conflict do nothing returning id",
-            rows_of_places(some.len(), COLUMNS)
-        );
-        for row in tx.rows(&sql, &bound).await? {
-            made.push(row.text(0)?);
-        }
+        Ok(made)
     }
-    Ok(made)
+}
+
+/// Why a run that yields is skipped: another run of its job, over another interval, is live.
+async fn live_beside(tx: &mut Tx, request: &ClaimRequest) -> Result<Option<Failure>> {
+    let sql = "select id, ds from hw_run where job = $1 and finished_at is null and not (interval_start = $2 and interval_end = $3)
+        order by interval_end, id limit 1";
+    let (start, end) = (request.interval.start().timestamp_micros(), request.interval.end().timestamp_micros());
+    let row = tx.row(sql, &values![request.job.as_str(), start, end]).await?;
+    row.map(|row| Ok(passed_over(&request.run_id, &parsed(&row, 0)?, &row.text(1)?))).transpose()
 }
 
 /// The newest run of each job and interval. Nobody can make another before this transaction ends: they all need the counter.
-async fn newest_runs<'w>(tx: &mut Tx, wanted: &'w [ClaimRequest]) -> Result<HashMap<(&'w str, i64, i64), String>> {
+async fn newest_runs<'w>(tx: &mut Tx, wanted: &[&'w ClaimRequest]) -> Result<HashMap<(&'w str, i64, i64), String>> {
     let mut spans: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
-    for request in wanted.iter().filter(|w| w.taken_over().is_none()) {
+    for request in wanted {
         let start = request.interval.start().timestamp_micros();
         let span = spans.entry(request.job.as_str()).or_insert((start, start));
         *span = (span.0.min(start), span.1.max(start));
@@ -178,7 +217,7 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
             "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8, params = $9,
                  state = 'waiting', attempt = attempt + 1, finished_at = null, row_count = 0, bytes = 0,
                  error_kind = null, error_code = null, error = null, hint = null,
-                 wish = case when finished_at is null then wish end
+                 wish = case when finished_at is null then wish end, zone = $10, pools = $11
              where id = $1 and fence = $2 and (finished_at is null or state <> 'success')
                  and not exists (select 1 from hw_run other where other.job = hw_run.job and other.id <> hw_run.id
                      and other.interval_start = hw_run.interval_start and other.interval_end = hw_run.interval_end
@@ -194,6 +233,8 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
                 request.partitions.as_ref().map(|(first, _)| first.to_string()),
                 request.partitions.as_ref().map(|(_, last)| last.to_string()),
                 params_text(&request.params),
+                zone_text(request.placement.zone.as_ref()),
+                pools_text(&request.placement.pools),
             ],
         )
         .await?;

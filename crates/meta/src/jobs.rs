@@ -7,11 +7,13 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{JobName, RunId};
-use headworks_flow::ticker::JobClock;
+use headworks_flow::{exec::Takes, ticker::JobClock};
 use headworks_store::{Dialect, Tx, Value, values};
+use serde_json::json;
 
 use crate::{
     Error, Processes, Result, Runs,
+    placement::{takes, zone_text},
     row::{opt_time, owner, parsed, time},
     runs::rows_of_places,
 };
@@ -30,6 +32,14 @@ pub enum Role {
 }
 
 impl Role {
+    const ALL: [Self; 4] = [Self::Command, Self::Scheduler, Self::Planner, Self::Worker];
+
+    /// The role with this word; one of a newer program, which this one does not know, is a command's.
+    pub(crate) fn read(word: &str) -> Self {
+        Self::ALL.into_iter().find(|role| role.as_str() == word).unwrap_or(Self::Command)
+    }
+
+    /// Its word in the database.
     fn as_str(self) -> &'static str {
         match self {
             Self::Command => "command",
@@ -168,33 +178,42 @@ impl Runs {
         self.store.rows(sql, &values![this]).await?.iter().map(|row| parsed(row, 0)).collect()
     }
 
-    /// Takes up a role. Errors: `SecondScheduler` when another process looks after this SQLite project already.
-    pub async fn take_up(&self, role: Role) -> Result<()> {
-        let this = self.process().await?.to_owned();
+    /// Takes up a role, and says what the process takes. Errors: `SecondScheduler` when another process looks after this SQLite project already.
+    pub async fn take_up(&self, role: Role, takes: &Takes) -> Result<()> {
+        let (this, takes) = (self.process().await?.to_owned(), takes.clone());
         let (now, processes) = (self.now().await?, Arc::clone(&self.processes));
         self.store
-            .write(move |tx| Box::pin(async move { take_up(tx, &this, role, now, processes.as_ref()).await }))
+            .write(move |tx| Box::pin(async move { take_up(tx, &this, role, &takes, now, processes.as_ref()).await }))
             .await
     }
 }
 
 impl Runs {
-    /// The other living processes that take up released runs.
-    pub(crate) async fn other_workers(&self) -> Result<usize> {
+    /// What the other living processes take that take up released runs.
+    pub(crate) async fn other_workers(&self) -> Result<Vec<Takes>> {
         let this = self.process().await?;
         let now = self.now().await?;
-        let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process
+        let sql = "select host, boot_id, pid, pid_start, lease_until, zone, pools from hw_process
             where role in ('scheduler', 'worker') and id <> $1 and lease_until > $2";
         let rows = self.store.rows(sql, &values![this, now]).await?;
-        let mut living = 0;
+        let mut living = Vec::new();
         for row in &rows {
-            living += usize::from(owner(row, 0)?.is_some_and(|(process, _)| self.processes.may_live(&process)));
+            if owner(row, 0)?.is_some_and(|(process, _)| self.processes.may_live(&process)) {
+                living.push(takes(row, 5)?);
+            }
         }
         Ok(living)
     }
 }
 
-async fn take_up(tx: &mut Tx, this: &str, role: Role, now: i64, processes: &dyn Processes) -> Result<()> {
+async fn take_up(
+    tx: &mut Tx,
+    this: &str,
+    role: Role,
+    takes: &Takes,
+    now: i64,
+    processes: &dyn Processes,
+) -> Result<()> {
     if tx.dialect() == Dialect::Sqlite && role != Role::Worker {
         let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process
             where role in ('scheduler', 'planner') and id <> $1";
@@ -205,7 +224,10 @@ async fn take_up(tx: &mut Tx, this: &str, role: Role, now: i64, processes: &dyn 
             }
         }
     }
-    tx.execute("update hw_process set role = $2 where id = $1", &values![this, role.as_str()]).await?;
+    let sql = "update hw_process set role = $2, zone = $3, pools = $4 where id = $1";
+    // No pools at all are not the same as all.
+    let pools = takes.pools.as_ref().map(|pools| json!(pools).to_string());
+    tx.execute(sql, &values![this, role.as_str(), zone_text(takes.zone.as_ref()), pools]).await?;
     Ok(())
 }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Interval, JobName, PartitionKey, RunId, TableName};
-use headworks_flow::exec::{Partition, Producer, RunDetail, RunFilter, RunRow, Standing};
+use headworks_flow::exec::{Partition, Producer, RunDetail, RunFilter, RunRow, Standing, Takes};
 use headworks_store::{Row, Value, values};
 
 use crate::{
     Error, ProcessInfo, Result, Runs,
+    placement::placement,
     row::{RUN_COLUMNS, RUN_FROM, attempt_record, interval, owner, parsed, run_row, state, task_record},
     runs::{places, texts},
 };
@@ -174,9 +175,12 @@ pub(crate) async fn list(runs: &Runs, filter: &RunFilter) -> Result<Vec<RunRow>>
     run_rows(runs, &runs.store.rows(&sql, &bound).await?).await
 }
 
-/// Live runs of other processes that are gone, and some that were released; those that are to be cancelled are nobody's to go
-/// on with.
-pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize) -> Result<Vec<RunRow>> {
+/// The most kinds of placement that one look takes released runs of; the others' turn comes with the next.
+const PLACEMENTS_MAX: usize = 200;
+
+/// Live runs of other processes that are gone, and some that were released for a process that takes such; those that are to be
+/// cancelled are nobody's to go on with.
+pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize, takes: &Takes) -> Result<Vec<RunRow>> {
     let mut found = Vec::new();
     // Whose owners are gone is asked first: a living process may have ten thousand runs.
     let gone = gone_owners(runs).await?;
@@ -192,10 +196,24 @@ pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize) ->
         found.extend(run_rows(runs, &runs.store.rows(&sql, &bound).await?).await?);
     }
     if released_max > 0 {
-        let sql = format!(
-            "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.wish is null and r.owner = '' order by r.interval_end, r.id limit $1"
-        );
-        found.extend(run_rows(runs, &runs.store.rows(&sql, &values![released_max]).await?).await?);
+        // There are few kinds, and thousands of runs of other zones may stand before the first that may be taken.
+        let sql = "select distinct zone, pools from hw_run where finished_at is null and wish is null and owner = ''";
+        let mut bound = values![released_max].to_vec();
+        let mut kinds = Vec::new();
+        for row in runs.store.rows(sql, &[]).await? {
+            if takes.may(&placement(&row, 0)?) && kinds.len() < PLACEMENTS_MAX {
+                bound.extend(values![row.text(0)?, row.text(1)?]);
+                kinds.push(format!("r.zone = ${} and r.pools = ${}", bound.len() - 1, bound.len()));
+            }
+        }
+        if !kinds.is_empty() {
+            let sql = format!(
+                "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.wish is null and r.owner = '' and ({})
+                 order by r.interval_end, r.id limit $1",
+                kinds.join(" or ")
+            );
+            found.extend(run_rows(runs, &runs.store.rows(&sql, &bound).await?).await?);
+        }
     }
     Ok(found)
 }

@@ -7,7 +7,7 @@ use headworks_flow::{
 use headworks_store::{Dialect, Tx, Value, values};
 
 use crate::{
-    Error, Result, Runs,
+    Error, Result, Runs, pools,
     row::{failure_values, micros_of, state},
     runs::rows_of_places,
 };
@@ -70,6 +70,9 @@ async fn keep(tx: &mut Tx, record: &RunRecord) -> Result<bool> {
     }
     keep_tasks(tx, record).await?;
     keep_attempts(tx, record).await?;
+    if record.pooled && record.finished_at.is_some() {
+        pools::free_runs(tx, &[&record.run_id]).await?;
+    }
     Ok(true)
 }
 

@@ -11,13 +11,13 @@ use headworks_domain::{Clock, Interval, JobName, RunId};
 use headworks_flow::Failure;
 use headworks_flow::exec::{
     BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunDetail, RunFilter, RunRecord, RunRow, RunStore,
-    Standing,
+    SlotRequest, Slots, Standing, Takes,
 };
 use headworks_store::{Dialect, Store, Tx, Value, values};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Error, ProcessInfo, Processes, Result, claim, demands, read, record,
+    Error, ProcessInfo, Processes, Result, claim, demands, pools, read, record,
     schema::{OF_RUN, RUNS},
 };
 
@@ -327,16 +327,20 @@ impl RunStore for Runs {
         }
     }
 
-    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault> {
-        read::abandoned(self, limit, released_max).await.map_err(boxed)
+    async fn abandoned(&self, limit: usize, released_max: usize, takes: &Takes) -> Result<Vec<RunRow>, BoxFault> {
+        read::abandoned(self, limit, released_max, takes).await.map_err(boxed)
     }
 
     async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
         claim::release(self, runs).await.map_err(boxed)
     }
 
-    async fn workers(&self) -> Result<usize, BoxFault> {
+    async fn workers(&self) -> Result<Vec<Takes>, BoxFault> {
         self.other_workers().await.map_err(boxed)
+    }
+
+    async fn slots(&self, given: Vec<i64>, wanted: Vec<SlotRequest>) -> Result<Vec<Slots>, BoxFault> {
+        pools::take(self, given, wanted).await.map_err(boxed)
     }
 
     async fn cancel_wishes(&self) -> Result<Vec<RunId>, BoxFault> {

@@ -15,6 +15,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: V2, postgres: None },
     Migration { version: 3, sql: V3, postgres: None },
     Migration { version: 4, sql: V4, postgres: None },
+    Migration { version: 5, sql: V5, postgres: None },
+    Migration { version: 6, sql: V6, postgres: None },
 ];
 
 const V2: &str = "
@@ -41,7 +43,7 @@ alter table hw_process add column role TEXT NOT NULL DEFAULT 'command';
 ";
 
 /// The tables whose rows belong to a run by their `run_id` and go when its details do.
-pub(crate) const OF_RUN: [&str; 2] = ["hw_task", "hw_attempt"];
+pub(crate) const OF_RUN: [&str; 3] = ["hw_task", "hw_attempt", "hw_slot"];
 
 const V1: &str = "
 -- The counter that fences come from; one row.
@@ -138,4 +140,35 @@ alter table hw_run add column params TEXT;
 
 -- Whose runs these are: the name in the settings of the project; one row.
 create table hw_project (id BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL);
+";
+
+const V5: &str = "
+-- Named pools, of the size that headworks.toml had when it was read last.
+create table hw_pool (
+    name TEXT NOT NULL PRIMARY KEY,
+    slots BIGINT NOT NULL
+);
+
+-- Slots that a process has for a task at work, under a number of its own; free when its lease is over.
+create table hw_slot (
+    owner TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    pool TEXT NOT NULL,
+    slots BIGINT NOT NULL,
+    run_id TEXT NOT NULL,
+    task TEXT NOT NULL,
+    fence BIGINT NOT NULL,
+    taken_at BIGINT NOT NULL,
+    PRIMARY KEY (owner, number)
+);
+create index hw_slot_run on hw_slot (run_id);
+";
+
+const V6: &str = "
+-- Where a run may be carried out: its zone, or empty for any; the pools of its tasks as a JSON array, or empty when not known.
+alter table hw_run add column zone TEXT NOT NULL DEFAULT '';
+alter table hw_run add column pools TEXT NOT NULL DEFAULT '';
+-- Where a process stands, and the pools that it takes, as a JSON array; null for all.
+alter table hw_process add column zone TEXT NOT NULL DEFAULT '';
+alter table hw_process add column pools TEXT;
 ";

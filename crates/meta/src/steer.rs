@@ -11,9 +11,9 @@ use headworks_flow::{
 use headworks_store::{Tx, values};
 
 use crate::{
-    Error, Result, Runs,
+    Error, ProcessRow, Result, Role, Runs,
     claim::next_numbers,
-    read,
+    pools, read,
     row::{RUN_COLUMNS, RUN_FROM, owner, parsed, time},
 };
 
@@ -154,17 +154,9 @@ impl Runs {
 
     /// The processes that look after the schedules now, as `host:pid`.
     pub async fn schedulers(&self) -> Result<Vec<String>> {
-        let now = self.now().await?;
-        let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process where role in ('scheduler', 'planner') order by id";
-        let mut alive = Vec::new();
-        for row in self.store.rows(sql, &[]).await? {
-            if let Some((process, lease)) = owner(&row, 0)?
-                && self.lives(&process, lease, now)
-            {
-                alive.push(format!("{}:{}", process.host, process.pid));
-            }
-        }
-        Ok(alive)
+        let alive = self.processes().await?.into_iter();
+        let schedules = |process: &ProcessRow| matches!(process.role, Role::Scheduler | Role::Planner);
+        Ok(alive.filter(schedules).map(|process| process.name).collect())
     }
 }
 
@@ -191,5 +183,6 @@ async fn end(tx: &mut Tx, row: &RunRow, now: i64) -> Result<bool> {
         &values![row.id.as_str(), now],
     )
     .await?;
+    pools::free_runs(tx, &[&row.id]).await?;
     Ok(true)
 }

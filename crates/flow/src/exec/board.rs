@@ -23,11 +23,12 @@ use entries::Entries;
 use entry::{Entry, Phase};
 use headworks_domain::{JobName, RunId};
 use outside::Outside;
-use pools::{Place, Pools};
+use pools::{Place, Pools, Turn};
 
 use super::{
+    placement::{Placement, Takes},
     progress::{Counts, Progress},
-    record::{AttemptRecord, Claim, Kept, Partition, RunRecord, Trigger},
+    record::{AttemptRecord, Claim, Kept, Partition, RunRecord, SlotRequest, Slots, Trigger},
     segment::{Done, Moved, Stop},
     shape::{Request, RunShape},
 };
@@ -41,6 +42,8 @@ use crate::{
 pub(crate) enum Command {
     /// Start an attempt of a segment, under this number.
     Start { run: usize, head: usize, attempt: u32 },
+    /// Give slots of named pools back by their numbers, then take others. The answer goes to [`Board::slots`].
+    Slots { given: Vec<i64>, wanted: Vec<SlotRequest> },
     /// Keep the run's state; it is final or pauses before a retry. The answer goes to [`Board::kept`].
     Keep { run: usize, record: RunRecord },
     /// Drop the run's segments: it is somebody else's.
@@ -65,6 +68,8 @@ pub(crate) enum Command {
 #[derive(Default)]
 pub(crate) struct Board {
     serves: bool,
+    /// What this process carries out, when it serves.
+    takes: Takes,
     runs: Entries,
     /// The live runs by what they cover; kept when serving.
     live: HashMap<Request, usize>,
@@ -78,6 +83,10 @@ pub(crate) struct Board {
     partitions: BTreeMap<Partition, Publication>,
     jobs: HashMap<JobName, JobQueue>,
     pools: Pools,
+    /// Numbers of slots to give back.
+    given: Vec<i64>,
+    /// Runs that are ready, and for other processes to carry out.
+    misplaced: BTreeSet<usize>,
     due: BTreeSet<(DateTime<Utc>, usize, usize)>,
     unclaimed: usize,
     /// Runs that are not over.
@@ -115,9 +124,14 @@ struct JobQueue {
 }
 
 impl Board {
-    pub(crate) fn new(tasks_max: usize, pools: &BTreeMap<String, usize>, serves: bool) -> Self {
+    pub(crate) fn new(tasks_max: usize, takes: &Takes, serves: bool) -> Self {
         let tasks_max = if serves { tasks_max } else { tasks_max.max(1) };
-        Self { pools: Pools::new(tasks_max, pools), serves, ..Self::default() }
+        Self { pools: Pools::new(tasks_max), takes: takes.clone(), serves, ..Self::default() }
+    }
+
+    /// So many slots the pools have now. One that is not named any more keeps what it had.
+    pub(crate) fn resize(&mut self, pools: &BTreeMap<String, usize>) {
+        self.pools.resize(pools);
     }
 
     /// Adds a run that was done before the command began.
@@ -205,6 +219,20 @@ impl Board {
         self.runs[run].demand = demand;
     }
 
+    /// While another run of the job is live, the run's claim is to leave it skipped.
+    pub(crate) fn yields(&mut self, run: usize) {
+        self.runs[run].yields = true;
+    }
+
+    pub(crate) fn does_yield(&self, run: usize) -> bool {
+        self.runs[run].yields
+    }
+
+    /// Where the run may be carried out.
+    pub(crate) fn placement(&self, run: usize) -> &Placement {
+        &self.runs[run].placement
+    }
+
     pub(crate) fn run_id(&self, run: usize) -> Option<&RunId> {
         self.runs[run].run_id.as_ref()
     }
@@ -220,6 +248,10 @@ impl Board {
     /// Takes the commands that have come together, and removes runs that are over.
     pub(crate) fn take_commands(&mut self) -> Vec<Command> {
         self.sweep();
+        if !self.given.is_empty() {
+            let given = std::mem::take(&mut self.given);
+            self.commands.push(Command::Slots { given, wanted: Vec::new() });
+        }
         std::mem::take(&mut self.commands)
     }
 
@@ -381,14 +413,15 @@ impl Board {
         attempt: AttemptRecord,
         now: DateTime<Utc>,
     ) {
-        self.pools.free((run, head, fence));
-        if !self.runs.has(run) {
+        let number = self.pools.free((run, head, fence));
+        if !self.runs.has(run) || self.runs[run].phase != Phase::Mine || self.runs[run].claim.fence != fence {
+            self.given.extend(number);
             return;
         }
         let entry = &mut self.runs[run];
-        if entry.phase != Phase::Mine || entry.claim.fence != fence {
-            return;
-        }
+        // A record that ended the run has given all its slots back.
+        let is_over = matches!(&result, Ok(done) if done.recorded) && entry.machine.ends_with(head);
+        self.given.extend(number.filter(|_| !is_over));
         entry.current.remove(&head);
         entry.took = attempt.finished_at.and_then(|end| (end - attempt.started_at).to_std().ok());
         match result {
@@ -557,6 +590,10 @@ impl Board {
     fn admit(&mut self, run: usize, head: usize, now: DateTime<Utc>) {
         let entry = &self.runs[run];
         let Some(shape) = entry.shape.clone() else { return };
+        if self.serves && !self.takes.may(&entry.placement) {
+            self.misplaced.insert(run);
+            return;
+        }
         let place = place(entry, &shape, run, head);
         let options = &shape.tasks[entry.planned(head)].options;
         let Some(job) = self.jobs.get_mut(&shape.job) else { return };
@@ -572,23 +609,75 @@ impl Board {
         self.apply(run, &Event::Queued { head }, now);
     }
 
-    /// Starts what fits into the free slots.
+    /// Starts what fits into the free slots, or asks for those that all processes share.
     fn dispatch(&mut self, now: DateTime<Utc>) {
+        let mut wanted = Vec::new();
         loop {
             let runs = &self.runs;
-            let next = self.pools.next(|(.., run, head)| (*run, *head, runs[*run].claim.fence));
-            let Some((.., run, head)) = next else { break };
-            let entry = &mut self.runs[run];
-            entry.attempt = entry.next_attempt;
-            entry.next_attempt += 1;
-            entry.started_at.get_or_insert(now);
-            let attempt = entry.attempt;
-            self.apply(run, &Event::Started { head }, now);
-            self.dirty.insert(run);
-            self.recount(run, State::Running);
-            self.tell(run, State::Running);
-            self.commands.push(Command::Start { run, head, attempt });
+            match self.pools.next(|(.., run, head)| (*run, *head, runs[*run].claim.fence)) {
+                None => break,
+                Some(Turn::Start(place)) => self.start(place, now),
+                Some(Turn::Ask { place: (.., run, head), number, pool, slots }) => {
+                    let entry = &self.runs[run];
+                    let task = entry.machine.tasks().nth(head).map(|task| task.name.clone());
+                    if let (Some(run_id), Some(task)) = (entry.run_id.clone(), task) {
+                        let fence = entry.claim.fence;
+                        wanted.push(SlotRequest { number, pool, slots, run_id, fence, task });
+                    }
+                }
+            }
         }
+        if !wanted.is_empty() {
+            self.pools.close_asked();
+            self.commands.push(Command::Slots { given: std::mem::take(&mut self.given), wanted });
+        }
+    }
+
+    /// Starts a segment that has its slots.
+    fn start(&mut self, (.., run, head): Place, now: DateTime<Utc>) {
+        let entry = &mut self.runs[run];
+        entry.attempt = entry.next_attempt;
+        entry.next_attempt += 1;
+        entry.started_at.get_or_insert(now);
+        let attempt = entry.attempt;
+        self.apply(run, &Event::Started { head }, now);
+        self.dirty.insert(run);
+        self.recount(run, State::Running);
+        self.tell(run, State::Running);
+        self.commands.push(Command::Start { run, head, attempt });
+    }
+
+    /// The store was asked for these slots. Gives the runs that turned out to be somebody else's.
+    pub(crate) fn slots(&mut self, answers: Vec<(SlotRequest, Slots)>, now: DateTime<Utc>) -> Vec<usize> {
+        let mut fenced = Vec::new();
+        for (request, answer) in answers {
+            match (answer, self.pools.answered(&request, answer)) {
+                (Slots::Taken, Some(place)) => self.start(place, now),
+                // Nobody wants them any more.
+                (Slots::Taken, None) => self.given.push(request.number),
+                (Slots::Fenced, Some((.., run, _))) if self.runs.has(run) && self.runs[run].phase == Phase::Mine => {
+                    self.fenced(run, now);
+                    fenced.push(run);
+                }
+                (Slots::Fenced | Slots::Full, _) => {}
+            }
+        }
+        fenced
+    }
+
+    /// True while somebody waits for slots that other processes have.
+    pub(crate) fn awaits_slots(&self) -> bool {
+        self.pools.awaits_others()
+    }
+
+    /// Others may have given slots back: full pools are asked again.
+    pub(crate) fn ask_again(&mut self) {
+        self.pools.ask_again();
+    }
+
+    /// The pools in which somebody waits for slots.
+    pub(crate) fn full_pools(&self) -> BTreeSet<String> {
+        self.pools.full()
     }
 
     /// How many more segments could run now.
@@ -596,17 +685,34 @@ impl Board {
         self.pools.room()
     }
 
-    /// Gives runs away that are ready, have not begun, and would wait behind more than a full round of others.
-    pub(crate) fn share(&mut self, now: DateTime<Utc>) {
-        while let Some((.., run, _)) = self.pools.beyond_a_round(|run| self.runs[run].started_at.is_none()) {
-            let entry = &self.runs[run];
-            if let Some(run_id) = entry.run_id.clone() {
-                self.commands.push(Command::Release { run_id, fence: entry.claim.fence });
+    /// Gives runs away that are ready and have not begun: those that this process does not carry out, and those that would wait
+    /// behind more than a full round of others, when one of `others` may take them. Who has no slots gives all away.
+    pub(crate) fn share(&mut self, others: &[Takes], now: DateTime<Utc>) {
+        for run in std::mem::take(&mut self.misplaced) {
+            if self.runs.has(run) && self.runs[run].phase == Phase::Mine {
+                self.give_away(run, now);
             }
-            self.forget_queued(run);
-            self.dirty.remove(&run);
-            self.left(run, now);
         }
+        let has_no_slots = self.pools.has_none();
+        if others.is_empty() && !has_no_slots {
+            return;
+        }
+        let may_go = |entry: &Entry| {
+            entry.started_at.is_none() && (has_no_slots || others.iter().any(|other| other.may(&entry.placement)))
+        };
+        while let Some((.., run, _)) = self.pools.beyond_a_round(|run| may_go(&self.runs[run])) {
+            self.give_away(run, now);
+        }
+    }
+
+    fn give_away(&mut self, run: usize, now: DateTime<Utc>) {
+        let entry = &self.runs[run];
+        if let Some(run_id) = entry.run_id.clone() {
+            self.commands.push(Command::Release { run_id, fence: entry.claim.fence });
+        }
+        self.forget_queued(run);
+        self.dirty.remove(&run);
+        self.left(run, now);
     }
 
     /// The run reached its end by our doing: it is to be kept.
@@ -693,7 +799,7 @@ impl Board {
 
     /// A dropped segment's slots are free again.
     pub(crate) fn slot_freed(&mut self, holder: (usize, usize, i64)) {
-        self.pools.free(holder);
+        self.given.extend(self.pools.free(holder));
     }
 
     /// The places of all segments of a run.

@@ -17,6 +17,7 @@ mod error;
 mod executor;
 mod log;
 mod options;
+mod placement;
 mod progress;
 mod record;
 mod segment;
@@ -28,10 +29,11 @@ pub use error::Error;
 pub use executor::Executor;
 pub use log::AttemptLog;
 pub use options::{ExecutorOptions, Reprocess};
+pub use placement::{DEFAULT_POOL, Placement, Takes};
 pub use progress::{Counts, FailedRun, Progress, RunProgress, Summary};
 pub use record::{
     AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
-    RunRecord, RunRow, RunStore, Seen, Standing, Trigger,
+    RunRecord, RunRow, RunStore, Seen, SlotRequest, Slots, Standing, Trigger, passed_over,
 };
 pub use segment::{Done, LOOK_WITHIN, Segment, Stop, TaskInput, TaskRunner};
 pub use serve::{Ask, Demand};

@@ -1,8 +1,11 @@
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::timer::{SystemTimer, Timer};
+use super::{
+    placement::Takes,
+    timer::{SystemTimer, Timer},
+};
 
 /// Which of the runs that ended before are carried out again. Runs that were cancelled or whose process died always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,8 +48,8 @@ const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub struct ExecutorOptions {
     /// The most tasks at work at once. When serving, 0 means that ready runs are left to others.
     pub tasks_max: usize,
-    /// How many slots the pools have that tasks name.
-    pub pools: BTreeMap<String, usize>,
+    /// When serving: which runs it carries out. Others it plans, and gives away once they are ready.
+    pub takes: Takes,
     /// The most bytes of one attempt's log.
     pub log_bytes_max: u64,
     /// Which ended runs are carried out again.
@@ -84,7 +87,7 @@ impl ExecutorOptions {
     pub fn new(logs: PathBuf) -> Self {
         Self {
             tasks_max: 8,
-            pools: BTreeMap::new(),
+            takes: Takes::default(),
             log_bytes_max: LOG_BYTES_MAX,
             reprocess: Reprocess::default(),
             params: Map::new(),

@@ -4,10 +4,11 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use headworks_domain::{Ds, Fault, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
+use headworks_domain::{Ds, ErrorKind, Fault, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+use super::placement::{Placement, Takes};
 use crate::machine::{Failure, State, TaskRecord};
 
 /// An error of a store or of the registry of partitions, with its kind kept.
@@ -117,10 +118,25 @@ impl RunRow {
         self.finished_at.is_none() && !self.owner_alive && !self.owner.is_empty()
     }
 
+    /// True when it was skipped because another run of its job was live: nobody has begun it, and whoever asks for it may.
+    pub fn was_passed_over(&self) -> bool {
+        self.state == State::Skipped && self.failure.as_ref().is_some_and(|failure| failure.code == SKIPPED)
+    }
+
     /// True while somebody is at work on it.
     pub fn is_held(&self) -> bool {
         self.finished_at.is_none() && self.owner_alive
     }
+}
+
+/// The code of runs that were skipped because another one was live.
+const SKIPPED: &str = "FLOW_SKIPPED";
+
+/// Why a run was skipped that came while another one of its job was live.
+pub fn passed_over(run_id: &RunId, behind: &RunId, behind_ds: &str) -> Failure {
+    let message = format!("run `{behind}` of ds={behind_ds} was not over yet, and the job says `overlap: skip`");
+    Failure::new(ErrorKind::Cancelled, SKIPPED, message)
+        .with_hint(format!("carry it out with `headworks runs clear {run_id}`, or let runs wait with `overlap: queue`"))
 }
 
 /// One attempt of a run, with its log.
@@ -169,6 +185,8 @@ pub struct RunRecord {
     pub tasks: Vec<TaskRecord>,
     /// Attempts that began or ended since the last record.
     pub attempts: Vec<AttemptRecord>,
+    /// True when its tasks take slots of named pools: a record that ends it gives all of them back.
+    pub pooled: bool,
 }
 
 /// A run that a process wants to own.
@@ -198,6 +216,11 @@ pub struct ClaimRequest {
     pub tick: Option<DateTime<Utc>>,
     /// The kept demand that asked for it, which the claim answers; one that was answered before claims nothing.
     pub demand: Option<i64>,
+    /// Where it may be carried out.
+    pub placement: Placement,
+    /// True for a new run that yields: while another run of the job is live, the store leaves a run in its place that was skipped
+    /// ([`RunRow::was_passed_over`]), moves the cursor, and claims nothing.
+    pub yields: bool,
     /// The newest run of the job and interval when it was looked at. It is taken over when it is this run, else a new run is
     /// made beside it; either way only while nobody else has changed it or made another.
     pub seen: Option<Seen>,
@@ -243,6 +266,34 @@ pub enum Kept {
     /// The run was over already, under the same fence: the publish recorded it.
     Over(State),
     /// The run has another owner: nothing was changed, and nothing may be.
+    Fenced,
+}
+
+/// Slots of a named pool that a segment wants before it starts. All processes of a project share them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotRequest {
+    /// Under which number this process holds them; it has none twice.
+    pub number: i64,
+    /// The pool.
+    pub pool: String,
+    /// How many; who wants more than there are takes them all.
+    pub slots: usize,
+    /// The run.
+    pub run_id: RunId,
+    /// The owner's fence.
+    pub fence: i64,
+    /// The task that takes them, the first of its segment.
+    pub task: TaskName,
+}
+
+/// What became of a [`SlotRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slots {
+    /// They are this process's until it gives them back, or its lease is over.
+    Taken,
+    /// Others have them.
+    Full,
+    /// The run has another owner, or is over.
     Fenced,
 }
 
@@ -328,15 +379,23 @@ pub trait RunStore: Send + Sync + 'static {
     /// Ends this process's lease, when it has no live run any more.
     async fn leave(&self) -> Result<(), BoxFault>;
 
-    /// Lists live runs that nobody is at work on: at most `limit` whose process is gone, and `released_max` that were released;
-    /// oldest interval first.
-    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault>;
+    /// Lists live runs that nobody is at work on: at most `limit` whose process is gone, and `released_max` of those that were
+    /// released for such a process to take; oldest interval first.
+    async fn abandoned(&self, limit: usize, released_max: usize, takes: &Takes) -> Result<Vec<RunRow>, BoxFault>;
 
     /// Gives runs of this process that have not begun to whoever comes first; those whose fence is another one stay.
     async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault>;
 
-    /// Counts the other living processes that take up released runs.
-    async fn workers(&self) -> Result<usize, BoxFault>;
+    /// What the other living processes take that take up released runs.
+    async fn workers(&self) -> Result<Vec<Takes>, BoxFault>;
+
+    /// Gives slots back by their numbers, then takes others, durably; says what became of each, in the order asked.
+    ///
+    /// Of one pool the first that does not fit keeps those behind it waiting. Slots of processes whose lease is over are free. A
+    /// store that only its process writes to has slots for all who ask: an executor asks for no more than it knows of.
+    async fn slots(&self, _given: Vec<i64>, wanted: Vec<SlotRequest>) -> Result<Vec<Slots>, BoxFault> {
+        Ok(vec![Slots::Taken; wanted.len()])
+    }
 
     /// This process's live runs that somebody wants cancelled. A store that only its process writes to has none.
     async fn cancel_wishes(&self) -> Result<Vec<RunId>, BoxFault> {

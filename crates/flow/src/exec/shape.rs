@@ -1,11 +1,18 @@
 //! What the executor must know of a run to order it among others.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use headworks_domain::{Ds, Interval, JobName, PartitionKey, RunId, TableName, TaskName};
 use serde_json::{Map, Value};
 
-use super::record::Partition;
+use super::{
+    placement::{DEFAULT_POOL, Placement},
+    record::Partition,
+};
 use crate::{
     machine::{Failure, RetryPolicy, Run, TaskShape},
     plan::{OutsideOn, RunPlan, TaskKind, TaskPlan, WaitOn},
@@ -37,6 +44,11 @@ pub trait Planner: Send + Sync + 'static {
 
     /// The shape of a run that could not be planned, so that it can be kept as failed.
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape;
+
+    /// How many slots the pools have that tasks name, as the newest settings say. Asked at every step.
+    fn pools(&self) -> BTreeMap<String, usize> {
+        BTreeMap::new()
+    }
 }
 
 /// A planned run, as far as the executor looks into it.
@@ -83,6 +95,8 @@ pub struct RunLimits {
     pub wait_timeout: Option<Duration>,
     /// Higher goes first.
     pub priority: i32,
+    /// The zone in which it must be carried out.
+    pub zone: Option<String>,
 }
 
 impl RunShape {
@@ -97,6 +111,21 @@ impl RunShape {
             self.partitions.iter().map(|key| Partition::new(table.clone(), key.clone())).collect()
         };
         self.table.as_ref().map(of).unwrap_or_default().into_iter()
+    }
+
+    /// Where it may be carried out. One that could not be planned fails wherever it is.
+    pub fn placement(&self) -> Placement {
+        if self.unplanned.is_some() {
+            return Placement::default();
+        }
+        let pool = |task: &TaskPlan| task.options.pool.clone().unwrap_or_else(|| DEFAULT_POOL.to_owned());
+        let pools = self.tasks.iter().filter(|task| task.kind != TaskKind::Wait).map(pool).collect();
+        Placement { zone: self.limits.zone.clone(), pools }
+    }
+
+    /// True when tasks of it take slots of named pools.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.tasks.iter().any(|task| task.options.pool.is_some())
     }
 
     /// The run's tasks and waits for the state machine. `seed` decides the jitter of its retries.

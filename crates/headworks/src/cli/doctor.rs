@@ -4,6 +4,7 @@ use anyhow::Context;
 use headworks_domain::{EnvironmentName, ErrorKind, Fault, Severity};
 use headworks_flow::exec::{RunFilter, RunRow, RunStore};
 use headworks_lake::Storage;
+use headworks_meta::Role;
 use headworks_store::{Dialect, Store};
 use object_store::{ObjectStoreExt, PutMode, path::Path};
 use serde::Serialize;
@@ -83,6 +84,7 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
             findings.push(commit(store).await);
             findings.push(clock(app, store).await);
             findings.extend(runs(app).await);
+            findings.push(processes(app).await);
         }
         Err(error) => findings.push(Finding::of("metadata database", &error)),
     }
@@ -218,6 +220,30 @@ async fn runs(app: &App) -> Vec<Finding> {
             "headworks up takes them over; so does the command that started them, given again",
         ),
     }]
+}
+
+/// Who keeps the project running, and what each takes.
+async fn processes(app: &App) -> Finding {
+    let list = async { anyhow::Ok(app.run_store().await?.processes().await?) };
+    let alive = match list.await {
+        Ok(alive) => alive,
+        Err(error) => return Finding::of("processes", &error),
+    };
+    let told = alive.iter().filter_map(|process| {
+        let role = match process.role {
+            Role::Command => return None,
+            Role::Scheduler => "up",
+            Role::Planner => "scheduler",
+            Role::Worker => "worker",
+        };
+        let takes = Some(process.takes.to_string()).filter(|takes| !takes.is_empty());
+        Some(format!("{} {role}{}", process.name, takes.map(|takes| format!(" in {takes}")).unwrap_or_default()))
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() {
+        return Finding::ok("processes", "none keeps the project running now");
+    }
+    Finding::ok("processes", told.join("; "))
 }
 
 async fn lake(app: &App) -> Finding {

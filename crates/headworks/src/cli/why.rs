@@ -2,13 +2,16 @@ use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
 
 use chrono::{TimeDelta, Utc};
 use futures::future::BoxFuture;
-use headworks_domain::{ErrorKind, Interval, JobName, PartitionKey};
+use headworks_domain::{ErrorKind, Interval, JobName, PartitionKey, TaskName};
 use headworks_flow::{
-    Failure, Job, OutsideOn, Project, Span, State,
-    exec::{Given, Partition, Partitions, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore},
+    Failure, Job, OutsideOn, Project, Span, State, TaskKind,
+    exec::{
+        Given, Partition, Partitions, Placement, Planner, Request, RunDetail, RunFilter, RunRow, RunShape, RunStore,
+        Takes,
+    },
 };
 use headworks_lake::{At, Lake};
-use headworks_meta::{BackfillState, JobRow, Runs};
+use headworks_meta::{BackfillState, JobRow, PoolRow, ProcessRow, Role, Runs};
 use serde_json::{Map, Value, json};
 
 use super::when::WhenArgs;
@@ -108,6 +111,8 @@ struct Look<'a> {
     partitions: Arc<dyn Partitions>,
     jobs: Vec<JobRow>,
     schedulers: usize,
+    /// What the living processes take that carry runs out.
+    workers: Vec<Takes>,
 }
 
 impl<'a> Look<'a> {
@@ -120,9 +125,11 @@ impl<'a> Look<'a> {
         let looker = Looker::new(app, live.clone())?;
         let planner = ProjectPlanner { project: live, env: app.env_name()?.to_string() };
         let (jobs, schedulers) = (runs.jobs().await?, runs.schedulers().await?.len());
+        let works = |process: &ProcessRow| matches!(process.role, Role::Scheduler | Role::Worker);
+        let workers = runs.processes().await?.into_iter().filter(works).map(|process| process.takes).collect();
         let partitions = app.partitions().await?;
         let given = Given { params, source: None };
-        Ok(Self { app, project, planner, given, looker, runs, lake, partitions, jobs, schedulers })
+        Ok(Self { app, project, planner, given, looker, runs, lake, partitions, jobs, schedulers, workers })
     }
 
     /// The reason of one run, with what stands behind it.
@@ -240,8 +247,32 @@ impl<'a> Look<'a> {
             outside,
             active,
             active_max: job.spec.max_active_runs.map(|n| n as usize),
+            placement: self.placement(&request),
+            workers: self.workers.clone(),
+            full_pool: self.full_pool(&request, detail.as_ref()).await?,
         };
         Ok((facts, missing))
+    }
+
+    /// Where a run may be carried out.
+    fn placement(&self, request: &Request) -> Placement {
+        let id = "why".parse().expect("a plain word is an id");
+        self.planner.plan(request, &id).map(|shape| shape.placement()).unwrap_or_default()
+    }
+
+    /// The pool that lacks the slots which a task of the run needs next.
+    async fn full_pool(&self, request: &Request, detail: Option<&RunDetail>) -> anyhow::Result<Option<PoolRow>> {
+        let Some(detail) = detail.filter(|detail| detail.run.finished_at.is_none()) else { return Ok(None) };
+        let Ok(shape) = self.planner.plan(request, &detail.run.id) else { return Ok(None) };
+        let is_over = |name: &TaskName| detail.tasks.iter().any(|task| task.name == *name && task.state.is_final());
+        let next =
+            shape.tasks.iter().filter(|task| task.kind != TaskKind::Wait && !is_over(&task.name)).find_map(|task| {
+                let options = &task.options;
+                options.pool.as_ref().map(|pool| (pool, options.slots))
+            });
+        let Some((name, slots)) = next else { return Ok(None) };
+        let lacks = |pool: &PoolRow| pool.name == *name && pool.taken() + slots.min(pool.slots) > pool.slots;
+        Ok(self.runs.pools().await?.into_iter().find(lacks))
     }
 
     /// When a run's partitions were published, if all are; by which run.

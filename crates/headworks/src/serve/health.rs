@@ -11,6 +11,7 @@ use axum::{
 };
 use headworks_domain::{Clock, ErrorKind, Fault};
 use headworks_flow::exec::{Counts, RunProgress};
+use headworks_meta::{PoolRow, Runs};
 use headworks_store::Store;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -29,22 +30,37 @@ struct ByState {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPool {
+    pool: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHolder {
+    pool: String,
+    process: String,
+}
+
 /// What is known of this process's health, with its metrics.
 pub(super) struct Health {
     store: Store,
+    runs: Arc<Runs>,
     registry: Registry,
     ended: Family<ByState, Counter>,
     live: Family<ByState, Gauge>,
     rows: Gauge,
     seconds: Histogram,
     commits: Gauge,
+    pools: Family<ByPool, Gauge>,
+    taken: Family<ByHolder, Gauge>,
 }
 
 impl Health {
-    pub(super) fn new(clock: Arc<dyn Clock>, store: Store) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, store: Store, runs: Arc<Runs>) -> Self {
         let mut registry = Registry::with_prefix("headworks");
         let (ended, live) = (Family::<ByState, Counter>::default(), Family::<ByState, Gauge>::default());
         let (rows, commits, started) = (Gauge::default(), Gauge::default(), Gauge::<i64>::default());
+        let (pools, taken) = (Family::<ByPool, Gauge>::default(), Family::<ByHolder, Gauge>::default());
         let seconds = Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]);
         registry.register("flow_runs_ended", "Run states reached since the start", ended.clone());
         registry.register("flow_runs_live", "Runs that this process has, by how they stand", live.clone());
@@ -52,8 +68,11 @@ impl Health {
         registry.register("flow_attempt_seconds", "How long attempts took", seconds.clone());
         registry.register("store_commits", "Durable commits of this process since the start", commits.clone());
         registry.register("process_start_time_seconds", "When this process started, since 1970", started.clone());
+        registry.register("flow_pool_slots", "Slots of named pools, which all processes share", pools.clone());
+        let help = "Slots of named pools that tasks of a process have, of whichever process";
+        registry.register("flow_pool_slots_taken", help, taken.clone());
         started.set(clock.now().timestamp());
-        Self { store, registry, ended, live, rows, seconds, commits }
+        Self { store, runs, registry, ended, live, rows, seconds, commits, pools, taken }
     }
 
     /// A run's state changed.
@@ -79,7 +98,22 @@ impl Health {
         }
     }
 
-    fn metrics(&self) -> String {
+    /// Counts the slots of pools anew. Those of a database that does not answer stay as they were.
+    async fn count_pools(&self) {
+        let Ok(Ok(pools)) = timeout(READY_WITHIN, self.runs.pools()).await else { return };
+        self.pools.clear();
+        self.taken.clear();
+        for PoolRow { name, slots, holders } in pools {
+            self.pools.get_or_create(&ByPool { pool: name.clone() }).set(i64::try_from(slots).unwrap_or(i64::MAX));
+            for holder in holders {
+                let by = ByHolder { pool: name.clone(), process: holder.process };
+                self.taken.get_or_create(&by).inc_by(i64::try_from(holder.slots.min(slots)).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    async fn metrics(&self) -> String {
+        self.count_pools().await;
         self.commits.set(i64::try_from(self.store.commits()).unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -121,5 +155,5 @@ async fn ready(State(health): State<Arc<Health>>) -> impl IntoResponse {
 
 async fn metrics(State(health): State<Arc<Health>>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], health.metrics())
+    ([(header::CONTENT_TYPE, kind)], health.metrics().await)
 }

@@ -15,7 +15,11 @@ mod told;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use headworks_flow::exec::Executor;
+use headworks_domain::nearest;
+use headworks_flow::{
+    Config,
+    exec::{DEFAULT_POOL, Executor, Takes},
+};
 use headworks_meta::Role;
 use headworks_store::Dialect;
 use tokio::{
@@ -29,7 +33,7 @@ use crate::{
     alert,
     app::App,
     execute::{Signals, executor_options},
-    fail::{Carried, DONE, FAILED},
+    fail::{Carried, DONE, FAILED, Failure},
     live::LiveProject,
     planner::ProjectPlanner,
     runners,
@@ -43,17 +47,37 @@ pub(crate) struct Options {
     pub(crate) tasks_max: Option<usize>,
     /// What the process is to the project.
     pub(crate) role: Role,
+    /// Where it stands, instead of the setting.
+    pub(crate) zone: Option<String>,
+    /// The pools that it takes; all unless given.
+    pub(crate) pools: Option<Vec<String>>,
 }
 
 /// Wishes that may wait for the executor before the clockwork waits too.
 const INBOX_MAX: usize = 64;
+
+/// What the process takes, by its flags and the settings. Errors: a pool that there is not.
+fn takes(config: &Config, zone: Option<String>, pools: Option<Vec<String>>) -> Result<Takes, Failure> {
+    let is_known = |pool: &&String| *pool == DEFAULT_POOL || config.pools.contains_key(*pool);
+    if let Some(pool) = pools.iter().flatten().find(|pool| !is_known(pool)) {
+        let names: Vec<&str> = config.pools.keys().map(String::as_str).chain([DEFAULT_POOL]).collect();
+        let hint = match nearest(pool, names.iter().copied()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("there are {}; {DEFAULT_POOL} stands for tasks that name none", names.join(", ")),
+        };
+        return Err(Failure::usage(format!("there is no pool `{pool}` for --pools"), hint));
+    }
+    let zone = zone.or_else(|| config.execution.zone.clone());
+    Ok(Takes { zone, pools: pools.map(|pools| pools.into_iter().collect()), ..Takes::default() })
+}
 
 /// Keeps the project running until a signal, then lets running attempts end.
 pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let config = app.config()?.clone();
     let runs = Arc::clone(app.run_store().await?);
-    runs.take_up(options.role).await?;
+    let takes = takes(&config, options.zone, options.pools)?;
+    runs.take_up(options.role, &takes).await?;
     // Before the files are read: what is saved while this process starts is read again.
     let files = reload::fingerprint(app.root()?);
     let (project, problems) = app.loaded()?;
@@ -61,9 +85,10 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let definitions = definitions::at_start(&runs, &mut project, problems).await?;
     let live = LiveProject::new(Arc::new(project));
     definitions::keep(&runs, &live.current(), definitions).await?;
+    runs.say_pools(&live.current().config.pools).await?;
 
     let listen = options.listen.unwrap_or_else(|| config.server.listen.clone());
-    let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone()));
+    let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone(), runs.clone()));
     let server = health::bind(&listen).await?;
 
     let alerts = alert::Service::open(app, live.clone()).await?;
@@ -75,6 +100,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let tasks_max = if options.role == Role::Planner { Some(0) } else { options.tasks_max };
     let mut settings = executor_options(app, tasks_max)?;
     settings.store_tries = u32::MAX;
+    settings.takes = takes.clone();
     // Over one SQLite file there is one scheduler, which does its own work.
     settings.pull = options.role == Role::Worker || app.store().await?.dialect() == Dialect::Postgres;
     let env = app.env_name()?.to_string();
@@ -102,8 +128,12 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let out = app.out;
     let schedules = live.current().jobs.values().filter(|job| job.schedule.is_some()).count();
     out.note(format_args!(
-        "{} keeps running: {schedules} jobs with a schedule, health on http://{}/healthz; Ctrl-C stops it",
+        "{} keeps running{}: {schedules} jobs with a schedule, health on http://{}/healthz; Ctrl-C stops it",
         live.current().name(),
+        Some(takes.to_string())
+            .filter(|takes| !takes.is_empty())
+            .map(|takes| format!(" in {takes}"))
+            .unwrap_or_default(),
         server.local_addr()?
     ));
     let mut parts = JoinSet::new();

@@ -94,6 +94,11 @@ impl Reload {
         tell_changes(out, &before, &project);
         let definitions = definitions::of(&project, &problems);
         let project = Arc::new(project);
+        // Whoever is asked for slots by a run of the new files must know how many there are.
+        while let Err(error) = self.runs.say_pools(&project.config.pools).await {
+            tracing::warn!(%error, "the sizes of pools could not be kept");
+            sleep(LOOK_EVERY).await;
+        }
         self.project.replace(Arc::clone(&project));
         // The clocks come from the database: a job must be known there before it is looked for.
         while let Err(error) = definitions::keep(&self.runs, &project, definitions.clone()).await {

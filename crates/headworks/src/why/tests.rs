@@ -28,7 +28,27 @@ fn facts() -> Facts {
         outside: Vec::new(),
         active: 0,
         active_max: None,
+        placement: Placement::default(),
+        workers: vec![Takes::default()],
+        full_pool: None,
     }
+}
+
+fn far() -> Placement {
+    Placement { zone: Some("eu".to_owned()), pools: ["etl".to_owned()].into() }
+}
+
+fn pool() -> PoolRow {
+    let holder = |n: usize| Holder {
+        process: format!("far:{n}"),
+        run_id: format!("k3v9p2m1xa-{n}").parse().unwrap(),
+        job: "load".parse().unwrap(),
+        ds: "2026-01-01".parse().unwrap(),
+        task: "stage".to_owned(),
+        slots: n,
+        since: at("02 11:00"),
+    };
+    PoolRow { name: "etl".to_owned(), slots: 3, holders: vec![holder(1), holder(2)] }
 }
 
 fn run(state: State) -> RunRow {
@@ -102,6 +122,7 @@ fn a_live_run_says_what_it_does() {
     check(&Facts { active: 1, active_max: Some(1), ..outside(true) }, "job_limit");
     check(&Facts { active: 1, active_max: Some(1), ..live(State::Waiting) }, "job_limit");
     check(&Facts { active: 1, active_max: Some(2), ..live(State::Waiting) }, "slots");
+    check(&Facts { full_pool: Some(pool()), ..live(State::Waiting) }, "pool");
     // A repetition says more than what was published before it.
     check(&Facts { published: Some((at("02 03:00"), None)), ..live(State::Running) }, "running");
     let mut gone = live(State::Running);
@@ -109,6 +130,10 @@ fn a_live_run_says_what_it_does() {
     check(&gone, "abandoned");
     gone.run.as_mut().unwrap().owner = String::new();
     check(&gone, "slots");
+    check(&Facts { placement: far(), ..gone.clone() }, "no_worker");
+    check(&Facts { workers: Vec::new(), ..gone.clone() }, "no_worker");
+    let there = Takes { zone: Some("eu".to_owned()), ..Takes::default() };
+    check(&Facts { placement: far(), workers: vec![there], ..gone }, "slots");
 }
 
 #[test]
@@ -166,6 +191,8 @@ fn chains_read_from_the_question_to_what_to_do() {
     let live = |state| Facts { run: Some(run(state)), task: Some("stage".to_owned()), ..facts() };
     let mut abandoned = live(State::Running);
     abandoned.run.as_mut().unwrap().owner_alive = false;
+    let mut released = Facts { placement: far(), ..live(State::Ready) };
+    released.run.as_mut().unwrap().owner = String::new();
     for facts in [
         Facts { published: Some((at("02 11:30"), Some("k3v9p2m1xa-7".to_owned()))), ..facts() },
         live(State::Success),
@@ -189,6 +216,8 @@ fn chains_read_from_the_question_to_what_to_do() {
         live(State::Running),
         Facts { retry_at: Some(at("02 12:05")), ..live(State::Retry) },
         Facts { active: 1, active_max: Some(1), ..live(State::Waiting) },
+        Facts { full_pool: Some(pool()), ..live(State::Waiting) },
+        released,
         live(State::Waiting),
         live(State::Cancelled),
     ] {

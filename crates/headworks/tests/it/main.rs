@@ -16,6 +16,7 @@ mod kills;
 mod ledger;
 mod outages;
 mod outside;
+mod pools;
 mod processes;
 mod project;
 mod schedule;

@@ -15,11 +15,11 @@ fn runs(project: &Project, job: &str) -> Vec<(String, String, u64)> {
     rows.map(|run| (text(&run["interval_start"]), text(&run["state"]), run["attempt"].as_u64().unwrap())).collect()
 }
 
-fn successes(project: &Project, job: &str) -> usize {
+pub(crate) fn successes(project: &Project, job: &str) -> usize {
     runs(project, job).iter().filter(|(_, state, _)| state == "success").count()
 }
 
-const UP: [&str; 3] = ["up", "--listen", "127.0.0.1:0"];
+pub(crate) const UP: [&str; 3] = ["up", "--listen", "127.0.0.1:0"];
 
 fn hourly(start: &str) -> String {
     format!("/* job\nowner: tests\nschedule: '@hourly'\ncatchup: all\nstart: {start}\n*/\nSELECT 1 AS n\n")

@@ -1,9 +1,11 @@
 //! What is remembered of jobs, and how processes that serve share runs, on both databases.
 
+use std::collections::BTreeSet;
+
 use chrono::{TimeDelta, Timelike};
-use headworks_domain::{Clock, JobName};
+use headworks_domain::{Clock, JobName, RunId};
 use headworks_flow::{
-    exec::{ClaimRequest, Kept, RunStore, Seen, Trigger},
+    exec::{ClaimRequest, Kept, Placement, RunFilter, RunStore, Seen, Takes, Trigger},
     machine::State,
 };
 use headworks_meta::{Definition, Error, Role, Runs};
@@ -15,6 +17,9 @@ use crate::{
 };
 
 on_both!(
+    a_run_that_yields_is_left_skipped_behind_a_live_one,
+    released_runs_are_for_those_who_take_such,
+    living_processes_are_told_with_what_they_take,
     jobs_are_remembered_from_the_first_sight_on,
     a_claim_moves_the_cursor_and_never_back,
     pauses_last_until_the_job_goes_on,
@@ -87,9 +92,9 @@ async fn runs_of_the_dead_are_abandoned_and_their_attempts_end(world: World) {
     let now = world.clock.now();
     let states = [record(&id, claim, State::Running, now), record(&over, ended, State::Success, now)];
     assert_eq!(one.record(states.to_vec()).await.unwrap(), [Kept::Yes, Kept::Yes]);
-    assert_eq!(other.abandoned(10, 10).await.unwrap(), [], "its owner lives");
+    assert_eq!(other.abandoned(10, 10, &Takes::default()).await.unwrap(), [], "its owner lives");
     world.machine.gone.lock().unwrap().insert(1);
-    let found = other.abandoned(10, 10).await.unwrap();
+    let found = other.abandoned(10, 10, &Takes::default()).await.unwrap();
     assert_eq!(found.iter().map(|row| &row.id).collect::<Vec<_>>(), [&id]);
     let taken = ClaimRequest { seen: Some(Seen::from(&found[0])), ..wanted(&id, "flights", 0) };
     assert!(other.claim(vec![taken]).await.unwrap()[0].is_some());
@@ -104,8 +109,8 @@ async fn released_runs_belong_to_who_comes_first(world: World) {
     let (id, claim) = claim_one(&one, "flights", 0).await;
     let (kept, _) = claim_one(&one, "flights", 1).await;
     one.release(vec![(id.clone(), claim.fence), (kept.clone(), -1)]).await.unwrap();
-    assert_eq!(other.abandoned(10, 0).await.unwrap(), [], "none is asked for");
-    let found = other.abandoned(10, 10).await.unwrap();
+    assert_eq!(other.abandoned(10, 0, &Takes::default()).await.unwrap(), [], "none is asked for");
+    let found = other.abandoned(10, 10, &Takes::default()).await.unwrap();
     assert_eq!(found.iter().map(|row| (&row.id, row.state)).collect::<Vec<_>>(), [(&id, State::Ready)]);
     let ask = ClaimRequest { seen: Some(Seen::from(&found[0])), ..wanted(&id, "flights", 0) };
     let claims = (other.claim(vec![ask.clone()]).await.unwrap()[0], third.claim(vec![ask]).await.unwrap()[0]);
@@ -125,19 +130,120 @@ async fn a_wish_to_cancel_reaches_the_owner(world: World) {
 
 async fn one_scheduler_on_sqlite_and_many_on_postgres(world: World) {
     let (one, other, third) = (world.process(1).await, world.process(2).await, world.process(3).await);
-    one.take_up(Role::Scheduler).await.unwrap();
-    third.take_up(Role::Worker).await.unwrap();
-    let second = other.take_up(Role::Scheduler).await;
+    one.take_up(Role::Scheduler, &Takes::default()).await.unwrap();
+    third.take_up(Role::Worker, &Takes::default()).await.unwrap();
+    let second = other.take_up(Role::Scheduler, &Takes::default()).await;
     match world.store.dialect() {
         Dialect::Sqlite => {
             assert!(matches!(second, Err(Error::SecondScheduler { pid: 1, .. })), "{second:?}");
             world.machine.gone.lock().unwrap().insert(1);
-            other.take_up(Role::Scheduler).await.unwrap();
-            assert_eq!(other.workers().await.unwrap(), 1, "the worker");
+            other.take_up(Role::Scheduler, &Takes::default()).await.unwrap();
+            assert_eq!(other.workers().await.unwrap().len(), 1, "the worker");
         }
         Dialect::Postgres => {
             second.unwrap();
-            assert_eq!(other.workers().await.unwrap(), 2);
+            assert_eq!(other.workers().await.unwrap().len(), 2);
         }
     }
+}
+
+async fn a_run_that_yields_is_left_skipped_behind_a_live_one(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    define(&one, "flights", Some("v1"), None).await;
+    let ask = |id: &RunId, n: i64| ClaimRequest {
+        tick: Some(day(n).end()),
+        trigger: Trigger::Schedule,
+        yields: true,
+        ..wanted(id, "flights", n)
+    };
+    let ids = one.new_run_ids(3).await.unwrap();
+    let claims = one.claim(vec![ask(&ids[0], 0), ask(&ids[1], 1)]).await.unwrap();
+    assert!(claims[0].is_some() && claims[1].is_none(), "{claims:?}");
+    assert_eq!(one.jobs().await.unwrap()[0].clock.cursor, Some(day(1).end()), "the tick is seen to");
+    let row = one.find(&[(job("flights"), day(1))]).await.unwrap().remove(0).unwrap();
+    assert!(row.was_passed_over() && row.finished_at.is_some(), "{row:?}");
+    let message = row.failure.unwrap().message;
+    assert_eq!(
+        message,
+        format!("run `{}` of ds=2013-01-01 was not over yet, and the job says `overlap: skip`", ids[0])
+    );
+    // Asked again, as when the reply was lost, nothing changes; another process skips as well.
+    let again = one.claim(vec![ask(&ids[0], 0), ask(&ids[1], 1)]).await.unwrap();
+    assert_eq!(again, claims);
+    let id = other.new_run_ids(1).await.unwrap().remove(0);
+    assert_eq!(other.claim(vec![ask(&id, 2)]).await.unwrap(), [None]);
+    let listed = one.list(&RunFilter { state: Some(State::Skipped), ..RunFilter::default() }).await.unwrap();
+    assert_eq!(listed.iter().map(|row| &row.id).collect::<Vec<_>>(), [&id, &ids[1]]);
+    // The live one's end lets the next begin, and the skipped one can be taken up under its id.
+    one.record(vec![record(&ids[0], claims[0].unwrap(), State::Success, world.clock.now())]).await.unwrap();
+    let claimed = one.claim(vec![ask(&ids[2], 3)]).await.unwrap();
+    assert!(claimed[0].is_some());
+    let seen = one.find(&[(job("flights"), day(1))]).await.unwrap().remove(0).map(|row| Seen::from(&row));
+    let claim = other.claim(vec![ClaimRequest { seen, ..wanted(&ids[1], "flights", 1) }]).await.unwrap()[0].unwrap();
+    assert_eq!(claim.attempt, 1);
+    let row = one.find(&[(job("flights"), day(1))]).await.unwrap().remove(0).unwrap();
+    assert_eq!((row.state, row.failure, row.trigger), (State::Waiting, None, Trigger::Schedule));
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn takes(zone: &str, pools: Option<&[&str]>) -> Takes {
+    Takes { zone: Some(zone.to_owned()).filter(|zone| !zone.is_empty()), pools: pools.map(set), ..Takes::default() }
+}
+
+async fn released_runs_are_for_those_who_take_such(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let ids = one.new_run_ids(4).await.unwrap();
+    let places = [("", &[][..]), ("eu", &["default"][..]), ("", &["etl"][..]), ("eu", &["etl", "o'Üml\"aut"][..])];
+    let ask = |n: usize| {
+        let placement = Placement { zone: takes(places[n].0, None).zone, pools: set(places[n].1) };
+        ClaimRequest { placement, ..wanted(&ids[n], "flights", i64::try_from(n).unwrap()) }
+    };
+    let claims = one.claim((0..4).map(ask).collect()).await.unwrap();
+    let released = ids.iter().zip(&claims).map(|(id, claim)| (id.clone(), claim.unwrap().fence)).collect();
+    one.release(released).await.unwrap();
+    let mut found: Vec<Vec<usize>> = Vec::new();
+    let of = |rows: Vec<headworks_flow::exec::RunRow>| -> Vec<usize> {
+        rows.iter().map(|row| ids.iter().position(|id| *id == row.id).unwrap()).collect()
+    };
+    for takes in [
+        takes("", None),
+        takes("eu", None),
+        takes("us", None),
+        takes("eu", Some(&["default"])),
+        takes("", Some(&["etl"])),
+        takes("eu", Some(&["etl", "o'Üml\"aut"])),
+        takes("", Some(&[])),
+    ] {
+        found.push(of(other.abandoned(10, 10, &takes).await.unwrap()));
+    }
+    let expected: [&[usize]; 7] = [&[0, 2], &[0, 1, 2, 3], &[0, 2], &[0, 1], &[0, 2], &[0, 2, 3], &[0]];
+    assert_eq!(found, expected);
+    // However few are asked for, those of others don't stand before them.
+    assert_eq!(of(other.abandoned(10, 1, &takes("eu", Some(&["default"]))).await.unwrap()), [0]);
+    // Who takes one up says anew where it belongs; the dead one's runs are anybody's.
+    let row = other.find(&[(job("flights"), day(2))]).await.unwrap().remove(0).unwrap();
+    let moved = Placement { zone: Some("us".to_owned()), pools: set(&["etl"]) };
+    let ask = ClaimRequest { seen: Some(Seen::from(&row)), placement: moved, ..wanted(&ids[2], "flights", 2) };
+    let claim = other.claim(vec![ask]).await.unwrap()[0].unwrap();
+    other.release(vec![(ids[2].clone(), claim.fence)]).await.unwrap();
+    assert_eq!(of(one.abandoned(10, 10, &takes("us", None)).await.unwrap()), [0, 2]);
+    assert_eq!(of(one.abandoned(10, 10, &takes("", None)).await.unwrap()), [0]);
+}
+
+async fn living_processes_are_told_with_what_they_take(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    one.take_up(Role::Scheduler, &Takes::default()).await.unwrap();
+    other.take_up(Role::Worker, &takes("eu", Some(&["etl", "default"]))).await.unwrap();
+    let told = one.processes().await.unwrap();
+    let told: Vec<String> =
+        told.iter().map(|process| format!("{} {:?} {}", process.name, process.role, process.takes)).collect();
+    assert_eq!(told, ["here:1 Scheduler ", "here:2 Worker zone eu for pools default, etl"]);
+    assert_eq!(one.workers().await.unwrap(), [takes("eu", Some(&["etl", "default"]))]);
+    assert_eq!(other.workers().await.unwrap(), [Takes::default()]);
+    world.machine.gone.lock().unwrap().insert(2);
+    assert_eq!(one.processes().await.unwrap().len(), 1);
+    assert_eq!(one.workers().await.unwrap(), []);
 }

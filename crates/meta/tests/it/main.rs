@@ -5,6 +5,7 @@
 mod execute;
 mod jobs;
 mod outbox;
+mod pools;
 mod suite;
 mod upgrade;
 mod world;

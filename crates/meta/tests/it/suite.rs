@@ -2,7 +2,9 @@
 
 use headworks_domain::{Clock, ErrorKind, RunId};
 use headworks_flow::{
-    exec::{Claim, ClaimRequest, Kept, Partition, Reprocess, Request, RunFilter, RunStore, Seen, Standing, Trigger},
+    exec::{
+        Claim, ClaimRequest, Kept, Partition, Reprocess, Request, RunFilter, RunStore, Seen, Standing, Takes, Trigger,
+    },
     machine::{Failure, State},
 };
 use headworks_meta::{
@@ -564,7 +566,8 @@ async fn a_wish_outlives_the_owner_that_did_not_see_it(world: World) {
     other.cancel(std::slice::from_ref(&id)).await.unwrap();
     assert_eq!(other.end_abandoned_wishes().await.unwrap(), 0, "its owner is there");
     world.machine.gone.lock().unwrap().insert(1);
-    let abandoned: Vec<RunId> = other.abandoned(10, 10).await.unwrap().into_iter().map(|row| row.id).collect();
+    let abandoned: Vec<RunId> =
+        other.abandoned(10, 10, &Takes::default()).await.unwrap().into_iter().map(|row| row.id).collect();
     assert_eq!(abandoned, [kept], "nobody goes on with what is to be cancelled");
     assert_eq!(other.end_abandoned_wishes().await.unwrap(), 1);
     assert_eq!(other.show(&id).await.unwrap().unwrap().run.state, State::Cancelled);
@@ -620,7 +623,7 @@ async fn the_newest_run_of_each_job_and_those_who_serve_are_found(world: World) 
     let newest: Vec<RunId> = other.newest_runs().await.unwrap().into_iter().map(|row| row.id).collect();
     assert_eq!(newest, [ids[1].clone(), ids[2].clone()]);
     assert_eq!(other.schedulers().await.unwrap(), Vec::<String>::new());
-    one.take_up(Role::Scheduler).await.unwrap();
+    one.take_up(Role::Scheduler, &Takes::default()).await.unwrap();
     assert_eq!(other.schedulers().await.unwrap(), ["here:1"]);
     world.machine.gone.lock().unwrap().insert(1);
     assert_eq!(other.schedulers().await.unwrap(), Vec::<String>::new());

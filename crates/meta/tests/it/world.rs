@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Clock, Ds, Interval, PartitionKey, RunId};
 use headworks_flow::{
-    exec::{AttemptRecord, Claim, ClaimRequest, RunRecord, RunStore, Trigger},
+    exec::{AttemptRecord, Claim, ClaimRequest, Placement, RunRecord, RunStore, Trigger},
     machine::{State, TaskRecord},
 };
 use headworks_meta::{ProcessInfo, Processes, Runs};
@@ -112,6 +112,8 @@ pub(crate) fn wanted(run_id: &RunId, job: &str, n: i64) -> ClaimRequest {
         params: serde_json::Map::new(),
         tick: None,
         demand: None,
+        placement: Placement::default(),
+        yields: false,
         run_id: run_id.clone(),
         job: job.parse().unwrap(),
         job_version: "v1".to_owned(),
@@ -143,6 +145,7 @@ pub(crate) fn record(run_id: &RunId, claim: Claim, state: State, now: DateTime<U
         rows: 3,
         bytes: 30,
         failure: None,
+        pooled: false,
         tasks: ["stage", "publish"]
             .iter()
             .map(|t| TaskRecord { name: t.parse().unwrap(), state, started_at: Some(now), finished_at: over })

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{
+        placement::Placement,
         record::{AttemptRecord, Claim, Partition, Trigger},
         shape::{Request, RunShape},
     },
@@ -40,6 +41,10 @@ pub(super) struct Entry {
     pub(super) demand: Option<i64>,
     /// When the run was made, when that was not by this process just now.
     pub(super) made_at: Option<DateTime<Utc>>,
+    /// Yields to other runs of its job when it is claimed.
+    pub(super) yields: bool,
+    /// Where it may be carried out.
+    pub(super) placement: Placement,
     pub(super) run_id: Option<RunId>,
     pub(super) shape: Option<Arc<RunShape>>,
     pub(super) machine: Run,
@@ -90,6 +95,8 @@ impl Entry {
             tick: None,
             demand: None,
             made_at: None,
+            yields: false,
+            placement: shape.as_ref().map(|shape| shape.placement()).unwrap_or_default(),
             run_id,
             shape,
             machine: Run::new(Vec::new(), RetryPolicy::default(), 0),

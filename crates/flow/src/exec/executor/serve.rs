@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     super::{
         options::Reprocess,
+        placement::Takes,
         progress::Progress,
         record::{BoxFault, Partition, RunRow, Seen, Trigger},
         serve::{Ask, Demand},
@@ -43,8 +44,8 @@ pub(super) struct Serving {
     later: Vec<Demand>,
     taking: bool,
     adopting: bool,
-    /// Other processes that take up released runs.
-    workers: usize,
+    /// What other processes take that take up released runs.
+    workers: Vec<Takes>,
     /// When running attempts are dropped, by the timer, once the process is to stop.
     pub(super) drained_by: Option<Duration>,
     /// That time is over: what the store did not take in by then is the next owner's.
@@ -92,7 +93,7 @@ impl Executor {
             later: Vec::new(),
             taking: false,
             adopting: false,
-            workers: 0,
+            workers: Vec::new(),
             drained_by: None,
             is_drain_over: false,
         };
@@ -216,21 +217,10 @@ impl Session<'_> {
                 answered.extend(demand.demand.filter(|_| row.is_some_and(|row| row.finished_at.is_some())));
                 continue;
             };
-            let others = match demand.overlap {
-                Overlap::Queue => Vec::new(),
-                Overlap::Skip | Overlap::CancelOld => self.board.live_of(&demand.request.job),
-            };
-            match demand.overlap {
-                Overlap::Skip if !others.is_empty() => {
-                    tracing::info!(job = %demand.request.job, %run_id, "skipped: an earlier run of the job is live");
-                    continue;
+            if demand.overlap == Overlap::CancelOld {
+                for run in self.board.live_of(&demand.request.job) {
+                    self.cancel_run(run);
                 }
-                Overlap::CancelOld => {
-                    for run in others {
-                        self.cancel_run(run);
-                    }
-                }
-                Overlap::Queue | Overlap::Skip => {}
             }
             let planner = &self.executor.planner;
             let shape = planner
@@ -238,6 +228,9 @@ impl Session<'_> {
                 .unwrap_or_else(|failure| planner.unplanned(&demand.request, failure));
             let run = self.board.add(demand.request, demand.trigger, demand.tick, run_id, shape);
             self.board.demanded(run, demand.demand);
+            if demand.overlap == Overlap::Skip {
+                self.board.yields(run);
+            }
             if let Some(row) = row.filter(|row| row.finished_at.is_none()) {
                 self.board.made_at(run, row.created_at);
             }
@@ -255,10 +248,7 @@ impl Session<'_> {
     /// True for a tick behind a live run that was made before the interval was over, and for every later tick of the job: the
     /// job's cursor must not pass a tick that has no run of its own yet.
     fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>) -> bool {
-        let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick() && demand.overlap != Overlap::Skip)
-        else {
-            return false;
-        };
+        let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick()) else { return false };
         if serving.later.iter().any(|other| other.request.job == demand.request.job) {
             return true;
         }
@@ -305,8 +295,10 @@ impl Session<'_> {
         let Some(serving) = self.serving.as_mut().filter(|s| !s.adopting) else { return };
         serving.adopting = true;
         let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
+        // One that waits for a full pool is enough: more of them would keep the room from runs that could go on.
+        let takes = Takes { full: self.board.full_pools(), ..self.executor.options.takes.clone() };
         self.replies.spawn(async move {
-            let rows = patience.ask(|| store.abandoned(ADOPT_MAX, free)).await?;
+            let rows = patience.ask(|| store.abandoned(ADOPT_MAX, free, &takes)).await?;
             let workers = patience.ask(|| store.workers()).await?;
             Ok(Reply::Abandoned { rows, workers })
         });
@@ -322,8 +314,12 @@ impl Session<'_> {
             && self.board.free() > 0
     }
 
-    /// Something was committed: what was published is read, and released runs are looked for.
+    /// Something was committed: what was published is read, released runs are looked for, and full pools asked again.
     pub(super) fn changed(&mut self) {
+        if self.board.awaits_slots() {
+            let now = self.elapsed();
+            self.slots_again.get_or_insert(self.slots_after.max(now));
+        }
         if self.takes_released() {
             self.adopt();
         }
@@ -338,11 +334,10 @@ impl Session<'_> {
         }
     }
 
-    /// Gives away what others would do sooner; a process without slots gives all away.
+    /// Gives away what others are to do, or would do sooner.
     pub(super) fn share(&mut self, now: DateTime<Utc>) {
-        let has_others = self.serving.as_ref().is_some_and(|s| s.workers > 0);
-        if has_others || self.executor.options.tasks_max == 0 && self.serving.is_some() {
-            self.board.share(now);
+        if let Some(serving) = &self.serving {
+            self.board.share(&serving.workers, now);
         }
     }
 
@@ -358,7 +353,7 @@ impl Session<'_> {
         });
     }
 
-    pub(super) fn abandoned(&mut self, rows: Vec<RunRow>, workers: usize) {
+    pub(super) fn abandoned(&mut self, rows: Vec<RunRow>, workers: Vec<Takes>) {
         let Some(serving) = &mut self.serving else { return };
         (serving.adopting, serving.workers) = (false, workers);
         serving.intake.extend(rows.into_iter().map(|row| Demand {
@@ -407,6 +402,9 @@ fn wanted_run(demand: &Demand, row: Option<&RunRow>, fresh: RunId) -> Option<(Ru
     let Some(row) = row else { return Some((fresh, None)) };
     let seen = Some(Seen::from(row));
     let Some(_) = row.finished_at else { return (!row.owner_alive).then(|| (row.id.clone(), seen)) };
+    if row.was_passed_over() && demand.trigger != Trigger::Schedule {
+        return Some((row.id.clone(), seen));
+    }
     match (demand.trigger, demand.reprocess) {
         // One that began before its interval was over has not seen all of it: the tick's own run comes after it.
         (Trigger::Schedule, _) => is_early(demand, row).then_some((fresh, seen)),

@@ -19,10 +19,11 @@ use super::{
         board::{Board, Command},
         log::AttemptLog,
         options::Reprocess,
+        placement::Takes,
         progress::Progress,
         record::{
-            AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen, Standing,
-            Trigger,
+            AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen,
+            SlotRequest, Slots, Standing, Trigger,
         },
         segment::{Done, Moved, Stop},
         serve::Ask,
@@ -50,6 +51,8 @@ pub(super) enum Reply {
     Claimed(Vec<(usize, Option<Claim>)>),
     /// Runs, the fences of their records, and what became of these.
     Kept(Vec<(usize, i64, Kept)>),
+    /// What became of wishes for slots.
+    Slots(Vec<(SlotRequest, Slots)>),
     Sought {
         asked: Vec<Partition>,
         found: Vec<Producer>,
@@ -69,10 +72,10 @@ pub(super) enum Reply {
     Looked(Vec<Partition>),
     /// What was asked for, each with the newest run of its interval and an id for a new one.
     Taken(Vec<Taken>),
-    /// Runs that nobody is at work on, and how many other processes would take up ours.
+    /// Runs that nobody is at work on, and what other processes would take up of ours.
     Abandoned {
         rows: Vec<RunRow>,
-        workers: usize,
+        workers: Vec<Takes>,
     },
     Released,
     /// Runs of ours, with their fences, that others have taken over, as seen after so many late renewals of the lease.
@@ -135,6 +138,10 @@ pub(super) struct Session<'a> {
     pub(super) keeping: bool,
     /// Runs to give to other processes.
     pub(super) to_release: Vec<(RunId, i64)>,
+    /// When full pools are asked again, by the timer: something was committed.
+    pub(super) slots_again: Option<Duration>,
+    /// Not before, so that many commits cost one asking.
+    pub(super) slots_after: Duration,
     pub(super) feeding: bool,
     /// Something was committed since the reading of the registry began that is on its way.
     pub(super) behind: bool,
@@ -165,7 +172,7 @@ impl<'a> Session<'a> {
         serving: Option<Serving>,
     ) -> Self {
         Self {
-            board: Board::new(executor.options.tasks_max, &executor.options.pools, serving.is_some()),
+            board: Board::new(executor.options.tasks_max, &executor.options.takes, serving.is_some()),
             serving,
             executor,
             progress,
@@ -180,6 +187,8 @@ impl<'a> Session<'a> {
             to_keep: VecDeque::new(),
             keeping: false,
             to_release: Vec::new(),
+            slots_again: None,
+            slots_after: Duration::ZERO,
             feeding: false,
             behind: false,
             position: 0,
@@ -314,7 +323,9 @@ impl<'a> Session<'a> {
                 .map(|since| since + self.wait());
             let due = self.board.next_due().filter(|_| holds_lease).into_iter().chain(close).min();
             let due = due.map(|at| self.elapsed() + (at - now).to_std().unwrap_or_default());
-            let listens = (self.board.awaits_partitions() && !self.feeding || self.takes_released())
+            let listens = (self.board.awaits_partitions() && !self.feeding
+                || self.takes_released()
+                || self.board.awaits_slots() && self.slots_again.is_none())
                 && !changes_end
                 && !self.cancelled;
             let watches = !self.polling && !self.cancelled && (!self.theirs.is_empty() || !self.producers.is_empty());
@@ -340,6 +351,7 @@ impl<'a> Session<'a> {
                 },
                 () = self.lease.renewed(), if !holds_lease => {}
                 () = sleep_until(timer, Some(self.poll_after)), if watches => self.poll(),
+                () = sleep_until(timer, self.slots_again), if self.slots_again.is_some() => self.ask_again(),
                 () = sleep_until(timer, due), if due.is_some() => {}
                 () = flush.tick() => self.flush(),
                 () = adopt.tick(), if self.serving.is_some() && !self.cancelled => self.adopt(),
@@ -360,6 +372,7 @@ impl<'a> Session<'a> {
                 self.board.cancel(now);
             }
         } else {
+            self.board.resize(&self.executor.planner.pools());
             if holds_lease {
                 self.board.tick(now);
                 self.share(now);
@@ -375,6 +388,7 @@ impl<'a> Session<'a> {
         for command in self.board.take_commands() {
             match command {
                 Command::Start { run, head, attempt } => self.start(run, head, attempt),
+                Command::Slots { given, wanted } => self.slots(given, wanted),
                 Command::Keep { run, record } => self.to_keep.push_back((run, record)),
                 Command::Drop { run } => {
                     self.watch(run);
@@ -431,6 +445,8 @@ impl<'a> Session<'a> {
             params: shape.params.clone(),
             tick: self.board.tick_of(run),
             demand: self.board.demand_of(run),
+            placement: self.board.placement(run).clone(),
+            yields: self.board.does_yield(run),
             seen,
         })
     }
@@ -453,10 +469,25 @@ impl<'a> Session<'a> {
         });
     }
 
+    fn slots(&mut self, given: Vec<i64>, wanted: Vec<SlotRequest>) {
+        let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
+        self.replies.spawn(async move {
+            let answers = patience.ask(|| store.slots(given.clone(), wanted.clone())).await?;
+            Ok(Reply::Slots(wanted.into_iter().zip(answers).collect()))
+        });
+    }
+
+    fn ask_again(&mut self) {
+        self.slots_again = None;
+        self.board.ask_again();
+    }
+
     fn flush(&mut self) {
         if !self.cancelled {
             self.to_keep.extend(self.board.take_dirty());
         }
+        // The lease of a process that is gone ends without a commit.
+        self.ask_again();
         self.live.values().for_each(|l| l.log.flush());
         self.look_for_wishes();
     }
@@ -500,6 +531,12 @@ impl<'a> Session<'a> {
                     if kept == Kept::Fenced {
                         self.watch(run);
                     }
+                }
+            }
+            Reply::Slots(answers) => {
+                self.slots_after = self.elapsed() + self.executor.options.listen;
+                for run in self.board.slots(answers, now) {
+                    self.watch(run);
                 }
             }
             Reply::Sought { asked, found } => {

@@ -15,7 +15,7 @@ use headworks_flow::{
     Answer, Question,
     exec::{
         BoxFault, Claim, ClaimRequest, Done, Given, Kept, Partition, Partitions, Planner, Producer, Request, RunDetail,
-        RunFilter, RunRecord, RunRow, RunShape, RunStore, Segment, Standing, Stop, TaskRunner,
+        RunFilter, RunRecord, RunRow, RunShape, RunStore, Segment, Standing, Stop, Takes, TaskRunner,
     },
     machine::{Failure, State},
 };
@@ -287,10 +287,10 @@ impl RunStore for Handle {
         Ok(())
     }
 
-    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault> {
+    async fn abandoned(&self, limit: usize, released_max: usize, takes: &Takes) -> Result<Vec<RunRow>, BoxFault> {
         let inner = self.call().await?;
         let gone = |r: &&Row| !r.over && r.owner != self.process && inner.dead.contains(&r.owner);
-        let released = |r: &&Row| !r.over && r.owner.is_empty();
+        let released = |r: &&Row| !r.over && r.owner.is_empty() && takes.may(&r.request.placement);
         let gone = inner.runs.iter().filter(gone).take(limit);
         Ok(gone.chain(inner.runs.iter().filter(released).take(released_max)).map(|r| inner.row_of(r)).collect())
     }
@@ -307,10 +307,10 @@ impl RunStore for Handle {
         Ok(())
     }
 
-    async fn workers(&self) -> Result<usize, BoxFault> {
+    async fn workers(&self) -> Result<Vec<Takes>, BoxFault> {
         let inner = self.call().await?;
         let lives = |process: &String| *process != self.process && !inner.dead.contains(process);
-        Ok((1..=inner.processes).map(|n| format!("p{n}")).filter(lives).count())
+        Ok((1..=inner.processes).map(|n| format!("p{n}")).filter(lives).map(|_| Takes::default()).collect())
     }
 
     async fn standing(&self, runs: &[RunId]) -> Result<Vec<Standing>, BoxFault> {
@@ -373,8 +373,8 @@ impl Partitions for Handle {
     }
 }
 
-/// Hands out prepared shapes.
-pub(super) struct Shapes(pub(super) HashMap<Request, RunShape>);
+/// Hands out prepared shapes, and the sizes of pools.
+pub(super) struct Shapes(pub(super) HashMap<Request, RunShape>, pub(super) BTreeMap<String, usize>);
 
 impl Planner for Shapes {
     fn plan(&self, request: &Request, _: &RunId, _: &Given) -> Result<RunShape, Failure> {
@@ -385,6 +385,10 @@ impl Planner for Shapes {
 
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {
         RunShape { unplanned: Some(failure), ..super::shape(request.job.as_str(), 0, &[]) }
+    }
+
+    fn pools(&self) -> BTreeMap<String, usize> {
+        self.1.clone()
     }
 }
 

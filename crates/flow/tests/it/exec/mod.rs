@@ -5,7 +5,7 @@ mod outside;
 mod tasks;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -109,6 +109,8 @@ struct Setup {
     faults: Faults,
     broken: BTreeSet<(JobName, Interval)>,
     options: ExecutorOptions,
+    /// The sizes of the pools.
+    pools: BTreeMap<String, usize>,
     logs: tempfile::TempDir,
     store_fails_one_in: u64,
 }
@@ -131,6 +133,7 @@ impl Setup {
             faults: Faults::default(),
             broken: BTreeSet::new(),
             options,
+            pools: BTreeMap::new(),
             logs,
             store_fails_one_in: 0,
         }
@@ -143,7 +146,7 @@ impl Setup {
     fn executor(&self, seed: u64) -> (Executor, Arc<Handle>) {
         let handle = Handle::new(&self.database, seed, self.store_fails_one_in);
         let shapes: HashMap<Request, RunShape> = self.shapes.iter().map(|s| (request(s), s.clone())).collect();
-        let planner: Arc<dyn Planner> = Arc::new(Shapes(shapes));
+        let planner: Arc<dyn Planner> = Arc::new(Shapes(shapes, self.pools.clone()));
         let executor = Executor {
             store: handle.clone(),
             partitions: handle.clone(),

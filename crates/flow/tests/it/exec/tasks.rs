@@ -92,7 +92,7 @@ async fn carry_out(shapes: Vec<RunShape>, change: impl Fn(&mut Setup)) -> (Summa
     let executor = Executor {
         store: handle.clone(),
         partitions: handle.clone(),
-        planner: Arc::new(Shapes(setup.shapes.iter().map(|s| (request(s), s.clone())).collect())),
+        planner: Arc::new(Shapes(setup.shapes.iter().map(|s| (request(s), s.clone())).collect(), setup.pools.clone())),
         runner: doer.clone(),
         clock: clock(),
         options: setup.options.clone(),
@@ -163,7 +163,7 @@ async fn pools_and_job_limits_bound_what_runs() {
         .collect();
     let (summary, doer) = carry_out(shapes, |setup| {
         setup.options.tasks_max = 7;
-        setup.options.pools = [("two".to_owned(), 2)].into();
+        setup.pools = [("two".to_owned(), 2)].into();
     })
     .await;
     assert!(summary.is_success(), "{summary:?}");

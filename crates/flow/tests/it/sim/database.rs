@@ -9,7 +9,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use headworks_domain::{Interval, JobName, RunId};
 use headworks_flow::{
-    exec::{Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Segment, Standing},
+    exec::{
+        Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Segment, SlotRequest, Slots, Standing,
+        Takes, passed_over,
+    },
     machine::State,
     ticker::JobClock,
 };
@@ -29,11 +32,15 @@ pub(super) struct Database {
     leases: HashMap<String, Duration>,
     /// The same by the clock on its own wall.
     wall_leases: HashMap<String, DateTime<Utc>>,
-    /// Processes that take up released runs.
-    workers: BTreeSet<String>,
+    /// Processes that take up released runs, and which.
+    workers: BTreeMap<String, Takes>,
     /// Processes that are dead.
     pub(super) gone: BTreeSet<String>,
     pub(super) jobs: BTreeMap<JobName, JobClock>,
+    /// The sizes of the pools.
+    pub(super) pools: BTreeMap<String, usize>,
+    /// Who has slots, under which number.
+    slots: BTreeMap<(String, i64), SlotRequest>,
     registry: BTreeMap<Partition, i64>,
     position: i64,
     /// What the registry held at the last times that somebody changed it, for a cache that is old.
@@ -63,8 +70,8 @@ struct Row {
 /// Who asks, when, and what is wrong with the database.
 pub(super) struct Asker<'a> {
     pub(super) process: &'a str,
-    /// It takes up runs that others release.
-    pub(super) works: bool,
+    /// What it takes of runs that others release; none of a process that only plans.
+    pub(super) takes: Option<&'a Takes>,
     pub(super) now: Duration,
     pub(super) wall: DateTime<Utc>,
     /// Leases that ran out say nothing to it.
@@ -99,8 +106,8 @@ impl Database {
     pub(super) fn register(&mut self, asker: &Asker<'_>) {
         if !self.leases.contains_key(asker.process) {
             self.renew(asker);
-            if asker.works {
-                self.workers.insert(asker.process.to_owned());
+            if let Some(takes) = asker.takes {
+                self.workers.insert(asker.process.to_owned(), takes.clone());
             }
         }
     }
@@ -182,6 +189,12 @@ impl Database {
             if !is_free || self.by_id.contains_key(&request.run_id) {
                 continue;
             }
+            let others = self.rows.iter().filter(|row| row.request.job == request.job && row.finished_at.is_none());
+            let behind = others.map(|row| (row.request.run_id.clone(), row.request.ds)).next();
+            if let Some((behind, ds)) = behind.filter(|_| request.yields) {
+                self.skip(request, fence, passed_over(&request.run_id, &behind, &ds.to_string()), asker, invariants);
+                continue;
+            }
             self.by_id.insert(request.run_id.clone(), self.rows.len());
             self.by_key.entry(key).or_default().push(self.rows.len());
             self.rows.push(Row {
@@ -222,6 +235,36 @@ impl Database {
         claims
     }
 
+    /// Leaves a run that was skipped, and moves the cursor with it.
+    fn skip(
+        &mut self,
+        request: &ClaimRequest,
+        fence: i64,
+        failure: headworks_flow::Failure,
+        asker: &Asker<'_>,
+        invariants: &mut Invariants,
+    ) {
+        if !asker.is(Mutant::SkipLeavesNothing) {
+            self.by_id.insert(request.run_id.clone(), self.rows.len());
+            self.by_key.entry((request.job.clone(), request.interval)).or_default().push(self.rows.len());
+            self.rows.push(Row {
+                request: request.clone(),
+                owner: asker.process.to_owned(),
+                fence,
+                attempt: 0,
+                state: State::Skipped,
+                created_at: asker.wall,
+                finished_at: Some(asker.wall),
+                wish: false,
+                failure: Some(failure),
+            });
+            invariants.skipped(asker.process, request, fence, asker.wall);
+        }
+        if let Some(tick) = request.tick.filter(|_| !asker.is(Mutant::CursorNeverKept)) {
+            self.move_cursor(&request.job, tick, asker, invariants);
+        }
+    }
+
     fn take_over(&mut self, request: &ClaimRequest, seen: i64, fence: i64, asker: &Asker<'_>) -> Option<Claim> {
         let place = *self.by_id.get(&request.run_id)?;
         let key = (request.job.clone(), request.interval);
@@ -237,10 +280,12 @@ impl Database {
         if !asker.is(Mutant::TakeoverKeepsAttempt) {
             row.attempt += 1;
         }
+        self.slots.retain(|_, slots| slots.run_id != request.run_id);
         asker.process.clone_into(&mut row.owner);
         (row.state, row.finished_at, row.failure, row.wish) = (State::Waiting, None, None, false);
         row.request.job_version.clone_from(&request.job_version);
         row.request.partitions.clone_from(&request.partitions);
+        row.request.placement = request.placement.clone();
         Some(Claim { fence: row.fence, attempt: row.attempt })
     }
 
@@ -273,6 +318,9 @@ impl Database {
         }
         (row.state, row.attempt, row.finished_at) = (record.state, record.attempt, record.finished_at);
         row.failure.clone_from(&record.failure);
+        if record.finished_at.is_some() && record.pooled {
+            self.slots.retain(|_, slots| slots.run_id != record.run_id);
+        }
         invariants.recorded(record);
         Kept::Yes
     }
@@ -354,13 +402,14 @@ impl Database {
     }
 
     /// Live runs of processes that are gone, and some that were released; not those that somebody wants cancelled.
-    pub(super) fn abandoned(&self, limit: usize, released_max: usize, asker: &Asker<'_>) -> Vec<RunRow> {
+    pub(super) fn abandoned(&self, limit: usize, released_max: usize, takes: &Takes, asker: &Asker<'_>) -> Vec<RunRow> {
         let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.finished_at.is_none() && !row.wish).collect();
         rows.sort_by_key(|row| row.request.interval.end());
         let (released, owned): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.owner == RELEASED);
         let gone = owned.into_iter().filter(|row| row.owner != asker.process && !self.lives(&row.owner, asker));
         let released_max = if asker.is(Mutant::ReleasedForgotten) { 0 } else { released_max };
-        let rows = gone.take(limit).chain(released.into_iter().take(released_max));
+        let released = released.into_iter().filter(|row| takes.may(&row.request.placement));
+        let rows = gone.take(limit).chain(released.take(released_max));
         rows.map(|row| self.run_row(row, asker)).collect()
     }
 
@@ -375,10 +424,61 @@ impl Database {
         }
     }
 
-    /// Counts the other processes that take up released runs.
-    pub(super) fn other_workers(&self, asker: &Asker<'_>) -> usize {
-        let others = self.workers.iter().filter(|process| *process != asker.process);
-        others.filter(|process| self.lives(process, asker)).count()
+    /// Gives slots back, and takes others: of one pool in the order asked, and none after one that does not fit.
+    pub(super) fn take_slots(
+        &mut self,
+        given: &[i64],
+        wanted: &[SlotRequest],
+        asker: &Asker<'_>,
+        invariants: &mut Invariants,
+    ) -> Vec<Slots> {
+        if !asker.is(Mutant::SlotsNotGivenBack) {
+            for number in given {
+                self.slots.remove(&(asker.process.to_owned(), *number));
+            }
+        }
+        if !wanted.is_empty() {
+            // Who takes slots is alive: its own count again.
+            self.renew(asker);
+            invariants.renews(asker.process, asker.now);
+        }
+        let mut full = BTreeSet::new();
+        let mut answers = Vec::new();
+        for request in wanted {
+            let key = (asker.process.to_owned(), request.number);
+            let row = self.by_id.get(&request.run_id).map(|run| &self.rows[*run]);
+            let is_mine = row.is_some_and(|row| {
+                row.fence == request.fence && row.finished_at.is_none() && row.owner == asker.process
+            });
+            if !is_mine {
+                answers.push(Slots::Fenced);
+                continue;
+            }
+            let size = self.pools[&request.pool];
+            let counts = |(process, _): &(String, i64)| {
+                process == asker.process || !asker.is(Mutant::SlotsPerProcess) && self.lives(process, asker)
+            };
+            let of_pool = self.slots.iter().filter(|(key, held)| held.pool == request.pool && counts(key));
+            let used: usize = of_pool.map(|(_, held)| held.slots.min(size)).sum();
+            let has = self.slots.contains_key(&key);
+            if has && asker.is(Mutant::SlotsTakenTwice) {
+                self.slots.insert((asker.process.to_owned(), -request.number), request.clone());
+            }
+            if !has && (full.contains(&request.pool) || used + request.slots.min(size) > size) {
+                full.insert(request.pool.clone());
+                answers.push(Slots::Full);
+                continue;
+            }
+            self.slots.insert(key, request.clone());
+            answers.push(Slots::Taken);
+        }
+        answers
+    }
+
+    /// What the other processes take that take up released runs.
+    pub(super) fn other_workers(&self, asker: &Asker<'_>) -> Vec<Takes> {
+        let others = self.workers.iter().filter(|(process, _)| *process != asker.process);
+        others.filter(|(process, _)| self.lives(process, asker)).map(|(_, takes)| takes.clone()).collect()
     }
 
     pub(super) fn producers(&self, wanted: &[Partition], asker: &Asker<'_>) -> Vec<Producer> {
@@ -414,6 +514,7 @@ impl Database {
             self.fence += 1;
             let row = &mut self.rows[run];
             (row.state, row.finished_at, row.fence) = (State::Cancelled, Some(asker.wall), self.fence);
+            self.slots.retain(|_, slots| slots.run_id != row.request.run_id);
             invariants.cancelled(&row.request.run_id, self.fence);
         }
     }

@@ -14,7 +14,7 @@ use headworks_flow::{
     Failure,
     exec::{
         BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter, RunRecord, RunRow,
-        RunStore, Segment, Standing,
+        RunStore, Segment, SlotRequest, Slots, Standing, Takes,
     },
     ticker::JobClock,
 };
@@ -30,8 +30,8 @@ use super::{
 pub(super) struct Handle {
     pub(super) life: Arc<Life>,
     ids: AtomicU64,
-    /// Takes up runs that others release.
-    works: bool,
+    /// What it takes of runs that others release; none for a process that only plans.
+    takes: Option<Takes>,
     /// When the lease was renewed last, and until when others' leases are doubted.
     leases: Mutex<(Option<Duration>, Duration)>,
 }
@@ -51,8 +51,8 @@ enum Fate {
 }
 
 impl Handle {
-    pub(super) fn new(life: Arc<Life>, works: bool) -> Arc<Self> {
-        Arc::new(Self { life, ids: AtomicU64::new(1), works, leases: Mutex::default() })
+    pub(super) fn new(life: Arc<Life>, takes: Option<Takes>) -> Arc<Self> {
+        Arc::new(Self { life, ids: AtomicU64::new(1), takes, leases: Mutex::default() })
     }
 
     pub(super) async fn call<T: Send>(
@@ -98,7 +98,7 @@ impl Handle {
             _ => {}
         }
         let answer = self.apply(what, fate, &mut apply);
-        if matches!(what, "publish" | "release") {
+        if matches!(what, "publish" | "release" | "give slots") {
             world.changed();
         }
         if fate == Fate::DiesAfter {
@@ -120,7 +120,7 @@ impl Handle {
         let now = world.time.now();
         let asker = Asker {
             process: &self.life.name,
-            works: self.works,
+            takes: self.takes.as_ref(),
             now,
             wall: Hands(Arc::clone(&self.life)).now(),
             doubts: self.doubts(now),
@@ -197,6 +197,7 @@ impl RunStore for Handle {
         self.call("heartbeat", |db, asker, invariants| {
             db.renew(asker);
             invariants.lives(asker.process, asker.now);
+            invariants.renews(asker.process, asker.now);
         })
         .await?;
         let now = self.life.world.time.now();
@@ -216,8 +217,8 @@ impl RunStore for Handle {
         .await
     }
 
-    async fn abandoned(&self, limit: usize, released_max: usize) -> Result<Vec<RunRow>, BoxFault> {
-        self.call("abandoned", |db, asker, _| db.abandoned(limit, released_max, asker)).await
+    async fn abandoned(&self, limit: usize, released_max: usize, takes: &Takes) -> Result<Vec<RunRow>, BoxFault> {
+        self.call("abandoned", |db, asker, _| db.abandoned(limit, released_max, takes, asker)).await
     }
 
     async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
@@ -228,8 +229,14 @@ impl RunStore for Handle {
         .await
     }
 
-    async fn workers(&self) -> Result<usize, BoxFault> {
+    async fn workers(&self) -> Result<Vec<Takes>, BoxFault> {
         self.call("workers", |db, asker, _| db.other_workers(asker)).await
+    }
+
+    async fn slots(&self, given: Vec<i64>, wanted: Vec<SlotRequest>) -> Result<Vec<Slots>, BoxFault> {
+        // Who finds a pool full has changed nothing, and rings for nobody.
+        let what = if given.is_empty() { "take slots" } else { "give slots" };
+        self.call(what, |db, asker, invariants| db.take_slots(&given, &wanted, asker, invariants)).await
     }
 
     async fn cancel_wishes(&self) -> Result<Vec<RunId>, BoxFault> {

@@ -32,6 +32,10 @@ pub(super) struct Invariants {
     outages: HashSet<(RunId, u32, i64)>,
     at_work: BTreeMap<RunId, BTreeMap<u64, (i64, u32)>>,
     of_process: HashMap<String, usize>,
+    /// What is at work in each pool, by its number.
+    of_pool: BTreeMap<String, BTreeMap<u64, InPool>>,
+    /// Since when each process's lease goes on without a gap, and when it was renewed last.
+    leased: HashMap<String, (Duration, Duration)>,
     of_job: HashMap<(String, JobName), usize>,
     cursors: BTreeMap<JobName, DateTime<Utc>>,
     /// Since when each process renews its lease without a gap, and when it did last.
@@ -76,6 +80,26 @@ pub(super) struct AtWork {
     number: u64,
     process: String,
     job: JobName,
+    pool: Option<String>,
+}
+
+/// An attempt at work in a pool.
+struct InPool {
+    process: String,
+    run_id: RunId,
+    fence: i64,
+    since: Duration,
+}
+
+/// Who begins an attempt, when, and what bounds it.
+pub(super) struct Beginner<'a> {
+    pub(super) process: &'a str,
+    pub(super) at: Duration,
+    pub(super) tasks_max: usize,
+    /// Of its job, in its process.
+    pub(super) runs_max: Option<usize>,
+    /// Its pool and how many slots that has, over all processes.
+    pub(super) pool: Option<(String, usize)>,
 }
 
 impl Invariants {
@@ -92,6 +116,15 @@ impl Invariants {
     pub(super) fn lives(&mut self, process: &str, at: Duration) {
         let known = self.alive.entry(process.to_owned()).or_insert((at, at));
         if at.saturating_sub(known.1) > LEASE {
+            known.0 = at;
+        }
+        known.1 = known.1.max(at);
+    }
+
+    /// The store renewed a process's lease, whether the process knows or not.
+    pub(super) fn renews(&mut self, process: &str, at: Duration) {
+        let known = self.leased.entry(process.to_owned()).or_insert((at, at));
+        if at.saturating_sub(known.1) >= LEASE {
             known.0 = at;
         }
         known.1 = known.1.max(at);
@@ -160,6 +193,23 @@ impl Invariants {
         }
     }
 
+    /// The store left a run that was skipped.
+    pub(super) fn skipped(&mut self, process: &str, request: &ClaimRequest, fence: i64, wall: DateTime<Utc>) {
+        self.next += 1;
+        let run = Run {
+            key: (request.job.clone(), request.interval),
+            owner: process.to_owned(),
+            fence,
+            trigger: request.trigger,
+            claimed_at: wall,
+            over: Some(State::Skipped),
+            born: self.next,
+        };
+        if self.runs.insert(request.run_id.clone(), run).is_some() {
+            self.breaks(format!("{} was skipped when it had been claimed", request.run_id));
+        }
+    }
+
     /// The store moved a job's cursor. Told before the claims that came with it.
     pub(super) fn cursor(&mut self, job: &JobName, to: DateTime<Utc>) {
         if let Some(before) = self.cursors.insert(job.clone(), to)
@@ -218,14 +268,8 @@ impl Invariants {
     }
 
     /// A worker begins an attempt.
-    pub(super) fn begins(
-        &mut self,
-        process: &str,
-        segment: &Segment,
-        tasks_max: usize,
-        runs_max: Option<usize>,
-        at: Duration,
-    ) -> AtWork {
+    pub(super) fn begins(&mut self, segment: &Segment, beginner: Beginner<'_>) -> AtWork {
+        let Beginner { process, at, tasks_max, runs_max, pool } = beginner;
         let (run_id, fence, attempt) = (segment.run_id().clone(), segment.fence(), segment.attempt());
         let who = format!("{run_id} {} attempt {attempt} by {process}", segment.shape.ds);
         let goes_on = self.outages.remove(&(run_id.clone(), attempt, fence));
@@ -266,13 +310,39 @@ impl Invariants {
         if let Some(max) = runs_max.filter(|max| *busy > *max) {
             self.breaks(format!("{process} has more than {max} runs of {job} at work"));
         }
-        AtWork { run_id, number: self.next, process: process.to_owned(), job }
+        // One whose publish came through when its reply was lost goes on without slots: they went with the run's end.
+        let is_open = self.runs.get(&run_id).is_some_and(|run| run.fence == fence && run.over.is_none());
+        if let Some((pool, size)) = pool.clone().filter(|_| is_open) {
+            let work = InPool { process: process.to_owned(), run_id: run_id.clone(), fence, since: at };
+            self.fills(&pool, size, work, &who);
+        }
+        AtWork { run_id, number: self.next, process: process.to_owned(), job, pool: pool.map(|(pool, _)| pool) }
+    }
+
+    /// An attempt begins in a pool. Those count whose run is not over and still theirs (the slots come back with its end), and whose
+    /// process has had its lease all the time since they began: of others the slots may be somebody else's by right.
+    fn fills(&mut self, pool: &str, size: usize, work: InPool, who: &str) {
+        let (at, leased, runs) = (work.since, &self.leased, &self.runs);
+        let holds = |work: &&InPool| {
+            let is_its = runs.get(&work.run_id).is_some_and(|run| run.fence == work.fence && run.over.is_none());
+            let lease = leased.get(&work.process);
+            is_its && lease.is_some_and(|(from, last)| *from <= work.since && at.saturating_sub(*last) < LEASE)
+        };
+        let of_pool = self.of_pool.entry(pool.to_owned()).or_default();
+        let others: Vec<String> = of_pool.values().filter(holds).map(|work| work.process.clone()).collect();
+        of_pool.insert(self.next, work);
+        if others.len() >= size {
+            self.breaks(format!("{who} began in pool {pool} of {size}, which is full of tasks of {others:?}"));
+        }
     }
 
     /// The attempt is not at work any more, or its process is not.
     pub(super) fn ends(&mut self, work: &AtWork) {
         if let Some(live) = self.at_work.get_mut(&work.run_id) {
             live.remove(&work.number);
+        }
+        if let Some(pool) = work.pool.as_ref().and_then(|pool| self.of_pool.get_mut(pool)) {
+            pool.remove(&work.number);
         }
         *self.of_process.entry(work.process.clone()).or_default() -= 1;
         *self.of_job.entry((work.process.clone(), work.job.clone())).or_default() -= 1;

@@ -58,10 +58,20 @@ pub(super) enum Mutant {
     OneSlotTooMany,
     /// The limit of a job's active runs is not told to the executor.
     RunsNotLimited,
+    /// Slots of pools are counted for each process by itself.
+    SlotsPerProcess,
+    /// Slots of pools come back with a run's end only.
+    SlotsNotGivenBack,
+    /// A wish for slots whose reply was lost takes others when it comes again.
+    SlotsTakenTwice,
+    /// Executors are told that they stand in the zone that jobs name, wherever they do.
+    ZoneOfOthers,
+    /// A tick that is skipped moves the cursor and leaves no run.
+    SkipLeavesNothing,
 }
 
 impl Mutant {
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 32] = [
         Self::RecordIgnoresFence,
         Self::PublishIgnoresFence,
         Self::RecordAfterEnd,
@@ -89,5 +99,10 @@ impl Mutant {
         Self::LookSaysYes,
         Self::OneSlotTooMany,
         Self::RunsNotLimited,
+        Self::SlotsPerProcess,
+        Self::SlotsNotGivenBack,
+        Self::SlotsTakenTwice,
+        Self::ZoneOfOthers,
+        Self::SkipLeavesNothing,
     ];
 }

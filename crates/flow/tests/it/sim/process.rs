@@ -11,7 +11,7 @@ use std::{
 
 use headworks_domain::Clock;
 use headworks_flow::{
-    exec::{Ask, Demand, Executor, ExecutorOptions},
+    exec::{Ask, Demand, Executor, ExecutorOptions, Takes},
     ticker::Clocks,
 };
 use tokio::sync::{Mutex, mpsc, watch};
@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::{
     handle::Handle,
     mutants::Mutant,
-    project::Projects,
+    project::{FAR, Projects},
     worker::Worker,
     world::{Hands, Life, World},
 };
@@ -32,6 +32,7 @@ pub(super) struct Machine {
     pub(super) skew_ms: Arc<AtomicI64>,
     pub(super) tasks_max: usize,
     pub(super) claims_max: usize,
+    pub(super) takes: Takes,
     lives: AtomicU64,
     now: Mutex<Option<Now>>,
 }
@@ -50,6 +51,7 @@ impl Machine {
         projects: &Projects,
         tasks_max: usize,
         claims_max: usize,
+        takes: Takes,
     ) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
@@ -58,6 +60,7 @@ impl Machine {
             skew_ms: Arc::default(),
             tasks_max,
             claims_max,
+            takes,
             lives: AtomicU64::new(0),
             now: Mutex::default(),
         })
@@ -95,13 +98,18 @@ impl Machine {
     async fn start(self: &Arc<Self>) -> (Arc<Life>, tokio::task::JoinHandle<()>) {
         let name = format!("m{}l{}", self.number, self.lives.fetch_add(1, Ordering::Relaxed));
         let life = Life::new(&self.world, name, &self.skew_ms);
-        let handle = Handle::new(Arc::clone(&life), self.tasks_max > 0);
+        let takes = Some(self.takes.clone()).filter(|_| self.tasks_max > 0);
+        let handle = Handle::new(Arc::clone(&life), takes);
         let hands = Hands(Arc::clone(&life));
         // Nothing is written to such a folder, and nothing has to be.
         let mut options = ExecutorOptions::new(PathBuf::from("/dev/null"));
         let extra = usize::from(self.world.is(Mutant::OneSlotTooMany));
         options.tasks_max = self.tasks_max + extra;
         options.claims_max = self.claims_max;
+        options.takes = self.takes.clone();
+        if self.world.is(Mutant::ZoneOfOthers) {
+            options.takes.zone = Some(FAR.to_owned());
+        }
         options.store_tries = u32::MAX;
         options.pull = self.world.pull;
         options.timer = Arc::new(hands.clone());
@@ -113,6 +121,7 @@ impl Machine {
                 handle: handle.clone(),
                 projects: self.projects.clone(),
                 tasks_max: self.tasks_max,
+                zone: self.takes.zone.clone(),
             }),
             clock: Arc::new(hands.clone()),
             options,

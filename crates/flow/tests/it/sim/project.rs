@@ -1,7 +1,7 @@
 //! The jobs of a simulation: real job texts, read by the real loader, in two versions of which the second is a change of files.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     sync::{Arc, LazyLock, Mutex},
 };
@@ -22,6 +22,9 @@ const BASES: [(&str, &str); 6] = [
     ("2026-06-10T23:57:30Z", "UTC"),
     ("2026-02-11T13:28:40Z", "Asia/Kolkata"),
 ];
+
+/// The zone that some jobs name.
+pub(super) const FAR: &str = "far";
 
 pub(super) fn bases() -> usize {
     BASES.len()
@@ -69,7 +72,7 @@ impl Plan {
         let zone = BASES[self.base].1;
         let start = (self.instant() - TimeDelta::days(self.days_back)).date_naive();
         let dir = tempfile::tempdir().unwrap();
-        let config = format!("[project]\nname = \"sim\"\ntimezone = \"{zone}\"\n");
+        let config = format!("[project]\nname = \"sim\"\ntimezone = \"{zone}\"\n[pools]\none = 1\ntwo = 2\n");
         fs::write(dir.path().join("headworks.toml"), config).unwrap();
         fs::create_dir(dir.path().join("jobs")).unwrap();
         for (name, header, sql) in jobs(self.kind, version) {
@@ -91,7 +94,7 @@ fn jobs(kind: usize, version: usize) -> Vec<(&'static str, &'static str, &'stati
             ("clicks", "schedule: '@hourly'\ncatchup: all\nstart: START\nmax_active_runs: 2\n", changed),
             (
                 "visits",
-                "schedule: after waits\ngrain: hour\ncatchup: all\nstart: START\npriority: 5\n",
+                "schedule: after waits\ngrain: hour\ncatchup: all\nstart: START\npriority: 5\npool: one\n",
                 "SELECT n FROM wait::clicks WHERE ds = '{{ ds }}'",
             ),
             (
@@ -102,20 +105,20 @@ fn jobs(kind: usize, version: usize) -> Vec<(&'static str, &'static str, &'stati
         ],
         // Days in a zone of their own, above hours; one whose missed ticks are none of its business.
         1 => vec![
-            ("orders", "schedule: '2 * * * *'\ngrain: hour\ncatchup: all\nstart: START\n", changed),
+            ("orders", "schedule: '2 * * * *'\ngrain: hour\ncatchup: all\nstart: START\npool: two\n", changed),
             (
                 "daily",
                 "schedule: '0 2 * * *'\ncatchup: all\nstart: START\nmax_active_runs: 1\n",
                 "SELECT n FROM wait::orders WHERE ds = '{{ ds }}'",
             ),
-            ("newest", "schedule: every 30 minutes\ngrain: hour\n", "SELECT 1 AS n"),
-            ("lately", "schedule: '59 * * * *'\ngrain: hour\ncatchup: none\n", "SELECT 1 AS n"),
+            ("newest", "schedule: every 30 minutes\ngrain: hour\npool: two\n", "SELECT 1 AS n"),
+            ("lately", "schedule: '59 * * * *'\ngrain: hour\ncatchup: none\nzone: far\n", "SELECT 1 AS n"),
         ],
         // What happens when runs of a job meet; one that waits for files.
         _ => vec![
             (
                 "base",
-                "schedule: '58 * * * *'\ngrain: hour\ncatchup: all\nstart: START\nmax_active_runs: 3\nwait: [{file: 'in/{{ ts_hour }}', every: 5s}]\n",
+                "schedule: '58 * * * *'\ngrain: hour\ncatchup: all\nstart: START\nmax_active_runs: 3\nzone: far\nwait: [{file: 'in/{{ ts_hour }}', every: 5s}]\n",
                 changed,
             ),
             (
@@ -145,6 +148,18 @@ impl Projects {
     /// The files change.
     pub(super) fn set(&self, version: usize) {
         *self.current.lock().unwrap() = version;
+    }
+
+    /// The pool of a job's tasks, with its size.
+    pub(super) fn pool(&self, job: &JobName) -> Option<(String, usize)> {
+        let pool = self.versions[0].jobs.get(job)?.spec.pool.clone()?;
+        let size = self.versions[0].config.pools[&pool];
+        Some((pool, size as usize))
+    }
+
+    /// The zone in which a job's tasks must be at work.
+    pub(super) fn zone(&self, job: &JobName) -> Option<String> {
+        self.versions[0].jobs.get(job)?.spec.zone.clone()
     }
 
     /// How many runs of a job may be at work at once; not known while its file may be of either version.
@@ -189,6 +204,7 @@ impl Planner for Projects {
                 active_runs_max: job.spec.max_active_runs.map(|n| n as usize),
                 wait_timeout: job.spec.wait_timeout.map(|t| t.duration()),
                 priority: job.spec.priority,
+                zone: job.spec.zone.clone(),
             },
             params: serde_json::Map::new(),
             unplanned: None,
@@ -197,6 +213,10 @@ impl Planner for Projects {
         shapes.insert(key, shape.clone());
         drop(shapes);
         self.plan(request, run_id, &Given::default())
+    }
+
+    fn pools(&self) -> BTreeMap<String, usize> {
+        self.versions[0].config.pools.iter().map(|(name, slots)| (name.clone(), *slots as usize)).collect()
     }
 
     fn unplanned(&self, request: &Request, failure: Failure) -> RunShape {

@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 use headworks_domain::{Clock, Grain};
 use headworks_flow::{
     Catchup, Overlap,
-    exec::{Demand, Given, Partition, Planner, Reprocess, Request, Trigger},
+    exec::{Demand, Given, Partition, Planner, Reprocess, Request, Takes, Trigger},
     ticker::JobClock,
 };
 use serde_json::Map;
@@ -20,7 +20,7 @@ use super::{
     invariants::Key,
     mutants::Mutant,
     process::Machine,
-    project::{KINDS, Plan, Projects, bases},
+    project::{FAR, KINDS, Plan, Projects, bases},
     world::{Hands, Life, Rates, World},
 };
 use crate::chance::Chance;
@@ -99,6 +99,7 @@ impl Scenario {
         projects.is_limited = !world.is(Mutant::RunsNotLimited);
         {
             let mut inner = world.lock();
+            inner.database.pools = projects.pools();
             for job in projects.current().jobs.keys() {
                 let clock = JobClock { first_seen: world.base, cursor: None, paused: false };
                 inner.database.jobs.insert(job.clone(), clock);
@@ -107,7 +108,9 @@ impl Scenario {
         let machine = |n| {
             let max = |n: u64| usize::try_from(n).unwrap();
             let tasks_max = if has_planner && n == 0 { 0 } else { max(tasks_max) };
-            Machine::new(&world, max(n), &projects, tasks_max, max(claims_max))
+            // The last one stands where jobs of that zone belong; so does the first, where it is alone.
+            let zone = (n + 1 == machines).then(|| FAR.to_owned());
+            Machine::new(&world, max(n), &projects, tasks_max, max(claims_max), Takes { zone, ..Takes::default() })
         };
         let machines = (0..machines).map(machine).collect();
         let hands = Hands(Life::new(&world, "nobody".to_owned(), &Arc::default()));
@@ -380,7 +383,7 @@ impl Scenario {
         // What is due this very moment may still be on its way.
         let now = self.hands.now() - TimeDelta::seconds(3);
         let mut ticks = BTreeSet::new();
-        for job in self.projects.versions[0].jobs.values().filter(|job| job.spec.overlap == Overlap::Queue) {
+        for job in self.projects.versions[0].jobs.values().filter(|job| job.spec.overlap != Overlap::CancelOld) {
             let clock = JobClock { first_seen: self.world.base, cursor: None, paused: false };
             let key = |run: &headworks_flow::ticker::DueRun| (job.name.clone(), run.interval);
             let due = job.due_runs(&clock, now, 10_000).runs;

@@ -11,7 +11,7 @@ use headworks_flow::{
 
 use super::{
     handle::Handle,
-    invariants::AtWork,
+    invariants::{AtWork, Beginner},
     mutants::Mutant,
     project::Projects,
     world::{Life, World},
@@ -21,6 +21,8 @@ pub(super) struct Worker {
     pub(super) handle: Arc<Handle>,
     pub(super) projects: Projects,
     pub(super) tasks_max: usize,
+    /// The zone that it stands in.
+    pub(super) zone: Option<String>,
 }
 
 /// Counts as at work until it is dropped.
@@ -107,9 +109,19 @@ impl TaskRunner for Worker {
         let who = self.life().name.clone();
         let (attempt, fence) = (segment.attempt(), segment.fence());
         world.tell(|| format!("{who} begins {} attempt {attempt} under {fence}", segment.run_id()));
-        let limit = self.projects.limit(&segment.shape.job);
-        let now = world.time.now();
-        let busy = world.lock().invariants.begins(&who, segment, self.tasks_max, limit, now);
+        let job = &segment.shape.job;
+        let beginner = Beginner {
+            process: &who,
+            at: world.time.now(),
+            tasks_max: self.tasks_max,
+            runs_max: self.projects.limit(job),
+            pool: self.projects.pool(job),
+        };
+        let zone = self.projects.zone(job);
+        if zone.is_some() && zone != self.zone {
+            world.lock().invariants.breaks(format!("{who} in zone {:?} began {job}, which is for {zone:?}", self.zone));
+        }
+        let busy = world.lock().invariants.begins(segment, beginner);
         let _busy = Busy(busy, Arc::clone(&world));
         for wait in &segment.shape.outside {
             if !world.has_come(&wait.question) {
