@@ -132,3 +132,23 @@ pub fn zone(text: &str) -> Result<Tz, ScheduleError> {
     };
     Err(ScheduleError::new(format!("`{text}` is not a time zone"), hint))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_and_pools_have_plain_names_in_any_script() {
+        let wrong = |format: &str, text: &str| super::check(format, text).err().map(|wrong| wrong.message);
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for name in ["eu", "eu-west.1", "Süd_2", "東京"] {
+            assert_eq!((wrong("zone", name), wrong("pool-name", name)), (None, None));
+        }
+        for name in ["", "eu west", "a,b", "a\"b", "a\nb", &long] {
+            assert!(wrong("zone", name).is_some() && wrong("pool-name", name).is_some(), "{name}");
+        }
+        assert_eq!(wrong("zone", "default"), None);
+        let message = "`default` cannot be the name of a pool: it stands for tasks that name none";
+        assert_eq!(wrong("pool-name", "default").as_deref(), Some(message));
+    }
+}

@@ -391,7 +391,7 @@ impl Node {
             Reason::Running { run, .. } => format!("wait; headworks runs logs {run} shows how far it is"),
             Reason::Retry { run, .. } => format!("wait, or see headworks runs logs {run}"),
             Reason::JobLimit { .. } => format!("wait, or raise max_active_runs of {name}"),
-            Reason::Slots { .. } => "wait, or raise execution.tasks_max (or its pool in [pools])".to_owned(),
+            Reason::Slots { .. } => "wait, or raise execution.tasks_max".to_owned(),
             Reason::NoWorker { placement, .. } => {
                 let zone = placement.zone.as_ref().map(|zone| format!(" --zone {zone}")).unwrap_or_default();
                 format!("headworks worker{zone}, without --pools or with all pools of its tasks")

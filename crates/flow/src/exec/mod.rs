@@ -6,7 +6,8 @@
 //!
 //! What is durable: the claim (run and task rows, with owner and fence) and the end of a run, which a publish records in its
 //! own transaction ([`Segment::finished`]). What happens in between is written once a second, for other processes' eyes. A
-//! process that dies before its publish has published nothing; who comes next takes its runs over under higher fences.
+//! process that dies before its publish has published nothing; who comes next takes its runs over under higher fences. The slots
+//! of a named pool are taken in the store before a segment starts, and come back with the end of its run or right after it.
 //!
 //! The decisions are pure: `board` orders runs, [`crate::machine`] knows one run. The loop in `executor` carries them out. A
 //! run's way: `executor/session` plans and claims it, `board` finds its waits met and starts it, `executor/attempts` hands its

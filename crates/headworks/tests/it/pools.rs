@@ -67,8 +67,14 @@ fn a_pool_of_one_holds_over_up_and_a_command_beside_it() {
     let project = project("[pools]\none = 1\n")
         .file("jobs/a.yml", &hourly("pool: one\n"))
         .file("jobs/b.yml", &job("pool: one\n", ALONE));
-    let up = Serving::start(project.command(&UP));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let up = Serving::start(project.command(&["up", "--listen", &format!("127.0.0.1:{port}")]));
     until("it is at work", || (successes(&project, "a") >= 1).then_some(()));
+    until("the metrics of the pool", || {
+        let (_, text) = headworks_testkit::http_get(port, "/metrics").ok()?;
+        let has = |metric: &str| text.contains(&format!("headworks_flow_pool_slots{metric}"));
+        (has("{pool=\"one\"} 1") && has("_taken{pool=\"one\",process=\"")).then_some(())
+    });
     project.ok(&["backfill", "b", "--from", "2026-01-01", "--to", "2026-01-12"]);
     until("a day of hours", || (successes(&project, "a") >= 24).then_some(()));
     up.stop();
@@ -99,6 +105,25 @@ fn why_names_who_has_the_slots_and_a_killed_process_has_none() {
     long.wait().unwrap();
     let late = outcome(late);
     assert_eq!(late.code, 0, "{late:?}");
+}
+
+#[test]
+fn a_pool_grows_with_its_file() {
+    // Each ends when the other is at work.
+    let meets = |own: &str, other: &str| {
+        let command = format!("touch {own}; while [ ! -e {other} ]; do sleep 0.05; done");
+        job(&format!("schedule: '@daily'\nstart: {}\npool: one\n", days_ago(1)), &command)
+    };
+    let project =
+        project("[pools]\none = 1\n").file("jobs/a.yml", &meets("a", "b")).file("jobs/b.yml", &meets("b", "a"));
+    let up = Serving::start(project.command(&UP));
+    let is_there = |name: &str| project.path().join(name).exists();
+    until("one is at work", || (is_there("a") || is_there("b")).then_some(()));
+    let waits = if is_there("a") { "b" } else { "a" };
+    until("the other waits", || (project.json(&["why", waits])["reason"] == "pool").then_some(()));
+    project.write("headworks.toml", "[project]\nname = \"test\"\n[pools]\none = 2\n");
+    until("both", || (successes(&project, "a") + successes(&project, "b") == 2).then_some(()));
+    up.stop();
 }
 
 #[test]
