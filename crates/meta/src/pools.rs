@@ -211,9 +211,10 @@ async fn take_in(tx: &mut Tx, looker: &Looker, given: &[i64], wanted: &[SlotRequ
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    // Who takes slots is alive. Should its lease have run out while it stood still, what it holds counts again before it takes more.
-    let sql = "update hw_process set lease_until = $2 where id = $1 and lease_until <= $3";
-    tx.execute(sql, &values![&looker.process, looker.now + micros(LEASE), looker.now]).await?;
+    // Who takes slots is alive: they are its own for a whole lease. Should the lease have run out while it stood still, what it holds
+    // counts again before it takes more.
+    let sql = "update hw_process set lease_until = $2 where id = $1 and lease_until < $2";
+    tx.execute(sql, &values![&looker.process, looker.now + micros(LEASE)]).await?;
     let mut pools: BTreeMap<&str, Pool> = BTreeMap::new();
     for request in wanted {
         if !pools.contains_key(request.pool.as_str()) {

@@ -665,6 +665,11 @@ impl Board {
         fenced
     }
 
+    /// Slots that the store has given are not wanted now.
+    pub(crate) fn give_back(&mut self, number: i64) {
+        self.given.push(number);
+    }
+
     /// True while somebody waits for slots that other processes have.
     pub(crate) fn awaits_slots(&self) -> bool {
         self.pools.awaits_others()

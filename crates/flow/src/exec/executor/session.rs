@@ -51,8 +51,11 @@ pub(super) enum Reply {
     Claimed(Vec<(usize, Option<Claim>)>),
     /// Runs, the fences of their records, and what became of these.
     Kept(Vec<(usize, i64, Kept)>),
-    /// What became of wishes for slots.
-    Slots(Vec<(SlotRequest, Slots)>),
+    /// What became of wishes for slots, and when they were made, by the timer.
+    Slots {
+        answers: Vec<(SlotRequest, Slots)>,
+        asked_at: Duration,
+    },
     Sought {
         asked: Vec<Partition>,
         found: Vec<Producer>,
@@ -471,10 +474,26 @@ impl<'a> Session<'a> {
 
     fn slots(&mut self, given: Vec<i64>, wanted: Vec<SlotRequest>) {
         let (store, patience) = (Arc::clone(&self.executor.store), self.executor.patience());
+        let asked_at = self.elapsed();
         self.replies.spawn(async move {
             let answers = patience.ask(|| store.slots(given.clone(), wanted.clone())).await?;
-            Ok(Reply::Slots(wanted.into_iter().zip(answers).collect()))
+            Ok(Reply::Slots { answers: wanted.into_iter().zip(answers).collect(), asked_at })
         });
+    }
+
+    /// An answer that comes late may be older than the lease, as when this process stood still: then others have the slots by right.
+    fn slots_answered(&mut self, mut answers: Vec<(SlotRequest, Slots)>, asked_at: Duration) {
+        let (now, elapsed) = (self.now(), self.elapsed());
+        if elapsed.saturating_sub(asked_at) > self.executor.options.heartbeat {
+            for (request, answer) in answers.iter_mut().filter(|(_, answer)| *answer == Slots::Taken) {
+                self.board.give_back(request.number);
+                *answer = Slots::Full;
+            }
+        }
+        self.slots_after = elapsed + self.executor.options.listen;
+        for run in self.board.slots(answers, now) {
+            self.watch(run);
+        }
     }
 
     fn ask_again(&mut self) {
@@ -533,12 +552,7 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            Reply::Slots(answers) => {
-                self.slots_after = self.elapsed() + self.executor.options.listen;
-                for run in self.board.slots(answers, now) {
-                    self.watch(run);
-                }
-            }
+            Reply::Slots { answers, asked_at } => self.slots_answered(answers, asked_at),
             Reply::Sought { asked, found } => {
                 let partitions: Vec<Partition> = found.iter().flat_map(|p| p.partitions.clone()).collect();
                 for producer in found {

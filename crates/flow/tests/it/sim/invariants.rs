@@ -310,8 +310,9 @@ impl Invariants {
         if let Some(max) = runs_max.filter(|max| *busy > *max) {
             self.breaks(format!("{process} has more than {max} runs of {job} at work"));
         }
-        // One whose publish came through when its reply was lost goes on without slots: they went with the run's end.
-        let is_open = self.runs.get(&run_id).is_some_and(|run| run.fence == fence && run.over.is_none());
+        // One that goes on after an outage has no slots any more when its lease was over, or when its publish came through and the
+        // reply was lost.
+        let is_open = !goes_on && self.runs.get(&run_id).is_some_and(|run| run.fence == fence && run.over.is_none());
         if let Some((pool, size)) = pool.clone().filter(|_| is_open) {
             let work = InPool { process: process.to_owned(), run_id: run_id.clone(), fence, since: at };
             self.fills(&pool, size, work, &who);
