@@ -16,8 +16,7 @@ use headworks_store::{Dialect, Row, Tx, Value, values};
 
 use crate::{
     Processes, Result, Runs,
-    demands::time,
-    row::{owner, parsed},
+    row::{owner, parsed, time},
     runs::{LEASE, micros, places},
 };
 
@@ -112,7 +111,7 @@ impl Runs {
                 ds: parsed(&row, 3)?,
                 task: row.text(4)?,
                 slots: count(row.i64(5)?),
-                since: time(row.i64(6)?)?,
+                since: time("hw_slot", row.i64(6)?)?,
             });
         }
         Ok(pools.into_values().collect())

@@ -257,13 +257,13 @@ impl<'a> Look<'a> {
     /// Where a run may be carried out.
     fn placement(&self, request: &Request) -> Placement {
         let id = "why".parse().expect("a plain word is an id");
-        self.planner.plan(request, &id).map(|shape| shape.placement()).unwrap_or_default()
+        self.planner.plan(request, &id, &self.given).map(|shape| shape.placement()).unwrap_or_default()
     }
 
     /// The pool that lacks the slots which a task of the run needs next.
     async fn full_pool(&self, request: &Request, detail: Option<&RunDetail>) -> anyhow::Result<Option<PoolRow>> {
         let Some(detail) = detail.filter(|detail| detail.run.finished_at.is_none()) else { return Ok(None) };
-        let Ok(shape) = self.planner.plan(request, &detail.run.id) else { return Ok(None) };
+        let Ok(shape) = self.planner.plan(request, &detail.run.id, &self.given) else { return Ok(None) };
         let is_over = |name: &TaskName| detail.tasks.iter().any(|task| task.name == *name && task.state.is_final());
         let next =
             shape.tasks.iter().filter(|task| task.kind != TaskKind::Wait && !is_over(&task.name)).find_map(|task| {

@@ -3,8 +3,9 @@
 use headworks_testkit::TempPostgres;
 
 use crate::{
+    crew::{Serving, days_ago, until},
     project::{Project, outcome},
-    serving::{Serving, UP, days_ago, successes, until},
+    serving::{UP, successes},
 };
 
 /// Fails at once when another one of it is at work.

@@ -3,6 +3,7 @@ use headworks_domain::{ErrorKind, Interval};
 use super::*;
 use crate::{
     exec::{
+        Takes,
         record::{Claim, Trigger},
         shape::{Request, RunLimits, RunShape},
     },
@@ -30,11 +31,11 @@ struct Test {
 
 impl Test {
     fn serving() -> Self {
-        Self { board: Board::new(8, &BTreeMap::new(), true), now: 0 }
+        Self { board: Board::new(8, &Takes::default(), true), now: 0 }
     }
 
     fn of_command() -> Self {
-        Self { board: Board::new(8, &BTreeMap::new(), false), now: 0 }
+        Self { board: Board::new(8, &Takes::default(), false), now: 0 }
     }
 
     /// Adds a claimed run that asks every so many seconds.
@@ -67,6 +68,7 @@ impl Test {
             waits: Vec::new(),
             outside,
             tasks,
+            params: serde_json::Map::new(),
             limits: RunLimits { wait_timeout: wait_timeout.map(Duration::from_secs), ..RunLimits::default() },
             unplanned: None,
             plan: None,
