@@ -233,12 +233,12 @@ async fn two_executors_share_one_database(world: World) {
 
 #[tokio::test]
 async fn two_executors_share_one_sqlite_file() {
-    two_executors_share_one_database(World::sqlite().await).await;
+    Box::pin(two_executors_share_one_database(World::sqlite().await)).await;
 }
 
 #[tokio::test]
 async fn two_executors_share_one_postgres() {
-    two_executors_share_one_database(World::postgres().await).await;
+    Box::pin(two_executors_share_one_database(World::postgres().await)).await;
 }
 
 /// Prints what the executor and the store cost by themselves; no time is asserted.

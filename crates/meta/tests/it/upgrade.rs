@@ -156,10 +156,10 @@ async fn side_by_side(world: World) {
 
 #[tokio::test]
 async fn the_older_program_goes_on_beside_the_newer_on_sqlite() {
-    side_by_side(World::sqlite().await).await;
+    Box::pin(side_by_side(World::sqlite().await)).await;
 }
 
 #[tokio::test]
 async fn the_older_program_goes_on_beside_the_newer_on_postgres() {
-    side_by_side(World::postgres().await).await;
+    Box::pin(side_by_side(World::postgres().await)).await;
 }
