@@ -48,8 +48,8 @@ doctest:
 nextest:
 	$(CARGO) nextest run --workspace --profile $(PROFILE)
 
-test-long: setup ## the tests that take minutes too: kills, many writers, power of ten sizes
-	$(CARGO) nextest run --workspace --profile long --run-ignored all
+test-long: setup ## the tests that take minutes too: kills, many writers, power of ten sizes; what they say goes to target/test-long.log
+	set -o pipefail; $(CARGO) nextest run --workspace --profile long --run-ignored all --success-output final 2>&1 | tee target/test-long.log
 
 bench: ## the workloads beside their references, one run
 	@testkit/setup.sh test

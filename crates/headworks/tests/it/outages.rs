@@ -97,8 +97,10 @@ fn out_of_reach(tasks: usize, outage: Duration) {
     let url = direct.replace(&format!(":{}/", server.port()), &format!(":{}/", relay.port()));
     let site = Site::on_postgres(&url, 2).without_steps();
     let half = (tasks / 2).to_string();
-    // The pause is long because there are so many.
-    let hold = command("while [ ! -e go ]; do sleep 1; done");
+    // Opening a pipe waits for somebody at its other end, and takes nothing of the machine meanwhile.
+    let gate = site.project.path().join("gate");
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let hold = command(": < gate");
     site.project.write(
         "jobs/hold.yml",
         &format!("tasks:\n  hold: {{type: shell, command: {hold}, each: '{{{{ range({half}) | list }}}}'}}\n"),
@@ -127,9 +129,10 @@ fn out_of_reach(tasks: usize, outage: Duration) {
     // Who would take them for dead has looked by then.
     pass(ADOPT + ADOPT / 5);
     assert_eq!(owners(), before, "somebody has taken runs from a process that was alive");
-    fs::write(site.project.path().join("go"), "").unwrap();
+    let opened = fs::File::options().write(true).open(&gate).unwrap();
     let done = "select count(*) from hw_run where job = 'hold' and state = 'success'";
     until("their success", || (site.count(done) == 2).then_some(()));
+    drop(opened);
     site.until_done();
     crew.into_iter().for_each(|serving| drop(serving.stop()));
     assert_eq!((begun(), site.ends()), (tasks, tasks));
