@@ -82,7 +82,44 @@ fn children_cpu() -> Duration {
 
 /// CPU time of this process, user and system.
 pub(crate) fn own_cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    cpu_in("/proc/self/stat")
+}
+
+/// CPU time of another process, without its children.
+pub(crate) fn cpu_of(process: u32) -> Duration {
+    cpu_in(&format!("/proc/{process}/stat"))
+}
+
+/// A process's share of the memory, in bytes: what it shares with others counts in part.
+pub(crate) fn pss(process: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).context("read a process's memory")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("the system does not tell it")?;
+    Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10)
+}
+
+/// Lets time pass.
+pub(crate) fn pass(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(rest) = end.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+        thread::park_timeout(rest);
+    }
+}
+
+/// Asks every few milliseconds until there is an answer.
+pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    const PATIENCE: Duration = Duration::from_secs(300);
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        ensure!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} until {what}");
+        pass(Duration::from_millis(5));
+    }
+}
+
+fn cpu_in(stat: &str) -> Duration {
+    let stat = fs::read_to_string(stat).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     Duration::from_millis((ticks(11) + ticks(12)) * 10)

@@ -1,26 +1,33 @@
-//! Jobs of tasks: what a step costs, as a child process and in the process itself.
+//! The orchestrator beside Airflow 3.3: what a step costs, how soon it begins, what standing idle takes, how soon a death is
+//! noticed. Airflow's figures are those of `bench/airflow/run.py` on the same machine, quiet and busy.
 
-use std::{path::Path, process::Command};
+mod served;
+mod sustained;
+
+use std::{path::Path, process::Command, time::Duration};
 
 use crate::measure::{self, ms, percentile};
 
 const RUNS: usize = 5;
 
 pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
+    println!("| what | ours | at most | Airflow 3.3 |\n|---|---|---|---|");
     let headworks = measure::headworks()?;
     let project = scratch.join("tasks");
     measure::run(Command::new(&headworks).arg("init").arg(&project))?;
     let shell = "type: shell, command: 'true'";
     let sql = "type: sql, sql: 'select 1 as n'";
-    for (what, goal, text) in [
-        ("100 commands at once", "3 s", fan(shell)),
-        ("100 queries at once", "1 s", fan(sql)),
-        ("50 commands, one after the other", "1 s", chain(shell)),
-        ("50 queries, one after the other", "1 s", chain(sql)),
+    const FAN: &str = "22-28 s quiet, 53-116 s busy, 27-43 CPU-s";
+    const CHAIN: &str = "57 s quiet, 71-106 s busy";
+    for (what, goal, airflow, text) in [
+        ("100 independent tasks in process (queries)", "1 s, 0.5 CPU-s", FAN, fan(sql)),
+        ("100 independent tasks as child processes", "3 s", FAN, fan(shell)),
+        ("chain of 50 in process", "1 s", CHAIN, chain(sql)),
+        ("chain of 50 child processes", "1 s", CHAIN, chain(shell)),
     ] {
         std::fs::write(project.join("jobs/tasks.yml"), text)?;
         let mut walls = Vec::new();
-        let mut cpu = std::time::Duration::ZERO;
+        let mut cpu = Duration::ZERO;
         for day in 1..=RUNS {
             let ds = format!("2026-01-{day:02}");
             let mut command = Command::new(&headworks);
@@ -30,12 +37,19 @@ pub(crate) fn run(scratch: &Path) -> anyhow::Result<()> {
             cpu += cost.cpu;
         }
         let cpu = cpu / u32::try_from(RUNS)?;
-        println!("{what}: p50 {}, CPU {} (goal {goal})", ms(percentile(&mut walls, 0.5)), ms(cpu));
+        row(what, &format!("p50 {}, {:.2} CPU-s", ms(percentile(&mut walls, 0.5)), cpu.as_secs_f64()), goal, airflow);
     }
+    served::run(scratch)?;
+    sustained::run(scratch)?;
     let hundred = "for n in $(seq 100); do /bin/sh -c true; done";
     let (cost, _) = measure::run(Command::new("/bin/sh").args(["-c", hundred]))?;
-    println!("reference: 100 times /bin/sh -c true by a shell: {}, CPU {}", ms(cost.wall), ms(cost.cpu));
+    println!("\nreference: 100 times /bin/sh -c true by a shell: {}, CPU {}", ms(cost.wall), ms(cost.cpu));
     Ok(())
+}
+
+/// One line of the table.
+fn row(what: &str, ours: &str, goal: &str, airflow: &str) {
+    println!("| {what} (load {}) | {ours} | {goal} | {airflow} |", measure::load());
 }
 
 fn fan(task: &str) -> String {
