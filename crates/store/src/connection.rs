@@ -108,9 +108,13 @@ impl Connection {
             Self::Sqlite(c) => bound_sqlite(sql, values).execute(c).await.map(|r| r.rows_affected()),
             Self::Postgres(c) => bound_postgres(sql, values).execute(c).await.map(|r| r.rows_affected()),
             // Without values it needs no statement to be prepared, and so one round trip less.
-            Self::Pooled(c, _) if values.is_empty() => c.execute(AssertSqlSafe(sql)).await.map(|r| r.rows_affected()),
+            Self::Pooled(c, _) if values.is_empty() => {
+                Box::pin(c.execute(AssertSqlSafe(sql))).await.map(|r| r.rows_affected())
+            }
+            // Boxed, as all that is for poolers alone, so that everybody's futures stay as small as they were.
             Self::Pooled(c, _) => {
-                bound_postgres(sql, values).persistent(false).execute(c).await.map(|r| r.rows_affected())
+                let query = bound_postgres(sql, values).persistent(false);
+                Box::pin(query.execute(c)).await.map(|r| r.rows_affected())
             }
         }
         .map_err(|e| Error::of(sql, e))
@@ -121,7 +125,7 @@ impl Connection {
         match self {
             Self::Sqlite(c) => rows_sqlite(c, sql, values).await,
             Self::Postgres(c) => rows_postgres(c, bound_postgres(sql, values)).await,
-            Self::Pooled(c, _) => rows_postgres(c, bound_postgres(sql, values).persistent(false)).await,
+            Self::Pooled(c, _) => Box::pin(rows_postgres(c, bound_postgres(sql, values).persistent(false))).await,
         }
         .map_err(|e| Error::of(sql, e))
     }
@@ -277,7 +281,7 @@ impl Readers {
         match self {
             Self::Sqlite(pool) => rows_sqlite(pool, sql, values).await,
             Self::Postgres(pool) => rows_postgres(pool, bound_postgres(sql, values)).await,
-            Self::Pooled(pool, settings) => rows_pooled(pool, settings, sql, values).await,
+            Self::Pooled(pool, settings) => Box::pin(rows_pooled(pool, settings, sql, values)).await,
         }
         .map_err(|e| Error::of(sql, e))
     }

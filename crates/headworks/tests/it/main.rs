@@ -1,6 +1,7 @@
 //! Runs the real binary on small projects. What people read is kept as snapshots: look at each changed one before taking it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
+#![allow(clippy::print_stdout, reason = "kills say their seed")]
 
 mod alerts;
 mod backup;
