@@ -161,7 +161,11 @@ impl Error {
                 } else if matches!(sqlite, Some(10 | 14)) {
                     // The disk or the folder failed, not the statement.
                     Self::Lost { message }
-                } else if code.starts_with("57P") || code.starts_with("08") {
+                } else if code.starts_with("57P")
+                    || code.starts_with("08")
+                    || matches!(code.as_str(), "25P03" | "25P04")
+                {
+                    // The last two: who stood still in a transaction for too long has lost the connection with it.
                     Self::Lost { message }
                 } else {
                     Self::Statement { sql: sql.chars().take(200).collect(), source }

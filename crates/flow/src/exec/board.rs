@@ -289,7 +289,10 @@ impl Board {
             let since = entry.made_at.unwrap_or(now);
             self.wait_ends.extend(since.checked_add_signed(timeout).map(|at| (at, run)));
         }
+        let job = entry.request.job.clone();
         self.apply(run, &Event::Begun, now);
+        // It may have brought a larger limit with it.
+        self.admit_held(&job, now);
         if self.runs[run].is_unwanted {
             self.cancel_one(run, now);
         }

@@ -111,12 +111,14 @@ fn a_limit_that_was_raised_counts_for_runs_that_were_held_back() {
     };
     let project = Project::empty().file("jobs/slow.yml", &job(1));
     let told = || project.read("told").unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
-    let up = Serving::start(project.command(&UP));
+    let up = Serving::start_into(project.command(&UP), &project.path().join("up.log"));
     let range = ["--from", "2026-01-01", "--to", "2026-01-05", "--detach", "--max-active", "4"];
     project.ok(&[&["backfill", "slow"][..], &range].concat());
     until("the first run", || (told().len() == 1).then_some(()));
     until("the others", || (runs(&project, "slow").len() == 4).then_some(()));
     project.write("jobs/slow.yml", &job(4));
+    let is_read = || project.read("up.log").unwrap_or_default().contains("slow: changed");
+    until("the new limit", || is_read().then_some(()));
     project.write(&format!("done-{}", told()[0]), "");
     until("all others at once", || (told().len() == 5).then_some(()));
     up.kill();

@@ -270,13 +270,16 @@ async fn the_locks_of_a_process_that_stands_still_are_taken_from_it() {
         let (locked, is_locked) = tokio::sync::oneshot::channel();
         let options = StoreOptions { stall_max: Duration::from_millis(500), ..world.store.options().clone() };
         let holder = Store::open(&options).await.unwrap();
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        let asleep = holder.clone();
         let holding = tokio::spawn(async move {
-            let held: Result<u64, Error> = holder
+            let held: Result<u64, Error> = asleep
                 .write(move |tx| {
                     Box::pin(async move {
                         tx.execute("lock table hw_x", &[]).await?;
                         let _ = locked.send(());
-                        std::future::pending().await
+                        let _ = woken.await;
+                        tx.execute("insert into hw_x values (2)", &[]).await
                     })
                 })
                 .await;
@@ -284,6 +287,10 @@ async fn the_locks_of_a_process_that_stands_still_are_taken_from_it() {
         });
         is_locked.await.unwrap();
         assert_eq!(execute(&world.another().await, "insert into hw_x values (1)").await.unwrap(), 1);
-        holding.abort();
+        // Awake again it has lost its connection, and nothing else.
+        wake.send(()).unwrap();
+        let lost = holding.await.unwrap().unwrap_err();
+        assert!(lost.is_retryable() && lost.code() == "STORE_LOST", "{lost:?}");
+        assert_eq!(execute(&holder, "insert into hw_x values (3)").await.unwrap(), 1);
     }
 }
