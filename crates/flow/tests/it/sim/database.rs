@@ -74,6 +74,8 @@ pub(super) struct Asker<'a> {
     pub(super) takes: Option<&'a Takes>,
     pub(super) now: Duration,
     pub(super) wall: DateTime<Utc>,
+    /// What a clock that is right says.
+    pub(super) truth: DateTime<Utc>,
     /// Leases that ran out say nothing to it.
     pub(super) doubts: bool,
     pub(super) deaths_show: bool,
@@ -222,7 +224,7 @@ impl Database {
         }
         for (request, claim) in wanted.iter().zip(&claims) {
             if let Some(claim) = claim {
-                invariants.claimed(asker.process, request, *claim, asker.wall, asker.now);
+                invariants.claimed(asker.process, request, *claim, asker.wall.max(asker.truth), asker.now);
             }
         }
         for (request, claim) in wanted.iter().zip(&mut claims).filter(|(_, claim)| claim.is_none()) {

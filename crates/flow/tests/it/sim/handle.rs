@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use headworks_domain::{Clock, Interval, JobName, RunId};
 use headworks_flow::{
     Failure,
@@ -123,6 +124,7 @@ impl Handle {
             takes: self.takes.as_ref(),
             now,
             wall: Hands(Arc::clone(&self.life)).now(),
+            truth: world.base + TimeDelta::from_std(now).unwrap(),
             doubts: self.doubts(now),
             deaths_show: world.deaths_show,
             mutant: world.mutant,

@@ -179,7 +179,7 @@ impl Invariants {
         }
         self.live.insert(key.clone(), run_id.clone());
         let trigger = self.runs.get(run_id).map_or(request.trigger, |run| run.trigger);
-        // Who takes a run over begins it anew, and its clock may be late.
+        // Who takes a run over begins it anew, and the clock of whoever had it may have been ahead.
         let claimed_at = self.runs.get(run_id).map_or(wall, |run| run.claimed_at.max(wall));
         self.next += 1;
         let born = self.runs.get(run_id).map_or(self.next, |run| run.born);
