@@ -15,7 +15,7 @@ pub(super) struct Renewal {
     pub(super) at: Duration,
     /// How many came when the lease may have been over.
     pub(super) late: u64,
-    /// When the last of these began.
+    /// When the last of these had succeeded: until then others may have seen the lease when it was over.
     pub(super) late_at: Duration,
 }
 
@@ -28,7 +28,11 @@ impl Renewal {
     /// What a renewal makes of it that began and succeeded at these times.
     pub(super) fn followed(self, began: Duration, succeeded: Duration, lease: Duration) -> Self {
         let is_late = succeeded > self.at + lease;
-        Self { at: began, late: self.late + u64::from(is_late), late_at: if is_late { began } else { self.late_at } }
+        Self {
+            at: began,
+            late: self.late + u64::from(is_late),
+            late_at: if is_late { succeeded } else { self.late_at },
+        }
     }
 }
 
@@ -111,7 +115,8 @@ mod tests {
         let renewal = Renewal::first(secs(1));
         assert_eq!(renewal.followed(secs(4), secs(5), lease).late, 0);
         assert_eq!(renewal.followed(secs(4), secs(11), lease).late, 0);
-        assert_eq!(renewal.followed(secs(4), secs(12), lease).late, 1, "its answer came after the end");
+        let slow = renewal.followed(secs(4), secs(12), lease);
+        assert_eq!((slow.late, slow.late_at), (1, secs(12)), "its answer came after the end");
         let late = renewal.followed(secs(60), secs(60), lease);
         assert_eq!((late.late, late.late_at), (1, secs(60)));
         let next = late.followed(secs(63), secs(64), lease);

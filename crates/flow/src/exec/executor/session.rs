@@ -482,9 +482,11 @@ impl<'a> Session<'a> {
     }
 
     /// An answer that comes late may be older than the lease, as when this process stood still: then others have the slots by right.
+    /// And nothing begins while the runs may be others' by now.
     fn slots_answered(&mut self, mut answers: Vec<(SlotRequest, Slots)>, asked_at: Duration) {
         let (now, elapsed) = (self.now(), self.elapsed());
-        if elapsed.saturating_sub(asked_at) > self.executor.options.heartbeat {
+        let is_late = elapsed.saturating_sub(asked_at) > self.executor.options.heartbeat;
+        if is_late || !self.holds_lease() {
             for (request, answer) in answers.iter_mut().filter(|(_, answer)| *answer == Slots::Taken) {
                 self.board.give_back(request.number);
                 *answer = Slots::Full;
