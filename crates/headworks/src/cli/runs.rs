@@ -5,7 +5,7 @@ use std::{fs, process::ExitCode};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use headworks_domain::{JobName, RunId};
+use headworks_domain::RunId;
 use headworks_flow::exec::{AttemptRecord, RunDetail, RunFilter, RunRow, RunStore};
 use headworks_flow::{Failure as TaskFailure, State};
 use headworks_meta::Mark;
@@ -34,9 +34,9 @@ pub(crate) enum Command {
   headworks runs list --state failed
   headworks runs list --job company_metrics --limit 5 --json")]
 pub(crate) struct ListArgs {
-    /// Runs of this job only
+    /// Runs of this job only, by its name or by its table
     #[arg(long)]
-    job: Option<JobName>,
+    job: Option<String>,
     /// Runs in this state only, as failed
     #[arg(long)]
     state: Option<State>,
@@ -93,7 +93,8 @@ pub(crate) async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode>
 }
 
 async fn list(app: &App, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let filter = RunFilter { job: args.job, state: args.state, ds: args.ds, limit: args.limit, ..RunFilter::default() };
+    let job = args.job.map(|name| steer::job_name(app, &name)).transpose()?;
+    let filter = RunFilter { job, state: args.state, ds: args.ds, limit: args.limit, ..RunFilter::default() };
     let runs = app.run_store().await?.list(&filter).await.map_err(Carried::from)?;
     if app.out.json {
         app.out.document(&json!({"runs": runs.iter().map(run_json).collect::<Vec<_>>()}))?;

@@ -167,6 +167,12 @@ fn people_steer_what_runs() {
     assert_eq!(count_of(&project, "total"), "n\n0\n");
     assert_eq!(project.ok(&["sql", "SELECT count(DISTINCT ds) AS n FROM numbers"]), "n\n1\n", "{plan}");
 
+    // A job in a folder goes by its table's name too, as everywhere.
+    project.write("jobs/in/folder/deep.sql", "/* job\nowner: tests\nstart: 2026-01-01\ngrain: day\n*/ SELECT 1 AS n\n");
+    project.ok(&["run", "deep", "--ds", "2026-01-01", "-q"]);
+    let deep = project.json(&["runs", "list", "--job", "deep"]);
+    assert_eq!(deep["runs"][0]["job"], "in/folder/deep", "{deep}");
+
     // An ended run is carried out again, and marked.
     let run = project.json(&["runs", "list", "--job", "total", "--limit", "1"])["runs"][0]["run_id"].clone();
     let run = run.as_str().unwrap();

@@ -22,9 +22,12 @@ use crate::{
     output::counted,
 };
 
-/// Which runs, all of a job.
+/// Which runs: some by their ids, or all of a job.
 #[derive(Debug, clap::Args)]
-struct OfJob {
+struct Which {
+    /// The runs, as runs list shows them
+    #[arg(value_name = "RUN", required_unless_present = "job")]
+    runs: Vec<RunId>,
     /// Runs of this job, by its name or by its table
     #[arg(long, conflicts_with = "runs")]
     job: Option<String>,
@@ -48,11 +51,8 @@ struct OfJob {
   headworks runs cancel hoduycsugc-1
   headworks runs cancel --job company_metrics --from 2018-03-01 --to 2018-03-31 --yes")]
 pub(crate) struct CancelArgs {
-    /// The runs, as runs list shows them
-    #[arg(value_name = "RUN", required_unless_present = "job")]
-    runs: Vec<RunId>,
     #[command(flatten)]
-    of: OfJob,
+    which: Which,
     /// With --job: do it; without this it only says which runs would be cancelled
     #[arg(short, long)]
     yes: bool,
@@ -68,11 +68,8 @@ pub(crate) struct CancelArgs {
   headworks runs clear --job flights --from 2018-03-01 --to 2018-03-03 --downstream
   headworks runs clear --job flights --from 2018-03-01 --to 2018-03-03 --failed --yes")]
 pub(crate) struct ClearArgs {
-    /// The runs, as runs list shows them
-    #[arg(value_name = "RUN", required_unless_present = "job")]
-    runs: Vec<RunId>,
     #[command(flatten)]
-    of: OfJob,
+    which: Which,
     /// Only runs that did not succeed
     #[arg(long)]
     failed: bool,
@@ -95,11 +92,8 @@ pub(crate) struct MarkArgs {
     /// The state
     #[arg(value_enum)]
     state: MarkArg,
-    /// The runs, as runs list shows them
-    #[arg(value_name = "RUN", required_unless_present = "job")]
-    runs: Vec<RunId>,
     #[command(flatten)]
-    of: OfJob,
+    which: Which,
     /// Only runs that did not succeed
     #[arg(long)]
     failed: bool,
@@ -132,7 +126,7 @@ impl From<MarkArg> for State {
     }
 }
 
-impl OfJob {
+impl Which {
     fn filter(&self, job: JobName) -> RunFilter {
         RunFilter {
             job: Some(job),
@@ -145,7 +139,7 @@ impl OfJob {
 }
 
 /// The job's name: a job whose file is gone may still have runs.
-fn job_name(app: &App, name: &str) -> anyhow::Result<JobName> {
+pub(super) fn job_name(app: &App, name: &str) -> anyhow::Result<JobName> {
     match app.project_as_it_is()?.job(name) {
         Ok(job) => Ok(job.name.clone()),
         Err(unknown) => name.parse().map_err(|_| unknown.into()),
@@ -154,19 +148,13 @@ fn job_name(app: &App, name: &str) -> anyhow::Result<JobName> {
 
 pub(super) async fn cancel(app: &App, args: CancelArgs) -> anyhow::Result<ExitCode> {
     let store = app.run_store().await?;
-    let does = args.yes || args.of.job.is_none();
+    let does = args.yes || args.which.job.is_none();
     let mut withdrawn = 0;
-    let rows: Vec<RunRow> = match &args.of.job {
-        None => {
-            let mut rows = Vec::new();
-            for run in &args.runs {
-                rows.push(detail(app, run).await?.run);
-            }
-            rows
-        }
+    let rows: Vec<RunRow> = match &args.which.job {
+        None => named(app, &args.which.runs).await?,
         Some(name) => {
             let job = job_name(app, name)?;
-            let filter = RunFilter { live: true, ..args.of.filter(job.clone()) };
+            let filter = RunFilter { live: true, ..args.which.filter(job.clone()) };
             // First what was asked for and not begun, or it begins meanwhile.
             withdrawn = store.withdraw(&job, filter.from, filter.to, does).await?;
             store.list(&filter).await.map_err(Carried::from)?
@@ -216,12 +204,8 @@ fn outcome_word(outcome: Cancelled) -> &'static str {
     }
 }
 
-/// The runs that are named, or those of a job.
-async fn meant(app: &App, runs: &[RunId], of: &OfJob) -> anyhow::Result<Vec<RunRow>> {
-    if let Some(name) = &of.job {
-        let filter = of.filter(job_name(app, name)?);
-        return Ok(app.run_store().await?.list(&filter).await.map_err(Carried::from)?);
-    }
+/// The runs that are named by their ids.
+async fn named(app: &App, runs: &[RunId]) -> anyhow::Result<Vec<RunRow>> {
     let mut rows = Vec::with_capacity(runs.len());
     for run in runs {
         rows.push(detail(app, run).await?.run);
@@ -229,16 +213,25 @@ async fn meant(app: &App, runs: &[RunId], of: &OfJob) -> anyhow::Result<Vec<RunR
     Ok(rows)
 }
 
+/// The runs that are named, or those of a job.
+async fn meant(app: &App, which: &Which) -> anyhow::Result<Vec<RunRow>> {
+    let Some(job) = &which.job else { return named(app, &which.runs).await };
+    let filter = which.filter(job_name(app, job)?);
+    Ok(app.run_store().await?.list(&filter).await.map_err(Carried::from)?)
+}
+
 pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode> {
     let store = app.run_store().await?;
     let project = app.project_as_it_is()?;
-    let mut rows = meant(app, &args.runs, &args.of).await?;
+    let mut rows = meant(app, &args.which).await?;
     if args.downstream {
         let more = downstream(app, project, &rows).await?;
         rows.extend(more);
     }
     let rows = newest(rows);
-    if let Some(live) = rows.iter().find(|row| row.finished_at.is_none() && args.of.job.is_none() && !args.downstream) {
+    if let Some(live) =
+        rows.iter().find(|row| row.finished_at.is_none() && args.which.job.is_none() && !args.downstream)
+    {
         return Err(Failure::usage(
             format!("run `{}` is not over", live.id),
             format!("cancel it first: headworks runs cancel {}", live.id),
@@ -252,7 +245,7 @@ pub(super) async fn clear(app: &App, args: ClearArgs) -> anyhow::Result<ExitCode
     let requests: Vec<Request> =
         rows.iter().map(|row| Request { job: row.job.clone(), interval: row.interval }).collect();
     execute::check_whole_imports(project, &requests, app.clock.now(), execute::AS_OF_NOW_ELSEWHERE)?;
-    let is_bulk = args.of.job.is_some() || args.downstream;
+    let is_bulk = args.which.job.is_some() || args.downstream;
     let does = (args.yes || !is_bulk) && !rows.is_empty();
     let mut backfill = None;
     if does && is_bulk {
@@ -344,8 +337,8 @@ pub(super) async fn mark(app: &App, args: MarkArgs) -> anyhow::Result<ExitCode> 
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("the reason is empty", "say why, for whoever reads it next: --reason 'TEXT'").into());
     }
-    let (store, state, is_bulk) = (app.run_store().await?, State::from(args.state), args.of.job.is_some());
-    let mut rows = meant(app, &args.runs, &args.of).await?;
+    let (store, state, is_bulk) = (app.run_store().await?, State::from(args.state), args.which.job.is_some());
+    let mut rows = meant(app, &args.which).await?;
     if is_bulk {
         rows = newest(rows);
         rows.retain(|row| row.finished_at.is_some() && row.state != state);
