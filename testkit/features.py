@@ -12,7 +12,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "crates/features/Cargo.toml"
 # The crates that stand on arrow. The others build in seconds, with whatever features.
-HELD = ["headworks-lake", "headworks-engine", "headworks-connect"]
+HELD = ["headworks-lake", "headworks-engine", "headworks-connect", "headworks-wire", "headworks-api"]
 
 
 def features(*selection):

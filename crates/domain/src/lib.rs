@@ -12,6 +12,7 @@
 //! assert_eq!(Grain::Hour.to_string(), "hour");
 //! ```
 
+mod access;
 mod error;
 mod name;
 mod partition;
@@ -19,6 +20,7 @@ mod problem;
 mod secret;
 mod time;
 
+pub use access::Access;
 pub use error::{Code, ErrorKind, Fault};
 pub use name::{ConnectionName, EnvironmentName, JobName, NameError, RunId, TableName, TaskName, nearest};
 pub use partition::{PartitionKey, PartitionKeyError};

@@ -28,6 +28,14 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// True when it has a table or view of that name now.
     async fn has(&self, name: &str) -> Result<bool>;
+
+    /// A text that is another one whenever what a query reads of these tables and views may be other than it was: rows,
+    /// columns, which of them are there. `None` when they have changed since `since`, or when nobody can tell.
+    ///
+    /// It is asked for each answer from the cache, so it must be cheap; and it must know every commit that was done before.
+    async fn stamp(&self, _names: &[String], _since: Option<Moment>) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// The newest partitions of tables by name.

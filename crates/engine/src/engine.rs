@@ -7,12 +7,16 @@ use std::{
     time::Duration,
 };
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
 use datafusion::{
     error::DataFusionError,
     execution::{
         SendableRecordBatchStream, TaskContext,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::MemoryPool,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
     physical_plan::{execute_stream, stream::RecordBatchStreamAdapter},
@@ -26,12 +30,17 @@ use tokio::{
 };
 
 use crate::{
-    Catalog, EngineOptions, Error, QueryOptions, Result,
+    CacheState, Catalog, EngineOptions, Error, Priority, QueryId, QueryOptions, QueryState, QueueState, Result,
+    cache::{Cache, Flight, Looked},
+    live::{Entered, Live, Registry},
+    parse,
     plan::{Planned, Planner, Runnable},
-    pool::{Budget, QueryPool},
+    pool::QueryPool,
+    queue::{Queue, Queues, Slot},
+    stored::{Stored, bytes_of},
 };
 
-/// Runs SQL over a lake, on threads of its own.
+/// Runs SQL over a lake, on threads of its own: the one way in for everybody who asks the lake.
 ///
 /// Cheap to clone. The last clone that goes stops what still runs, without waiting for it; [`Engine::shut_down`] waits.
 #[derive(Clone)]
@@ -41,62 +50,94 @@ pub struct Engine {
 
 struct Inner {
     /// Taken out on the way down: a runtime may not be dropped where futures run.
-    runtime: Option<Runtime>,
-    handle: Handle,
+    runtimes: Vec<Runtime>,
     shared: Arc<Shared>,
 }
 
-/// What running queries need; no reference back to the runtime, which could otherwise be dropped on its own thread.
+/// What running queries need; no reference back to the runtimes, which could otherwise be dropped on their own threads.
 struct Shared {
     planner: Planner,
-    base: Arc<RuntimeEnv>,
-    budget: Arc<Budget>,
-    slots: Arc<Semaphore>,
-    slots_max: u32,
+    catalog: Arc<dyn Catalog>,
+    queues: Queues,
+    spill: HashMap<String, Arc<RuntimeEnv>>,
+    cache: Arc<Cache>,
+    registry: Arc<Registry>,
+    /// Threads of queries that people wait for, and of those that nobody does.
+    normal: Handle,
+    low: Handle,
     batches_ahead: usize,
     closing: watch::Sender<bool>,
 }
 
+/// What a statement gives, before it is run.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// The type of each parameter, `$1` first; `None` where the statement does not say.
+    pub parameters: Vec<Option<DataType>>,
+    /// The columns of its rows.
+    pub schema: SchemaRef,
+}
+
 impl Engine {
-    /// Starts the engine's threads. Errors: `Start` when the spill folder cannot be made or threads cannot be started.
+    /// Starts the engine's threads. Errors: `Start` when its folders cannot be made or threads cannot be started.
     pub fn new(catalog: Arc<dyn Catalog>, options: EngineOptions) -> Result<Self> {
-        std::fs::create_dir_all(&options.spill_dir).map_err(Error::Start)?;
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![options.spill_dir.clone()]))
-            .with_max_temp_directory_size(options.spill_bytes_max);
-        let base = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
+        let results = options.spill_dir.join("results");
+        // What a process that was killed has left behind.
+        if let Err(error) = std::fs::remove_dir_all(&results)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(Error::Start(error));
+        }
+        std::fs::create_dir_all(&results).map_err(Error::Start)?;
+        let disk = |bytes_max| {
+            DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![options.spill_dir.clone()]))
+                .with_max_temp_directory_size(bytes_max)
+        };
+        let base = RuntimeEnvBuilder::new().with_disk_manager_builder(disk(options.spill_bytes_max)).build_arc()?;
         catalog.register(&base);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(options.threads.max(1))
-            .thread_name("headworks-sql")
-            // Planning recurses as deep as a statement nests, and so does dropping it: blocking threads have this stack too.
-            .thread_stack_size(options.stack_bytes)
-            .max_blocking_threads(options.queries_max.max(4) * 2)
-            .enable_all()
-            .build()
-            .map_err(Error::Start)?;
-        let slots_max = u32::try_from(options.queries_max.max(1)).unwrap_or(u32::MAX);
+        let queues = Queues::new(&options.queues, options.memory_bytes);
+        let mut spill = HashMap::new();
+        for queue in queues.all() {
+            let own = match queue.options.spill_bytes_max {
+                None => Arc::clone(&base),
+                Some(bytes_max) => RuntimeEnvBuilder::from_runtime_env(&base)
+                    .with_disk_manager_builder(disk(bytes_max))
+                    .build_arc()?,
+            };
+            spill.insert(queue.options.name.clone(), own);
+        }
+        let queries_max: usize = queues.all().iter().map(|queue| queue.options.slots).sum();
+        let mut runtimes = vec![runtime(&options, queries_max, "headworks-sql", None)?];
+        if queues.all().iter().any(|queue| queue.options.priority == Priority::Low) {
+            runtimes.push(runtime(&options, queries_max, "headworks-low", Some(LOW_NICE))?);
+        }
+        let (normal, low) = (runtimes[0].handle().clone(), runtimes[runtimes.len() - 1].handle().clone());
         let shared = Arc::new(Shared {
-            planner: Planner::new(catalog, base.clone(), options.threads.max(1), options.parallel_bytes_min),
-            base,
-            budget: Budget::new(options.memory_bytes),
-            slots: Arc::new(Semaphore::new(options.queries_max.max(1))),
-            slots_max,
+            planner: Planner::new(Arc::clone(&catalog), base, options.threads.max(1), options.parallel_bytes_min),
+            catalog,
+            queues,
+            spill,
+            cache: Cache::new(options.cache, results),
+            registry: Registry::new(options.clock, options.listener),
+            normal,
+            low,
             batches_ahead: options.batches_ahead.max(1),
             closing: watch::Sender::new(false),
         });
-        let handle = runtime.handle().clone();
-        Ok(Self { inner: Arc::new(Inner { runtime: Some(runtime), handle, shared }) })
+        Ok(Self { inner: Arc::new(Inner { runtimes, shared }) })
     }
 
-    /// Plans one statement and starts it. Batches come as they are made; the query waits when its reader is slow and is
-    /// stopped when the stream is dropped, or this future.
+    /// Plans one statement and starts it, or finds its result in the cache. Batches come as they are made; the query waits
+    /// when its reader is slow and is stopped when the stream is dropped, or this future.
     ///
     /// Errors: those of [`Error`]; what fails while rows are made comes as the stream's last item.
     pub async fn query(&self, sql: &str, options: QueryOptions) -> Result<QueryStream> {
-        let shared = self.inner.shared.clone();
+        let shared = Arc::clone(&self.inner.shared);
+        let queue = Arc::clone(shared.queues.of(options.queue.as_deref(), &options.caller)?);
+        let entered = shared.registry.enter(sql, options.caller.clone(), queue);
         let sql = sql.to_owned();
-        Stopping::of(self.inner.handle.spawn(start(shared, sql, options))).joined().await
+        Stopping::of(shared.normal.clone().spawn(start(shared, sql, options, entered))).joined().await
     }
 
     /// Runs one statement and keeps its whole result in memory: for results that are known to be small.
@@ -104,26 +145,83 @@ impl Engine {
         self.query(sql, options).await?.try_collect().await
     }
 
+    /// Plans one statement and tells what it takes and gives. Errors: those of planning.
+    pub async fn describe(&self, sql: &str, options: QueryOptions) -> Result<Described> {
+        let shared = Arc::clone(&self.inner.shared);
+        let deadline = Deadline::of(options.timeout);
+        let (sql, handle) = (sql.to_owned(), shared.normal.clone());
+        let task = handle.clone().spawn_blocking(move || handle.block_on(shared.planner.describe(&sql, &options)));
+        deadline.limit(async { task.await.map_err(not_joined)? }).await
+    }
+
+    /// The queries that wait or run now, the oldest first.
+    pub fn queries(&self) -> Vec<QueryState> {
+        self.inner.shared.registry.states()
+    }
+
+    /// How a query stands that waits or runs now.
+    pub fn state(&self, id: QueryId) -> Option<QueryState> {
+        Some(self.inner.shared.registry.get(id)?.state())
+    }
+
+    /// Stops a query; its reader gets `Cancelled`. False when no such query waits or runs.
+    pub fn cancel(&self, id: QueryId) -> bool {
+        self.inner.shared.registry.get(id).map(|live| live.stop()).is_some()
+    }
+
+    /// How each queue stands.
+    pub fn queues(&self) -> Vec<QueueState> {
+        self.inner.shared.queues.all().iter().map(|queue| queue.state()).collect()
+    }
+
+    /// How the cache stands.
+    pub fn cache(&self) -> CacheState {
+        self.inner.shared.cache.state()
+    }
+
     /// Bytes that sorts, joins and groupings of all running queries hold now.
     pub fn memory_used_bytes(&self) -> usize {
-        self.inner.shared.budget.used()
+        self.inner.shared.queues.all().iter().map(|queue| queue.budget.used()).sum()
     }
 
     /// Stops all queries and waits until they have let go of memory and files, at most so long.
     pub async fn shut_down(&self, wait: Duration) {
-        let shared = self.inner.shared.clone();
+        let shared = Arc::clone(&self.inner.shared);
+        shared.queues.close();
         shared.closing.send_replace(true);
-        let all = async move {
-            // All slots free means that no query runs; closed for good, so that none starts.
-            let done = shared.slots.acquire_many(shared.slots_max).await.is_ok();
-            shared.slots.close();
-            done
-        };
-        let waited = self.inner.handle.spawn(async move { tokio::time::timeout(wait, all).await });
-        if !matches!(waited.await, Ok(Ok(true))) {
-            tracing::warn!(wait_secs = wait.as_secs(), "queries still run after the engine was stopped");
+        let is_idle = || shared.queues.all().iter().all(|queue| queue.state().running == 0);
+        let until = Instant::now() + wait;
+        while !is_idle() {
+            if Instant::now() >= until {
+                tracing::warn!(wait_secs = wait.as_secs(), "queries still run after the engine was stopped");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// How much less often threads of queues with a low priority run than others that want to: about a tenth, on Linux.
+const LOW_NICE: i32 = 10;
+
+fn runtime(options: &EngineOptions, queries_max: usize, name: &str, nice: Option<i32>) -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder
+        .worker_threads(options.threads.max(1))
+        .thread_name(name)
+        // Planning recurses as deep as a statement nests, and so does dropping it: blocking threads have this stack too.
+        .thread_stack_size(options.stack_bytes)
+        .max_blocking_threads(queries_max.max(4) * 2)
+        .enable_all();
+    if let Some(nice) = nice {
+        builder.on_thread_start(move || {
+            let thread = Some(rustix::thread::gettid());
+            if let Err(error) = rustix::process::setpriority_process(thread, nice) {
+                tracing::warn!(%error, "threads of queues with a low priority run with a normal one");
+            }
+        });
+    }
+    builder.build().map_err(Error::Start)
 }
 
 impl fmt::Debug for Engine {
@@ -134,24 +232,47 @@ impl fmt::Debug for Engine {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.shared.queues.close();
         self.shared.closing.send_replace(true);
-        if let Some(runtime) = self.runtime.take() {
+        for runtime in self.runtimes.drain(..) {
             runtime.shutdown_background();
         }
     }
 }
 
-/// The batches of one query, as they are made elsewhere.
+/// The batches of one query, as they are made elsewhere or were before.
 pub struct QueryStream {
+    live: Arc<Live>,
     schema: SchemaRef,
-    batches: mpsc::Receiver<Result<RecordBatch>>,
-    driver: AbortHandle,
+    batches: Batches,
+}
+
+enum Batches {
+    /// From a query that runs; batches beyond those that are kept have a permit, so that it does not run ahead.
+    Made { batches: mpsc::Receiver<Made>, driver: AbortHandle },
+    /// From the cache.
+    Kept { stored: Arc<Stored>, next: usize, left: u64 },
+}
+
+struct Made {
+    batch: Result<RecordBatch>,
+    _ahead: Option<OwnedSemaphorePermit>,
 }
 
 impl QueryStream {
+    /// The query's id.
+    pub fn id(&self) -> QueryId {
+        self.live.id()
+    }
+
+    /// How the query stands, also after its end.
+    pub fn state(&self) -> QueryState {
+        self.live.state()
+    }
+
     /// The columns of all batches.
     pub fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        Arc::clone(&self.schema)
     }
 
     /// The same as DataFusion's type; errors travel inside it and come out whole through [`Error::from`].
@@ -165,13 +286,32 @@ impl Stream for QueryStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.batches.poll_recv(ctx)
+        match &mut self.batches {
+            Batches::Made { batches, .. } => batches.poll_recv(ctx).map(|made| Some(made?.batch)),
+            Batches::Kept { left: 0, .. } => Poll::Ready(None),
+            Batches::Kept { stored, next, left } => {
+                // Entries of the cache are in memory when they are handed out.
+                let batch = stored.batch(*next).transpose();
+                *next += 1;
+                let batch = batch.map(|batch| batch.map(|batch| first_rows(batch, left)));
+                Poll::Ready(batch)
+            }
+        }
     }
+}
+
+/// The rows of a batch that are still wanted.
+fn first_rows(batch: RecordBatch, left: &mut u64) -> RecordBatch {
+    let rows = batch.num_rows().min(usize::try_from(*left).unwrap_or(usize::MAX));
+    *left -= rows as u64;
+    if rows == batch.num_rows() { batch } else { batch.slice(0, rows) }
 }
 
 impl Drop for QueryStream {
     fn drop(&mut self) {
-        self.driver.abort();
+        if let Batches::Made { driver, .. } = &self.batches {
+            driver.abort();
+        }
     }
 }
 
@@ -205,7 +345,7 @@ impl<T> Drop for Stopping<T> {
     }
 }
 
-fn not_joined(error: tokio::task::JoinError) -> Error {
+pub(crate) fn not_joined(error: tokio::task::JoinError) -> Error {
     if error.is_cancelled() { Error::Cancelled } else { Error::Internal { message: error.to_string() } }
 }
 
@@ -233,117 +373,357 @@ impl Deadline {
     }
 }
 
-/// Waits for a slot, plans, and lets the query run on by itself.
-async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions) -> Result<QueryStream> {
-    let deadline = Deadline::of(options.timeout);
+/// Looks into the cache; else waits for a slot, plans, and lets the query run on by itself.
+async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered: Entered) -> Result<QueryStream> {
+    let live = Arc::clone(entered.live());
+    let timeout = match (options.timeout, live.queue().options.timeout) {
+        (Some(own), Some(most)) => Some(own.min(most)),
+        (own, most) => own.or(most),
+    };
+    let deadline = Deadline::of(timeout);
+    let rows_wanted = options.rows_max.unwrap_or(u64::MAX);
     let mut closing = shared.closing.subscribe();
-    let planned = deadline.limit(async {
+    let prepared = deadline.limit(async {
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => Err(Error::Cancelled),
-            planned = planned(shared.clone(), sql, options) => planned,
+            () = live.stopped() => Err(Error::Cancelled),
+            prepared = prepare(&shared, sql, options, &live) => prepared,
         }
     });
-    let (planned, slot) = planned.await?;
+    let prepared = match Box::pin(prepared).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            entered.end(Some(&error));
+            return Err(error);
+        }
+    };
+    let (planned, slot, keeping) = match prepared {
+        Prepared::Kept(stored) => {
+            live.is_cached();
+            live.gave(usize::try_from(stored.rows().min(rows_wanted)).unwrap_or(usize::MAX), 0);
+            if stored.rows() > rows_wanted {
+                live.is_truncated();
+            }
+            entered.end(None);
+            let schema = stored.schema();
+            return Ok(QueryStream { live, schema, batches: Batches::Kept { stored, next: 0, left: rows_wanted } });
+        }
+        Prepared::Planned(planned, slot, keeping) => (planned, slot, keeping),
+    };
     let schema = planned.schema();
-    let (sender, batches) = mpsc::channel(shared.batches_ahead);
-    let driver = tokio::spawn(drive(shared, planned, slot, deadline, sender)).abort_handle();
-    Ok(QueryStream { schema, batches, driver })
+    // Bounded by permits; only what may be kept goes without, which is bounded by its bytes.
+    let (sender, batches) = mpsc::channel(CHANNEL_BATCHES_MAX);
+    let driver = Driver {
+        sender,
+        ahead: Arc::new(Semaphore::new(shared.batches_ahead)),
+        keeping,
+        schema: Arc::clone(&schema),
+        rows_left: rows_wanted,
+        rows: 0,
+        shared: Arc::clone(&shared),
+        live: Arc::clone(&live),
+    };
+    let lane = match live.queue().options.priority {
+        Priority::Normal => &shared.normal,
+        Priority::Low => &shared.low,
+    };
+    let driver = lane.spawn(driver.drive(planned, slot, deadline, entered)).abort_handle();
+    Ok(QueryStream { live, schema, batches: Batches::Made { batches, driver } })
+}
+
+/// The most batches of a result that is kept; a larger one is not.
+const CHANNEL_BATCHES_MAX: usize = 4_096;
+
+/// What comes before the first row.
+#[allow(clippy::large_enum_variant, reason = "there is one a query")]
+enum Prepared {
+    Kept(Arc<Stored>),
+    Planned(Planned, Slot, Option<Keeping>),
+}
+
+/// A result on its way into the cache.
+struct Keeping {
+    key: Arc<str>,
+    tables: Arc<[String]>,
+    stamp: String,
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+    /// Others wait for it while this is here.
+    _flight: Option<Flight>,
+}
+
+async fn prepare(shared: &Arc<Shared>, sql: String, options: QueryOptions, live: &Arc<Live>) -> Result<Prepared> {
+    let key = if shared.cache.is_off() { None } else { key(&sql, &options) };
+    let mut flight = None;
+    while let Some(key) = &key {
+        match shared.cache.look(key, shared.catalog.as_ref()).await? {
+            Looked::Hit(stored) => return Ok(Prepared::Kept(stored)),
+            // It ends by going away.
+            Looked::Flying(mut other) => while other.changed().await.is_ok() {},
+            Looked::Lead(own) => {
+                flight = Some(own);
+                break;
+            }
+            Looked::Alone => break,
+        }
+    }
+    let slot = enter(live).await?;
+    live.plans();
+    let threads = options.threads.or(live.queue().options.threads);
+    let (planned, slot) = planned(Arc::clone(shared), sql, QueryOptions { threads, ..options }, live, slot).await?;
+    let keeping = match (key, planned.reads()) {
+        (Some(key), Some(reads)) => {
+            let stamp = shared.catalog.stamp(&reads.tables, Some(reads.moment)).await?;
+            stamp.map(|stamp| Keeping {
+                key,
+                tables: reads.tables.clone().into(),
+                stamp,
+                batches: Vec::new(),
+                bytes: 0,
+                _flight: flight,
+            })
+        }
+        (Some(key), None) => {
+            shared.cache.does_not_keep(&key);
+            None
+        }
+        (None, _) => None,
+    };
+    Ok(Prepared::Planned(planned, slot, keeping))
+}
+
+/// What must be the same for two queries to have the same rows on the same data; `None` when nothing can be kept.
+fn key(sql: &str, options: &QueryOptions) -> Option<Arc<str>> {
+    if !options.is_cached || !options.tables.is_empty() || options.at != crate::At::Now || options.rows_max.is_some() {
+        return None;
+    }
+    let text = parse::canonical(sql, &options.limits)?;
+    Some(format!("{}\0{:?}\0{text}", options.caller.access.fingerprint(), options.parameters).into())
+}
+
+/// Waits for a slot in the query's queue. Errors: `QueueFull`, `QueueWait`.
+async fn enter(live: &Live) -> Result<Slot> {
+    let queue: &Arc<Queue> = live.queue();
+    let waiting = match queue.enter(&live.caller().user)? {
+        Ok(slot) => return Ok(slot),
+        Err(waiting) => waiting,
+    };
+    live.waits(waiting.ticket());
+    let ticket = waiting.ticket();
+    let Some(most) = queue.options.wait_max else { return waiting.turn().await };
+    let mut turn = std::pin::pin!(waiting.turn());
+    match tokio::time::timeout(most, &mut turn).await {
+        Ok(slot) => slot,
+        Err(_) => Err(Error::QueueWait {
+            queue: queue.options.name.clone(),
+            seconds: most.as_secs().max(1),
+            place: queue.place(ticket).unwrap_or(1),
+        }),
+    }
 }
 
 /// Plans on a thread that may block: planning does not give way, and a large statement takes a while.
 ///
 /// When time is up the caller goes on and the thread finishes by itself; its slot stays taken until then.
-async fn planned(shared: Arc<Shared>, sql: String, options: QueryOptions) -> Result<(Planned, OwnedSemaphorePermit)> {
-    let slot = shared.slots.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
-    let handle = Handle::current();
-    let task = tokio::task::spawn_blocking(move || {
+async fn planned(
+    shared: Arc<Shared>,
+    sql: String,
+    options: QueryOptions,
+    live: &Live,
+    slot: Slot,
+) -> Result<(Planned, Slot)> {
+    let handle = match live.queue().options.priority {
+        Priority::Normal => shared.normal.clone(),
+        Priority::Low => shared.low.clone(),
+    };
+    let task = handle.clone().spawn_blocking(move || {
         let planned = handle.block_on(shared.planner.plan(&sql, &options))?;
         Ok((planned, slot))
     });
     task.await.map_err(not_joined)?
 }
 
-/// Runs a plan to its end, its reader's end, its deadline, or the engine's.
-async fn drive(
+/// Runs a plan and hands its batches on.
+struct Driver {
     shared: Arc<Shared>,
-    planned: Planned,
-    slot: OwnedSemaphorePermit,
-    deadline: Deadline,
-    sender: mpsc::Sender<Result<RecordBatch>>,
-) {
-    let mut closing = shared.closing.subscribe();
-    let run = async {
-        tokio::select! {
-            biased;
-            _ = closing.wait_for(|closing| *closing) => Err(Error::Cancelled),
-            done = run(&shared, planned, &sender) => done,
-        }
-    };
-    let done = Box::pin(deadline.limit(run)).await;
-    // The error waits for a slow reader; the slot does not.
-    drop(slot);
-    if let Err(error) = done {
-        let _ = sender.send(Err(error)).await;
+    live: Arc<Live>,
+    sender: mpsc::Sender<Made>,
+    /// Batches that the reader has not taken yet.
+    ahead: Arc<Semaphore>,
+    keeping: Option<Keeping>,
+    schema: SchemaRef,
+    rows_left: u64,
+    rows: u64,
+}
+
+/// How often a running query is held against its limit of bytes.
+const SCAN_LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Why a driver goes on no further.
+enum Halt {
+    /// Its reader went away or has all it wants.
+    Enough,
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 
-async fn run(shared: &Shared, planned: Planned, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
-    let plan = match planned {
-        Planned::Rows(batch) => {
-            let _ = sender.send(Ok(batch)).await;
-            return Ok(());
-        }
-        Planned::Plan(plan) => plan,
-    };
-    match attempt(shared, &plan, sender).await {
-        Err((Error::Exhausted { message }, false)) => match shared.planner.plan_spilling(&plan).await? {
-            None => Err(Error::Exhausted { message }),
-            Some(again) => {
-                tracing::info!(error = message, "query ran out of memory, tried again with joins that spill");
-                drop(plan);
-                attempt(shared, &again, sender).await.map_err(|(error, _)| error)
+impl Driver {
+    /// Runs a plan to its end, its reader's end, its deadline, or the engine's.
+    async fn drive(mut self, planned: Planned, slot: Slot, deadline: Deadline, entered: Entered) {
+        let (shared, live) = (Arc::clone(&self.shared), Arc::clone(&self.live));
+        let mut closing = shared.closing.subscribe();
+        let run = async {
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => Err(Error::Cancelled),
+                () = live.stopped() => Err(Error::Cancelled),
+                error = scans_too_much(&live) => Err(error),
+                done = self.run(planned) => done,
             }
-        },
-        other => other.map_err(|(error, _)| error),
-    }
-}
-
-/// Runs a plan once. Errors come with whether rows had gone out before.
-async fn attempt(
-    shared: &Shared,
-    plan: &Runnable,
-    sender: &mpsc::Sender<Result<RecordBatch>>,
-) -> Result<(), (Error, bool)> {
-    let mut sent = false;
-    let mut stream = batches(shared, plan).map_err(|e| (e, sent))?;
-    while let Some(batch) = stream.next().await {
-        let batch = batch.map_err(|e| (Error::from(e), sent))?;
-        if batch.num_rows() == 0 {
-            continue;
+        };
+        let done = Box::pin(deadline.limit(run)).await;
+        match done {
+            Ok(()) => {
+                self.keep();
+                drop(slot);
+                entered.end(None);
+            }
+            Err(error) => {
+                // The error waits for a slow reader; the slot and whoever waits for the same do not.
+                drop((slot, self.keeping.take()));
+                entered.end(Some(&error));
+                let _ = self.sender.send(Made { batch: Err(error), _ahead: None }).await;
+            }
         }
-        sent = true;
-        if sender.send(Ok(batch)).await.is_err() {
+    }
+
+    fn keep(&mut self) {
+        if let Some(Keeping { key, tables, stamp, batches, .. }) = self.keeping.take() {
+            self.shared.cache.keep(&key, tables, stamp, Arc::clone(&self.schema), batches);
+        }
+    }
+
+    async fn run(&mut self, planned: Planned) -> Result<()> {
+        let plan = match planned {
+            Planned::Rows(batch) => {
+                self.live.runs(None);
+                return match self.give(batch).await {
+                    Err(Halt::Failed(error)) => Err(error),
+                    _ => Ok(()),
+                };
+            }
+            Planned::Plan(plan) => plan,
+        };
+        match self.attempt(&plan).await {
+            Err(Error::Exhausted { message }) if self.rows == 0 => {
+                match self.shared.planner.plan_spilling(&plan).await? {
+                    None => Err(Error::Exhausted { message }),
+                    Some(again) => {
+                        tracing::info!(error = message, "query ran out of memory, tried again with joins that spill");
+                        drop(plan);
+                        self.attempt(&again).await
+                    }
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Runs a plan once.
+    async fn attempt(&mut self, plan: &Runnable) -> Result<()> {
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(Arc::clone(&self.live.queue().budget)));
+        self.live.runs(Some((Arc::clone(&plan.physical), Arc::clone(&pool))));
+        let mut stream = self.batches(plan, pool)?;
+        while let Some(batch) = stream.next().await {
+            match self.give(batch?).await {
+                Ok(()) => {}
+                Err(Halt::Enough) => break,
+                Err(Halt::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a batch to the reader, and to the cache while there is room.
+    async fn give(&mut self, batch: RecordBatch) -> Result<(), Halt> {
+        if batch.num_rows() == 0 {
             return Ok(());
         }
+        let had = batch.num_rows();
+        let batch = first_rows(batch, &mut self.rows_left);
+        if batch.num_rows() < had {
+            self.live.is_truncated();
+        }
+        if batch.num_rows() == 0 {
+            return Err(Halt::Enough);
+        }
+        self.rows += batch.num_rows() as u64;
+        let queue = self.live.queue();
+        if let Some(limit) = queue.options.rows_max.filter(|limit| self.rows > *limit) {
+            return Err(Error::TooManyRows { limit, queue: queue.options.name.clone() }.into());
+        }
+        let bytes = bytes_of(&batch);
+        self.live.gave(batch.num_rows(), bytes);
+        let is_kept = match &mut self.keeping {
+            None => false,
+            Some(keeping) => {
+                keeping.bytes += bytes;
+                keeping.batches.push(batch.clone());
+                let has_room = keeping.bytes <= self.shared.cache.entry_bytes_max()
+                    && keeping.batches.len() < CHANNEL_BATCHES_MAX - self.shared.batches_ahead;
+                if !has_room {
+                    self.shared.cache.does_not_keep(&keeping.key);
+                }
+                has_room
+            }
+        };
+        let ahead = if is_kept {
+            None
+        } else {
+            self.keeping = None;
+            let permit = Arc::clone(&self.ahead).acquire_owned();
+            let Ok(permit) = tokio::time::timeout(queue.options.idle_max, permit).await else {
+                return Err(Error::SlowReader { seconds: queue.options.idle_max.as_secs().max(1) }.into());
+            };
+            permit.ok()
+        };
+        let sent = self.sender.send(Made { batch: Ok(batch), _ahead: ahead }).await;
+        sent.map_err(|_| Halt::Enough)
     }
-    Ok(())
+
+    fn batches(&self, plan: &Runnable, pool: Arc<dyn MemoryPool>) -> Result<SendableRecordBatchStream> {
+        let base = &self.shared.spill[&self.live.queue().options.name];
+        let runtime = RuntimeEnvBuilder::from_runtime_env(base).with_memory_pool(pool).build_arc()?;
+        let state = &plan.state;
+        let context = TaskContext::new(
+            None,
+            state.session_id().to_owned(),
+            state.config().clone(),
+            // A plan has its functions with it; only plans that come from elsewhere look them up by name.
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            runtime,
+        );
+        Ok(execute_stream(Arc::clone(&plan.physical), Arc::new(context))?)
+    }
 }
 
-fn batches(shared: &Shared, plan: &Runnable) -> Result<SendableRecordBatchStream> {
-    let pool = Arc::new(QueryPool::new(shared.budget.clone()));
-    let runtime = RuntimeEnvBuilder::from_runtime_env(&shared.base).with_memory_pool(pool).build_arc()?;
-    let state = &plan.state;
-    let context = TaskContext::new(
-        None,
-        state.session_id().to_owned(),
-        state.config().clone(),
-        // A plan has its functions with it; only plans that come from elsewhere look them up by name.
-        HashMap::new(),
-        HashMap::new(),
-        HashMap::new(),
-        HashMap::new(),
-        runtime,
-    );
-    Ok(execute_stream(plan.physical.clone(), Arc::new(context))?)
+/// Watches how much a query reads, when its queue has a limit; resolves once it is too much.
+async fn scans_too_much(live: &Live) -> Error {
+    let queue = &live.queue().options;
+    let Some(limit_bytes) = queue.scanned_bytes_max else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(SCAN_LOOK_EVERY).await;
+        if live.scanned_bytes() > limit_bytes {
+            return Error::TooMuchRead { limit_bytes, queue: queue.name.clone() };
+        }
+    }
 }

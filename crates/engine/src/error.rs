@@ -89,6 +89,57 @@ pub enum Error {
         /// The limit.
         seconds: u64,
     },
+    /// No queue has this name, or not for this caller.
+    #[error("there is no queue `{name}` for this query")]
+    UnknownQueue {
+        /// The name.
+        name: String,
+        /// The name that was most likely meant.
+        near: Option<String>,
+    },
+    /// Too many queries wait already.
+    #[error("queue `{queue}` is full: {waiting} queries wait in it")]
+    QueueFull {
+        /// The queue.
+        queue: String,
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The query waited for its turn as long as it may.
+    #[error("the query waited {seconds} s for a slot of queue `{queue}` and was still number {place} in line")]
+    QueueWait {
+        /// The queue.
+        queue: String,
+        /// The limit.
+        seconds: u64,
+        /// How many would have come first, itself counted.
+        place: usize,
+    },
+    /// The query gives more rows than its queue allows.
+    #[error("the query gives more than {limit} rows, the limit of queue `{queue}`")]
+    TooManyRows {
+        /// The limit.
+        limit: u64,
+        /// The queue.
+        queue: String,
+    },
+    /// The query reads more than its queue allows.
+    #[error("the query has read more than {limit_bytes} bytes of files, the limit of queue `{queue}`")]
+    TooMuchRead {
+        /// The limit.
+        limit_bytes: u64,
+        /// The queue.
+        queue: String,
+    },
+    /// The reader of the result took nothing for too long.
+    #[error("nobody took the query's rows for {seconds} s, so it was ended")]
+    SlowReader {
+        /// The limit.
+        seconds: u64,
+    },
+    /// A result could not be kept in a file, or read from there.
+    #[error("the result cannot be kept on disk: {0}")]
+    Spool(#[source] std::io::Error),
     /// Memory or spill space is used up, also after a second try with joins that spill.
     #[error("the query needs more memory or spill space than it has: {message}")]
     Exhausted {
@@ -281,7 +332,11 @@ impl Fault for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Syntax { .. } | Self::Plan { .. } | Self::Data { .. } => ErrorKind::Invalid,
-            Self::UnknownTable { .. } => ErrorKind::NotFound,
+            Self::UnknownTable { .. } | Self::UnknownQueue { .. } => ErrorKind::NotFound,
+            Self::QueueFull { .. } | Self::QueueWait { .. } => ErrorKind::Unavailable,
+            Self::TooManyRows { .. } | Self::TooMuchRead { .. } | Self::SlowReader { .. } => ErrorKind::Exhausted,
+            Self::Spool(error) if error.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
+            Self::Spool(_) => ErrorKind::Internal,
             Self::Refused { .. } => ErrorKind::Denied,
             Self::TooLarge { .. } | Self::Timeout { .. } | Self::Exhausted { .. } | Self::DiskFull { .. } => {
                 ErrorKind::Exhausted
@@ -303,6 +358,13 @@ impl Fault for Error {
             Self::UnknownTable { .. } => "SQL_UNKNOWN_TABLE",
             Self::Refused { .. } => "SQL_REFUSED",
             Self::TooLarge { .. } => "SQL_TOO_LARGE",
+            Self::UnknownQueue { .. } => "SQL_UNKNOWN_QUEUE",
+            Self::QueueFull { .. } => "SQL_QUEUE_FULL",
+            Self::QueueWait { .. } => "SQL_QUEUE_WAIT",
+            Self::TooManyRows { .. } => "SQL_TOO_MANY_ROWS",
+            Self::TooMuchRead { .. } => "SQL_TOO_MUCH_READ",
+            Self::SlowReader { .. } => "SQL_SLOW_READER",
+            Self::Spool(_) => "SQL_SPOOL",
             Self::Timeout { .. } => "SQL_TIMEOUT",
             Self::Exhausted { .. } => "SQL_EXHAUSTED",
             Self::DiskFull { .. } => "SQL_DISK_FULL",
@@ -330,6 +392,16 @@ impl Fault for Error {
             Self::TooLarge { .. } => {
                 Some("shorten it: long lists of values belong into a table that the query joins".to_owned())
             }
+            Self::UnknownQueue { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
+            Self::UnknownQueue { .. } => Some("queues are in headworks.toml: [queues.<name>]".to_owned()),
+            Self::QueueFull { queue, .. } => Some(format!("try again later, or raise `queues.{queue}.waiting_max`")),
+            Self::QueueWait { queue, .. } => Some(format!("try again later, or raise `queues.{queue}.slots`")),
+            Self::TooManyRows { queue, .. } => {
+                Some(format!("add LIMIT or count before you list, or raise `queues.{queue}.rows_max`"))
+            }
+            Self::TooMuchRead { queue, .. } => Some(format!(
+                "read fewer partitions (`where ds = ...`) or columns, or raise `queues.{queue}.scanned_bytes_max`"
+            )),
             Self::Timeout { .. } => Some("read fewer partitions (`where ds = ...`), or raise the timeout".to_owned()),
             Self::Exhausted { .. } => {
                 Some("read fewer partitions or columns, or raise `engine.memory` in headworks.toml".to_owned())
@@ -357,6 +429,7 @@ impl Fault for Error {
             Self::Storage { transient, .. } => *transient,
             Self::Output(_) => false,
             Self::Catalog(fault) => fault.is_retryable(),
+            Self::QueueFull { .. } | Self::QueueWait { .. } => true,
             Self::Check { source, .. } => source.is_retryable(),
             _ => false,
         }

@@ -56,6 +56,15 @@ impl Catalog for Lake {
         Ok(self.views(At::Version(version)).await?.iter().any(|view| view.name == name))
     }
 
+    async fn stamp(&self, names: &[String], since: Option<Moment>) -> Result<Option<String>> {
+        let since = match since.map(|moment| moment.at) {
+            Some(At::Version(version)) => Some(version),
+            Some(_) => return Ok(None),
+            None => None,
+        };
+        Ok(Lake::stamp(self, names, since).await?)
+    }
+
     async fn list(&self, at: Moment) -> Result<Vec<Listed>> {
         let version = self.version(at.at).await?;
         let mut listed: Vec<Listed> = Vec::new();

@@ -103,6 +103,12 @@ impl Catalog for Layered {
     async fn has(&self, name: &str) -> Result<bool> {
         Ok(self.upper.has(name).await? || self.lower.has(name).await?)
     }
+
+    async fn stamp(&self, names: &[String], since: Option<Moment>) -> Result<Option<String>> {
+        let upper = self.upper.stamp(names, since).await?;
+        let lower = self.lower.stamp(names, since.map(Moment::below)).await?;
+        Ok(upper.zip(lower).map(|(upper, lower)| format!("{upper} over {lower}")))
+    }
 }
 
 #[cfg(test)]

@@ -24,14 +24,18 @@
 //! # }
 //! ```
 
+mod caller;
 mod catalog;
 mod engine;
 mod error;
+mod live;
 mod options;
+mod stored;
 
 pub mod checks;
 pub mod output;
 
+mod cache;
 mod coop;
 mod extremes;
 mod information;
@@ -40,13 +44,21 @@ mod layered;
 mod parse;
 mod plan;
 mod pool;
+mod queue;
 mod resolve;
 mod types;
 
+pub use caller::Caller;
 pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
-pub use engine::{Engine, QueryStream};
+pub use datafusion::scalar::ScalarValue;
+pub use engine::{Described, Engine, QueryStream};
 pub use error::{Error, Position, Result};
 pub use headworks_lake::At;
 pub use layered::Layered;
-pub use options::{EngineOptions, QueryOptions, SqlLimits};
+pub use live::{QueryId, QueryListener, QueryState, Stage};
+pub use options::{
+    CacheOptions, CacheState, EngineOptions, Priority, QueryOptions, QueueOptions, QueueState, SqlLimits,
+};
+pub use queue::DEFAULT_QUEUE;
+pub use stored::Stored;
 pub use types::sql_type_name;

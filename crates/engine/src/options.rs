@@ -1,11 +1,12 @@
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use datafusion::catalog::TableProvider;
+use datafusion::{catalog::TableProvider, scalar::ScalarValue};
+use headworks_domain::{Clock, SystemClock};
 
-use crate::At;
+use crate::{At, Caller, QueryListener};
 
 /// How large an engine may grow; all queries of one process together.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EngineOptions {
     /// Memory that sorts, joins and groupings of all queries may hold together, in bytes. The process needs some 100 to
     /// 400 MB above it. Below 200 MB per running query, large sorts fail instead of spilling.
@@ -16,14 +17,144 @@ pub struct EngineOptions {
     pub spill_dir: PathBuf,
     /// The most that all queries together may spill, in bytes.
     pub spill_bytes_max: u64,
-    /// Queries that run at once; others wait their turn within their time limit.
-    pub queries_max: usize,
+    /// The queues; one named `default` is added when there is none, with the memory that the others leave.
+    pub queues: Vec<QueueOptions>,
+    /// What is kept of results.
+    pub cache: CacheOptions,
     /// Scans that read fewer bytes of files than this run in one part: cutting them up costs more than it wins.
     pub parallel_bytes_min: u64,
     /// Record batches that wait between a query and its reader.
     pub batches_ahead: usize,
     /// Stack of each of the engine's threads, in bytes. Address space only: untouched pages cost nothing.
     pub stack_bytes: usize,
+    /// Tells when queries were asked.
+    pub clock: Arc<dyn Clock>,
+    /// Is told of every query that ended.
+    pub listener: Option<Arc<dyn QueryListener>>,
+}
+
+impl fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineOptions").field("queues", &self.queues).finish_non_exhaustive()
+    }
+}
+
+/// A workload: how many of its queries run at once, with how much, for how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueOptions {
+    /// Its name.
+    pub name: String,
+    /// Queries that run at once.
+    pub slots: usize,
+    /// Its part of the engine's memory, of a hundred. All queues together should have no more than a hundred.
+    pub memory_percent: u8,
+    /// Queries that may wait for a slot; more are refused.
+    pub waiting_max: usize,
+    /// How long a query may wait for a slot.
+    pub wait_max: Option<Duration>,
+    /// Time of a query for waiting, planning and running, until its last batch is taken. A query may ask for less.
+    pub timeout: Option<Duration>,
+    /// How long a query waits for its reader to take a batch before it is ended.
+    pub idle_max: Duration,
+    /// Bytes of files that one query may read.
+    pub scanned_bytes_max: Option<u64>,
+    /// Rows that one query may give.
+    pub rows_max: Option<u64>,
+    /// Bytes that its queries together may spill; else what all queues may.
+    pub spill_bytes_max: Option<u64>,
+    /// The most parts that a query is cut into; else the engine's threads.
+    pub threads: Option<usize>,
+    /// How eagerly its queries get the processor.
+    pub priority: Priority,
+    /// Roles whose queries come here, and that may ask for it by name; when empty, all may ask.
+    pub roles: Vec<String>,
+    /// Clients whose queries come here, by what they call themselves; `*` stands for anything.
+    pub applications: Vec<String>,
+}
+
+/// How eagerly the queries of a queue get the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// People wait for it.
+    #[default]
+    Normal,
+    /// When nobody else wants it, and a tenth of the time when somebody does.
+    Low,
+}
+
+impl QueueOptions {
+    /// The defaults: 16 slots, all memory, 1,000 may wait, no limits but ten minutes for a reader that takes nothing.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            slots: 16,
+            memory_percent: 100,
+            waiting_max: 1_000,
+            wait_max: None,
+            timeout: None,
+            idle_max: Duration::from_secs(600),
+            scanned_bytes_max: None,
+            rows_max: None,
+            spill_bytes_max: None,
+            threads: None,
+            priority: Priority::Normal,
+            roles: Vec::new(),
+            applications: Vec::new(),
+        }
+    }
+}
+
+/// How a queue stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueState {
+    /// Its name.
+    pub name: String,
+    /// Queries that may run at once.
+    pub slots: usize,
+    /// Queries that run.
+    pub running: usize,
+    /// Queries that wait.
+    pub waiting: usize,
+    /// Its share of memory.
+    pub memory_bytes: usize,
+    /// What its queries hold of it.
+    pub memory_used_bytes: usize,
+    /// Queries that got a slot since the start.
+    pub entered: u64,
+    /// Queries that were refused because too many waited.
+    pub refused: u64,
+}
+
+/// What is kept of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Bytes of results in memory; 0 keeps none at all.
+    pub memory_bytes: u64,
+    /// Bytes of results on disk, for those that memory has no room for.
+    pub disk_bytes: u64,
+    /// The largest result that is kept.
+    pub entry_bytes_max: usize,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self { memory_bytes: 64 << 20, disk_bytes: 1 << 30, entry_bytes_max: 4 << 20 }
+    }
+}
+
+/// How the cache stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheState {
+    /// Queries answered from it since the start.
+    pub hits: u64,
+    /// Queries that were not in it.
+    pub misses: u64,
+    /// Results in it.
+    pub entries: usize,
+    /// Their bytes in memory.
+    pub memory_bytes: u64,
+    /// Their bytes on disk.
+    pub disk_bytes: u64,
 }
 
 impl EngineOptions {
@@ -34,10 +165,13 @@ impl EngineOptions {
             threads: threads.max(1),
             spill_dir: spill_dir.into(),
             spill_bytes_max: 20 << 30,
-            queries_max: 64,
+            queues: vec![QueueOptions { slots: 64, ..QueueOptions::new("default") }],
+            cache: CacheOptions::default(),
             parallel_bytes_min: 8 << 20,
             batches_ahead: 4,
             stack_bytes: 64 << 20,
+            clock: Arc::new(SystemClock),
+            listener: None,
         }
     }
 }
@@ -81,13 +215,34 @@ pub struct QueryOptions {
     pub limits: SqlLimits,
     /// Time for waiting, planning and running, until the last batch is taken.
     pub timeout: Option<Duration>,
-    /// The most parts the query is cut into, instead of the engine's number of threads.
+    /// The most parts the query is cut into, instead of its queue's number.
     pub threads: Option<usize>,
+    /// Who asks.
+    pub caller: Caller,
+    /// The queue, instead of the one that the caller's application and role lead to.
+    pub queue: Option<String>,
+    /// Values of `$1`, `$2` and so on.
+    pub parameters: Vec<ScalarValue>,
+    /// Rows that are wanted; the rest is cut off and the query's state says so.
+    pub rows_max: Option<u64>,
+    /// False to read the tables whatever the cache has.
+    pub is_cached: bool,
 }
 
 impl Default for QueryOptions {
     fn default() -> Self {
-        Self { at: At::Now, tables: HashMap::new(), limits: SqlLimits::default(), timeout: None, threads: None }
+        Self {
+            at: At::Now,
+            tables: HashMap::new(),
+            limits: SqlLimits::default(),
+            timeout: None,
+            threads: None,
+            caller: Caller::default(),
+            queue: None,
+            parameters: Vec::new(),
+            rows_max: None,
+            is_cached: true,
+        }
     }
 }
 

@@ -78,6 +78,24 @@ pub(crate) fn parse(sql: &str, limits: &SqlLimits) -> Result<Parsed> {
     Ok(Parsed { statement: allowed(statement)?, versions })
 }
 
+/// The same text for statements that differ in spaces, comments and the case of words only; `None` when it cannot be read.
+pub(crate) fn canonical(sql: &str, limits: &SqlLimits) -> Option<String> {
+    if sql.len() > limits.text_bytes_max {
+        return None;
+    }
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().ok()?;
+    let mut text = String::with_capacity(sql.len());
+    for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
+        match token {
+            Token::Word(word) if word.quote_style.is_none() => text.push_str(&word.value.to_ascii_lowercase()),
+            // Not as SQL: `'a'' b ''c'` would be written as `'a' b 'c'`.
+            other => text.push_str(&format!("{other:?}")),
+        }
+        text.push(' ');
+    }
+    Some(text)
+}
+
 fn refused(what: impl Into<String>) -> Error {
     Error::Refused { what: what.into(), position: None }
 }
@@ -372,6 +390,27 @@ mod tests {
         ] {
             assert!(parse(bad, &SqlLimits::default()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn canonical_texts_keep_what_matters() {
+        let same = |a: &str, b: &str| canonical(a, &SqlLimits::default()) == canonical(b, &SqlLimits::default());
+        assert!(same("select  A /* x */ from t -- y", "SELECT a\nFROM T"));
+        for (a, b) in [
+            ("select 'a'", "select 'A'"),
+            ("select \"a\" from t", "select a from t"),
+            ("select 'a  b'", "select 'a b'"),
+            ("select a b", "select ab"),
+            ("select e'\\n'", "select '\\n'"),
+            ("select 1.0", "select 1"),
+            ("select x'41'", "select 'x41'"),
+            ("select 'it''s'", "select 'it' 's'"),
+            ("select 'a'' b ''c'", "select 'a' b 'c'"),
+            ("select $1", "select $2"),
+        ] {
+            assert!(!same(a, b), "{a} | {b}");
+        }
+        assert_eq!(canonical("select 'x", &SqlLimits::default()), None);
     }
 
     #[test]

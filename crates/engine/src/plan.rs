@@ -1,8 +1,8 @@
 //! From a statement to a physical plan.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arrow::{
@@ -17,8 +17,8 @@ use datafusion::{
     error::DataFusionError,
     execution::{SessionState, SessionStateBuilder, context::SQLOptions, runtime_env::RuntimeEnv},
     logical_expr::{
-        AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, col,
-        lit,
+        AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility,
+        WindowUDF, col, lit,
         planner::{ContextProvider, ExprPlanner, TypePlanner},
         simplify::SimplifyContext,
     },
@@ -34,7 +34,7 @@ use datafusion::{
 use headworks_domain::{PartitionKey, nearest};
 
 use crate::{
-    Catalog, Error, Found, Moment, Newest, QueryOptions, Result, SqlLimits,
+    Catalog, Described, Error, Found, Moment, Newest, QueryOptions, Result, SqlLimits,
     coop::CooperativeJoins,
     extremes::Extremes,
     information, lake,
@@ -68,6 +68,17 @@ pub(crate) struct Runnable {
     logical: LogicalPlan,
     pub(crate) physical: Arc<dyn ExecutionPlan>,
     pub(crate) state: SessionState,
+    /// What the rows depend on; `None` when they depend on more than that, as on the time.
+    reads: Option<Reads>,
+}
+
+/// What a query's rows depend on.
+#[derive(Debug, Clone)]
+pub(crate) struct Reads {
+    /// Tables and views of the lake.
+    pub(crate) tables: Vec<String>,
+    /// When they are read.
+    pub(crate) moment: Moment,
 }
 
 impl Planned {
@@ -75,6 +86,14 @@ impl Planned {
         match self {
             Self::Rows(batch) => batch.schema(),
             Self::Plan(plan) => plan.physical.schema(),
+        }
+    }
+
+    /// What the rows depend on; `None` when they may differ though nothing of the lake does.
+    pub(crate) fn reads(&self) -> Option<&Reads> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Plan(plan) => plan.reads.as_ref(),
         }
     }
 }
@@ -104,33 +123,76 @@ impl Planner {
 
     /// Plans one statement. Runs on a thread with a large stack.
     pub(crate) async fn plan(&self, sql: &str, options: &QueryOptions) -> Result<Planned> {
+        let state = self.state(1, true);
+        let Logical { plan, kind, reads } = self.logical(sql, options, &state).await?;
+        if kind == Kind::Describe {
+            let schema = Arc::new(plan.schema().as_arrow().clone());
+            return Ok(Planned::Rows(information::description(&schema)?));
+        }
+        let plan = match options.parameters.is_empty() {
+            true => plan,
+            false => plan.with_param_values(options.parameters.clone())?,
+        };
+        let is_kept = kind == Kind::Query && !changes_by_itself(&plan)?;
+        let logical = state.optimize(&plan)?;
+        let reads = reads.filter(|_| is_kept);
+        self.physical(logical, reads, state, options.threads.unwrap_or(self.threads)).await.map(Planned::Plan)
+    }
+
+    /// Plans one statement as far as its columns and parameters are known.
+    pub(crate) async fn describe(&self, sql: &str, options: &QueryOptions) -> Result<Described> {
+        let state = self.state(1, true);
+        let Logical { plan, kind, .. } = self.logical(sql, options, &state).await?;
+        let schema = match kind {
+            Kind::Describe => information::description(&Arc::new(plan.schema().as_arrow().clone()))?.schema(),
+            Kind::Query | Kind::Explain => Arc::new(plan.schema().as_arrow().clone()),
+        };
+        let types = plan.get_parameter_types()?;
+        let number = |name: &str| name.trim_start_matches('$').parse::<usize>().ok().filter(|n| *n > 0);
+        let count = types.keys().filter_map(|name| number(name)).max().unwrap_or(0);
+        if count > options.limits.tokens_max {
+            return Err(Error::plan(format!("there is no parameter ${count}"), None));
+        }
+        let mut parameters = vec![None; count];
+        for (name, data_type) in types {
+            if let Some(n) = number(&name) {
+                parameters[n - 1] = data_type;
+            }
+        }
+        Ok(Described { parameters, schema })
+    }
+
+    async fn logical(&self, sql: &str, options: &QueryOptions, state: &SessionState) -> Result<Logical> {
         let mut parsed = parse::parse(sql, &options.limits)?;
         let wanted = resolve::tables(&mut parsed, &options.limits, false)?;
-        let lookup = Lookup { planner: self, options };
-        let state = self.state(1, true);
-        let sources = lookup.sources(&state, wanted, None, 0).await?;
-        let names = Names { state: &state, sources };
+        let lookup = Lookup { planner: self, options, seen: Mutex::default() };
+        let (sources, moment) = lookup.sources(state, wanted, None, 0).await?;
+        let names = Names { state, sources };
         let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
-        let logical = match parsed.statement {
-            Reading::Query(query) => planner.statement_to_plan(of_statement(Statement::Query(query)))?,
-            Reading::Explain { statement } => planner.statement_to_plan(of_statement(statement))?,
-            Reading::Describe(query) => {
-                let plan = planner.statement_to_plan(of_statement(Statement::Query(query)))?;
-                let schema = Arc::new(plan.schema().as_arrow().clone());
-                return Ok(Planned::Rows(information::description(&schema)?));
-            }
+        let (kind, statement) = match parsed.statement {
+            Reading::Query(query) => (Kind::Query, Statement::Query(query)),
+            Reading::Explain { statement } => (Kind::Explain, statement),
+            Reading::Describe(query) => (Kind::Describe, Statement::Query(query)),
         };
+        let plan = planner.statement_to_plan(of_statement(statement))?;
         // The allow-list has refused all of these already; this holds when it has a hole.
         SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
             .with_allow_statements(false)
-            .verify_plan(&logical)?;
-        let logical = state.optimize(&logical)?;
-        self.physical(logical, state, options.threads.unwrap_or(self.threads)).await.map(Planned::Plan)
+            .verify_plan(&plan)?;
+        let seen = lookup.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let reads = Reads { tables: seen.names.into_iter().collect(), moment };
+        Ok(Logical { plan, kind, reads: (!seen.has_more).then_some(reads) })
     }
 
-    async fn physical(&self, logical: LogicalPlan, narrow: SessionState, threads: usize) -> Result<Runnable> {
+    async fn physical(
+        &self,
+        logical: LogicalPlan,
+        reads: Option<Reads>,
+        narrow: SessionState,
+        threads: usize,
+    ) -> Result<Runnable> {
         // EXPLAIN shows the plan that the query itself would get.
         let read = match &logical {
             LogicalPlan::Explain(explain) => &explain.plan,
@@ -139,7 +201,7 @@ impl Planner {
         let is_wide = threads > 1 && lake::bytes(read, &narrow).await? >= self.parallel_bytes_min;
         let state = if is_wide { self.state(threads, true) } else { narrow };
         let physical = physical_plan(&logical, &state).await?;
-        Ok(Runnable { logical, physical, state })
+        Ok(Runnable { logical, physical, state, reads })
     }
 
     /// Plans once more for a query that ran out of memory: joins sort and spill instead of holding one side in a hash
@@ -157,7 +219,7 @@ impl Planner {
         let threads = (failed.state.config().target_partitions() / 2).max(2);
         let state = self.state(threads, false);
         let physical = physical_plan(&failed.logical, &state).await?;
-        Ok(Some(Runnable { logical: failed.logical.clone(), physical, state }))
+        Ok(Some(Runnable { logical: failed.logical.clone(), physical, state, reads: failed.reads.clone() }))
     }
 
     fn state(&self, threads: usize, hash_joins: bool) -> SessionState {
@@ -172,6 +234,38 @@ impl Planner {
     }
 }
 
+/// A statement that is planned as far as one can without knowing where it runs.
+struct Logical {
+    plan: LogicalPlan,
+    kind: Kind,
+    reads: Option<Reads>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Query,
+    Explain,
+    Describe,
+}
+
+/// True when a plan has functions such as `now()` and `random()`, which give something else each time.
+fn changes_by_itself(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|inner| {
+                found |= match inner {
+                    Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+                    Expr::AggregateFunction(call) => call.func.signature().volatility == Volatility::Volatile,
+                    _ => false,
+                };
+                Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            })
+        })
+    })?;
+    Ok(found)
+}
+
 fn of_statement(statement: Statement) -> DfStatement {
     DfStatement::Statement(Box::new(statement))
 }
@@ -184,6 +278,16 @@ async fn physical_plan(logical: &LogicalPlan, state: &SessionState) -> Result<Ar
 struct Lookup<'a> {
     planner: &'a Planner,
     options: &'a QueryOptions,
+    seen: Mutex<Seen>,
+}
+
+/// What a statement and its views read.
+#[derive(Default)]
+struct Seen {
+    /// Names of the lake.
+    names: BTreeSet<String>,
+    /// True when there is more than the lake's tables in it: `information_schema`, or a view with `now()`.
+    has_more: bool,
 }
 
 type Sources = BTreeMap<Name, Arc<dyn TableSource>>;
@@ -196,7 +300,7 @@ impl Lookup<'_> {
         wanted: BTreeMap<Name, Wanted>,
         fixed: Option<Moment>,
         views: usize,
-    ) -> Result<Sources> {
+    ) -> Result<(Sources, Moment)> {
         let catalog = &self.planner.catalog;
         let mut sources = Sources::new();
         let mut own = Sources::new();
@@ -230,10 +334,15 @@ impl Lookup<'_> {
             };
             sources.insert(name, source);
         }
-        Ok(sources)
+        Ok((sources, at))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn information(&self, wanted: &Wanted, at: Moment) -> Result<Arc<dyn TableSource>> {
+        self.seen().has_more = true;
         if !information::is_table(&wanted.table) {
             return Err(Error::UnknownTable {
                 name: format!("{}.{}", resolve::INFORMATION_SCHEMA, wanted.table),
@@ -256,7 +365,9 @@ impl Lookup<'_> {
         views: usize,
     ) -> Result<Arc<dyn TableSource>> {
         let catalog = &self.planner.catalog;
-        if let Some(base) = wanted.table.strip_suffix("_latest")
+        let base = wanted.table.strip_suffix("_latest");
+        self.seen().names.extend([Some(wanted.table.as_str()), base].into_iter().flatten().map(str::to_owned));
+        if let Some(base) = base
             && let Some(Found::Table(table)) = catalog.find(base, at).await?
             && table.schema().field_with_name("ds").is_ok()
         {
@@ -325,7 +436,7 @@ impl Lookup<'_> {
         let Reading::Query(query) = parsed.statement else {
             return Err(unreadable(Error::Refused { what: "a view that is no query".to_owned(), position: None }));
         };
-        let sources = Box::pin(self.sources(state, wanted, Some(at), views + 1)).await.map_err(unreadable)?;
+        let (sources, _) = Box::pin(self.sources(state, wanted, Some(at), views + 1)).await.map_err(unreadable)?;
         let names = Names { state, sources };
         let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
         let planned =
@@ -344,6 +455,9 @@ impl Lookup<'_> {
             }
             _ => return Err(unreadable(Error::plan("its column names do not fit its SELECT", None))),
         };
+        if changes_by_itself(&planned)? {
+            self.seen().has_more = true;
+        }
         Ok(provider_as_source(Arc::new(ViewTable::new(planned, Some(sql.to_owned())))))
     }
 }

@@ -11,7 +11,7 @@ use datafusion::{
     execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation},
 };
 
-/// The memory that all queries of an engine hold together.
+/// The memory that all queries of a queue hold together.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
@@ -21,6 +21,10 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -78,7 +82,7 @@ impl MemoryPool for QueryPool {
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         if !self.budget.take(additional) {
             return Err(DataFusionError::ResourcesExhausted(format!(
-                "{} asked for {additional} bytes more, all queries together hold {} of {}",
+                "{} asked for {additional} bytes more, the queries of its queue hold {} of {}",
                 reservation.consumer().name(),
                 self.budget.used(),
                 self.budget.limit

@@ -25,6 +25,7 @@ mod registry;
 mod restore;
 mod rows;
 mod shape;
+mod stamp;
 mod stats;
 mod storage;
 mod table;
@@ -35,7 +36,10 @@ mod write;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use chrono::{DateTime, Utc};
@@ -87,6 +91,17 @@ struct Inner {
     tables: Mutex<TableCache>,
     /// Of a lake that is only read: what the registry has not seen of other programs' commits.
     unseen: tokio::sync::Mutex<Unseen>,
+    /// Held while the newest commits are looked for, so that those who wait for it need not look again.
+    touched: tokio::sync::Mutex<Stamps>,
+    /// Counts those who asked for a stamp.
+    asked: AtomicU64,
+}
+
+/// The last commits of tables, and how many had asked for a stamp when they were looked for.
+#[derive(Default)]
+struct Stamps {
+    touched: stamp::Touched,
+    asked: u64,
 }
 
 /// Changes of foreign commits after one version and up to another.
@@ -155,8 +170,9 @@ impl Lake {
     }
 
     fn new(id: String, store: Store, storage: Storage, clock: Arc<dyn Clock>) -> Self {
-        let (tables, unseen) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { inner: Arc::new(Inner { id, store, storage, clock, tables, unseen }) }
+        let (tables, unseen, touched) = (Mutex::default(), tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let asked = AtomicU64::new(0);
+        Self { inner: Arc::new(Inner { id, store, storage, clock, tables, unseen, touched, asked }) }
     }
 
     /// The lake's own id, for ever the same.
@@ -182,6 +198,21 @@ impl Lake {
     /// The present instant by the lake's clock.
     pub fn now(&self) -> DateTime<Utc> {
         self.inner.clock.now()
+    }
+
+    /// A text that is another one whenever a commit that was done before this call may have changed one of these tables and
+    /// views: their rows, their columns, whether they are there. `None` when that was after the version `since`.
+    ///
+    /// Cost: one row of the database; callers that come while one is looking share the next look.
+    pub async fn stamp(&self, names: &[String], since: Option<i64>) -> Result<Option<String>> {
+        let ticket = self.inner.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut stamps = self.inner.touched.lock().await;
+        if stamps.asked < ticket {
+            let asked = self.inner.asked.load(Ordering::Acquire);
+            stamps.touched.catch_up(self.store()).await?;
+            stamps.asked = asked;
+        }
+        Ok(stamps.touched.stamp(names, since))
     }
 
     /// The version that `at` means. Errors: `NoVersion` for what is not there any more or not yet.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use headworks_domain::{ErrorKind, Fault};
-use headworks_engine::{QueryOptions, SqlLimits};
+use headworks_engine::{QueryOptions, QueueOptions, SqlLimits};
 
 use crate::support::{bench, bench_with, lake};
 
@@ -68,7 +68,7 @@ async fn large_texts_end_in_an_answer_or_an_error() {
 
 #[tokio::test]
 async fn raised_limits_do_not_end_the_process_either() {
-    let bench = bench_with(lake(), |o| o.queries_max = 4);
+    let bench = bench_with(lake(), |o| o.queues = vec![QueueOptions { slots: 4, ..QueueOptions::new("default") }]);
     for (name, sql) in texts() {
         let options = QueryOptions {
             timeout: Some(Duration::from_secs(2)),

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use headworks_domain::{ErrorKind, Fault};
-use headworks_engine::{Error, QueryOptions};
+use headworks_engine::{Error, QueryOptions, QueueOptions};
 
 use crate::support::{bench, bench_with, lake};
 
@@ -25,7 +25,7 @@ async fn time_limits_hold() {
 
 #[tokio::test]
 async fn dropped_streams_stop_their_query() {
-    let bench = bench_with(lake(), |o| o.queries_max = 1);
+    let bench = bench_with(lake(), |o| o.queues = vec![QueueOptions { slots: 1, ..QueueOptions::new("default") }]);
     let mut stream = bench
         .engine
         .query("select * from generate_series(1, 100000000000) order by value % 7, value", QueryOptions::default())
@@ -42,7 +42,7 @@ async fn dropped_streams_stop_their_query() {
 
 #[tokio::test]
 async fn joins_can_be_stopped() {
-    let bench = bench_with(lake(), |o| o.queries_max = 1);
+    let bench = bench_with(lake(), |o| o.queues = vec![QueueOptions { slots: 1, ..QueueOptions::new("default") }]);
     let stream = bench.engine.query(ENDLESS, QueryOptions::default()).await.unwrap();
     tokio::time::timeout(Duration::from_millis(200), stream.try_collect::<Vec<_>>()).await.unwrap_err();
     let next = tokio::time::timeout(Duration::from_secs(5), bench.value("select 1")).await;

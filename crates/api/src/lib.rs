@@ -1,0 +1,1 @@
+//! The JSON API over HTTP and its OpenAPI description.

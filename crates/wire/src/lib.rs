@@ -1,0 +1,1 @@
+//! PostgreSQL protocol and Arrow Flight SQL over the query service.
