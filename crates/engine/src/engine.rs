@@ -133,11 +133,17 @@ impl Engine {
     ///
     /// Errors: those of [`Error`]; what fails while rows are made comes as the stream's last item.
     pub async fn query(&self, sql: &str, options: QueryOptions) -> Result<QueryStream> {
+        self.start(sql, options)?.rows().await
+    }
+
+    /// Starts one statement and does not wait for its turn. Errors: `UnknownQueue`.
+    pub fn start(&self, sql: &str, options: QueryOptions) -> Result<Started> {
         let shared = Arc::clone(&self.inner.shared);
         let queue = Arc::clone(shared.queues.of(options.queue.as_deref(), &options.caller)?);
         let entered = shared.registry.enter(sql, options.caller.clone(), queue);
-        let sql = sql.to_owned();
-        Stopping::of(shared.normal.clone().spawn(start(shared, sql, options, entered))).joined().await
+        let (live, sql) = (Arc::clone(entered.live()), sql.to_owned());
+        let task = Stopping::of(shared.normal.clone().spawn(start(shared, sql, options, entered)));
+        Ok(Started { live, task })
     }
 
     /// Runs one statement and keeps its whole result in memory: for results that are known to be small.
@@ -152,6 +158,11 @@ impl Engine {
         let (sql, handle) = (sql.to_owned(), shared.normal.clone());
         let task = handle.clone().spawn_blocking(move || handle.block_on(shared.planner.describe(&sql, &options)));
         deadline.limit(async { task.await.map_err(not_joined)? }).await
+    }
+
+    /// Runs a future on the engine's threads.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.shared.normal.spawn(work);
     }
 
     /// The queries that wait or run now, the oldest first.
@@ -240,6 +251,28 @@ impl Drop for Inner {
     }
 }
 
+/// A query that was started; stopped when dropped.
+pub struct Started {
+    live: Arc<Live>,
+    task: Stopping<Result<QueryStream>>,
+}
+
+impl Started {
+    /// Its id.
+    pub fn id(&self) -> QueryId {
+        self.live.id()
+    }
+
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Waits until it runs. Errors: as of [`Engine::query`].
+    pub async fn rows(self) -> Result<QueryStream> {
+        self.task.joined().await
+    }
+}
+
 /// The batches of one query, as they are made elsewhere or were before.
 pub struct QueryStream {
     live: Arc<Live>,
@@ -250,8 +283,8 @@ pub struct QueryStream {
 enum Batches {
     /// From a query that runs; batches beyond those that are kept have a permit, so that it does not run ahead.
     Made { batches: mpsc::Receiver<Made>, driver: AbortHandle },
-    /// From the cache.
-    Kept { stored: Arc<Stored>, next: usize, left: u64 },
+    /// From the cache, or from a result that was kept on request.
+    Kept { stored: Arc<Stored>, next: usize, skip: u64, left: u64 },
 }
 
 struct Made {
@@ -268,6 +301,19 @@ impl QueryStream {
     /// How the query stands, also after its end.
     pub fn state(&self) -> QueryState {
         self.live.state()
+    }
+
+    /// Rows of a result that is kept. Reading blocks while they come from a file.
+    pub(crate) fn of_stored(live: Arc<Live>, stored: Arc<Stored>, skip: u64, left: u64) -> Self {
+        Self { live, schema: stored.schema(), batches: Batches::Kept { stored, next: 0, skip, left } }
+    }
+
+    /// The whole result, when it is there already and nobody took any of it.
+    pub(crate) fn stored(&self) -> Option<Arc<Stored>> {
+        match &self.batches {
+            Batches::Kept { stored, next: 0, skip: 0, left } if *left >= stored.rows() => Some(Arc::clone(stored)),
+            _ => None,
+        }
     }
 
     /// The columns of all batches.
@@ -289,12 +335,16 @@ impl Stream for QueryStream {
         match &mut self.batches {
             Batches::Made { batches, .. } => batches.poll_recv(ctx).map(|made| Some(made?.batch)),
             Batches::Kept { left: 0, .. } => Poll::Ready(None),
-            Batches::Kept { stored, next, left } => {
-                // Entries of the cache are in memory when they are handed out.
+            Batches::Kept { stored, next, skip, left } => {
+                while let Some(rows) = stored.rows_of(*next).filter(|rows| *rows <= *skip) {
+                    *skip -= rows;
+                    *next += 1;
+                }
                 let batch = stored.batch(*next).transpose();
                 *next += 1;
-                let batch = batch.map(|batch| batch.map(|batch| first_rows(batch, left)));
-                Poll::Ready(batch)
+                let from = usize::try_from(std::mem::take(skip)).unwrap_or(usize::MAX);
+                let part = |batch: RecordBatch| first_rows(batch.slice(from, batch.num_rows() - from), left);
+                Poll::Ready(batch.map(|batch| batch.map(part)))
             }
         }
     }
@@ -407,7 +457,7 @@ async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered:
             }
             entered.end(None);
             let schema = stored.schema();
-            return Ok(QueryStream { live, schema, batches: Batches::Kept { stored, next: 0, left: rows_wanted } });
+            return Ok(QueryStream { live, schema, batches: Batches::Kept { stored, next: 0, skip: 0, left: rows_wanted } });
         }
         Prepared::Planned(planned, slot, keeping) => (planned, slot, keeping),
     };

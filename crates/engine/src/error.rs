@@ -137,6 +137,12 @@ pub enum Error {
         /// The limit.
         seconds: u64,
     },
+    /// The same request id came with another statement.
+    #[error("request `{request}` was for another statement")]
+    RequestReused {
+        /// The request id.
+        request: String,
+    },
     /// A result could not be kept in a file, or read from there.
     #[error("the result cannot be kept on disk: {0}")]
     Spool(#[source] std::io::Error),
@@ -334,6 +340,7 @@ impl Fault for Error {
             Self::Syntax { .. } | Self::Plan { .. } | Self::Data { .. } => ErrorKind::Invalid,
             Self::UnknownTable { .. } | Self::UnknownQueue { .. } => ErrorKind::NotFound,
             Self::QueueFull { .. } | Self::QueueWait { .. } => ErrorKind::Unavailable,
+            Self::RequestReused { .. } => ErrorKind::Invalid,
             Self::TooManyRows { .. } | Self::TooMuchRead { .. } | Self::SlowReader { .. } => ErrorKind::Exhausted,
             Self::Spool(error) if error.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
             Self::Spool(_) => ErrorKind::Internal,
@@ -364,6 +371,7 @@ impl Fault for Error {
             Self::TooManyRows { .. } => "SQL_TOO_MANY_ROWS",
             Self::TooMuchRead { .. } => "SQL_TOO_MUCH_READ",
             Self::SlowReader { .. } => "SQL_SLOW_READER",
+            Self::RequestReused { .. } => "SQL_REQUEST_REUSED",
             Self::Spool(_) => "SQL_SPOOL",
             Self::Timeout { .. } => "SQL_TIMEOUT",
             Self::Exhausted { .. } => "SQL_EXHAUSTED",

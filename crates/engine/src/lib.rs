@@ -28,6 +28,7 @@ mod caller;
 mod catalog;
 mod engine;
 mod error;
+mod kept;
 mod live;
 mod options;
 mod stored;
@@ -51,10 +52,11 @@ mod types;
 pub use caller::Caller;
 pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
 pub use datafusion::scalar::ScalarValue;
-pub use engine::{Described, Engine, QueryStream};
+pub use engine::{Described, Engine, QueryStream, Started};
 pub use error::{Error, Position, Result};
 pub use headworks_lake::At;
 pub use layered::Layered;
+pub use kept::{Kept, KeptOptions, KeptQueries};
 pub use live::{QueryId, QueryListener, QueryState, Stage};
 pub use options::{
     CacheOptions, CacheState, EngineOptions, Priority, QueryOptions, QueueOptions, QueueState, SqlLimits,

@@ -7,7 +7,7 @@ mod parquet;
 mod table;
 
 pub use csv::write_csv;
-pub use json::{write_json, write_json_lines};
+pub use json::{json_rows, write_json, write_json_lines};
 pub use parquet::write_parquet;
 pub use table::{Shown, TableLayout, write_table};
 

@@ -78,12 +78,17 @@ impl Stored {
     }
 
     /// How many batches it has.
-    pub fn batches(&self) -> usize {
+    pub(crate) fn batches(&self) -> usize {
         self.counts.len()
     }
 
+    /// Rows of one batch; `None` behind the last.
+    pub(crate) fn rows_of(&self, index: usize) -> Option<u64> {
+        self.counts.get(index).map(|rows| *rows as u64)
+    }
+
     /// Reads one batch; `None` behind the last. Errors: `Spool` when its file cannot be read.
-    pub fn batch(&self, index: usize) -> Result<Option<RecordBatch>> {
+    pub(crate) fn batch(&self, index: usize) -> Result<Option<RecordBatch>> {
         match &self.body {
             Body::Memory(batches) => Ok(batches.get(index).cloned()),
             Body::File(_) if index >= self.counts.len() => Ok(None),

@@ -1,7 +1,7 @@
 use std::{io::Write, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef},
+    array::{Array, ArrayRef, RecordBatch},
     datatypes::Field,
     error::ArrowError,
     json::writer::{EncoderOptions, JsonArray, JsonFormat, LineDelimited, WriterBuilder, make_encoder},
@@ -42,6 +42,26 @@ fn failed(error: ArrowError) -> Error {
         ArrowError::IoError(_, io) => Error::Output(io),
         other => Error::from(DataFusionError::from(other)),
     }
+}
+
+/// The rows as a JSON array of arrays, one value per column; values as [`write_json_lines`] writes them.
+pub fn json_rows(batches: &[RecordBatch]) -> Result<String> {
+    let mut out = String::from("[");
+    for batch in batches {
+        let columns = batch.columns().iter().map(texts).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        for row in 0..batch.num_rows() {
+            out.push_str(if out.len() > 1 { ",[" } else { "[" });
+            for (index, column) in columns.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                out.push_str(column[row].as_deref().unwrap_or("null"));
+            }
+            out.push(']');
+        }
+    }
+    out.push(']');
+    Ok(out)
 }
 
 /// The JSON text of each value of a column; none for nulls.

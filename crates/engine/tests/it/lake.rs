@@ -258,3 +258,37 @@ async fn names_that_a_lake_lacks_are_found_in_the_one_below() {
     let error = engine.rows("select * from orders at (version => 1)", QueryOptions::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
+
+#[tokio::test]
+async fn cached_results_live_until_one_of_their_tables_is_published() {
+    let world = two_days().await;
+    world.publish("other", "ds=2013-01-01", "select 1 as n").await;
+    let ask = async |sql: &str| {
+        let stream = world.engine.query(sql, QueryOptions::default()).await.unwrap();
+        let is_cached = stream.state().is_cached;
+        let batches: Vec<_> = futures::TryStreamExt::try_collect(stream).await.unwrap();
+        (array_value_to_string(batches[0].column(0), 0).unwrap(), is_cached)
+    };
+    let answer = |value: &str, is_cached: bool| (value.to_owned(), is_cached);
+    let (all, latest) = ("select count(*) from orders", "select count(*) from orders_latest");
+    for (sql, rows) in [(all, "30"), (latest, "20")] {
+        assert_eq!(ask(sql).await, answer(rows, false));
+        assert_eq!(ask(sql).await, answer(rows, true));
+    }
+    // Another table's commit is no reason to read again.
+    world.publish("other", "ds=2013-01-02", "select 2 as n").await;
+    assert_eq!(ask(all).await, answer("30", true));
+    // A partition without rows changes which one is the newest, and no file.
+    world.publish("orders", "ds=2013-01-03", "select 1 as id, 'x' as name where false").await;
+    assert_eq!(ask(all).await, answer("30", false));
+    assert_eq!(ask(latest).await, answer("0", false));
+    world.publish("orders", "ds=2013-01-03", "select 1 as id, 'x' as name").await;
+    assert_eq!(ask(all).await, answer("31", false));
+    assert_eq!(ask(latest).await, answer("1", false));
+    assert_eq!(ask("select count(*) from orders AT (VERSION => 3)").await.1, false);
+    assert_eq!(ask("select count(*) from orders AT (VERSION => 3)").await.1, true);
+    // What was not there is there.
+    assert!(world.fails("select count(*) from later").await.to_string().contains("later"));
+    world.publish("later", "ds=2013-01-03", "select 1 as id").await;
+    assert_eq!(ask("select count(*) from later").await, answer("1", false));
+}

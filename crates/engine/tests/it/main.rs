@@ -7,6 +7,7 @@ mod hostile;
 mod lake;
 mod names;
 mod output;
+mod queues;
 mod running;
 mod slt;
 mod support;

@@ -1,0 +1,254 @@
+//! Queries that were asked to run by themselves: their results are kept for a while, to be looked at page by page.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use futures::StreamExt;
+use hashlink::LinkedHashMap;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    Engine, Error, QueryId, QueryOptions, QueryState, QueryStream, Result, Started,
+    live::Live,
+    stored::{Collector, Stored},
+};
+
+/// How much is kept of the results that people come back for.
+#[derive(Debug, Clone)]
+pub struct KeptOptions {
+    /// Folder for results that are not small; made when missing, what it has is removed.
+    pub folder: PathBuf,
+    /// Results up to so many bytes stay in memory.
+    pub memory_bytes_max: usize,
+    /// Bytes of all results; the oldest go first.
+    pub bytes_max: u64,
+    /// Queries whose results are kept; the oldest go first.
+    pub queries_max: usize,
+    /// How long a result is kept after its query has ended.
+    pub keep: Duration,
+}
+
+impl KeptOptions {
+    /// The defaults: an hour, 1,000 queries, 10 GiB, a mebibyte of each in memory.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            memory_bytes_max: 1 << 20,
+            bytes_max: 10 << 30,
+            queries_max: 1_000,
+            keep: Duration::from_secs(3_600),
+        }
+    }
+}
+
+/// The queries whose results are kept. Cheap to clone.
+#[derive(Clone)]
+pub struct KeptQueries {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    options: KeptOptions,
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    /// The oldest first.
+    queries: LinkedHashMap<QueryId, Arc<Kept>>,
+    /// Ids by user and by the name that the user gave to the request.
+    requests: HashMap<(String, String), QueryId>,
+}
+
+/// A query whose result is kept.
+pub struct Kept {
+    live: Arc<Live>,
+    request: Option<(String, String)>,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+#[derive(Clone)]
+struct Outcome {
+    result: Result<Arc<Stored>, Arc<Error>>,
+    at: Instant,
+}
+
+impl KeptQueries {
+    /// Errors: `Start` when the folder cannot be made or emptied.
+    pub fn new(engine: Engine, options: KeptOptions) -> Result<Self> {
+        if let Err(error) = std::fs::remove_dir_all(&options.folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(Error::Start(error));
+        }
+        std::fs::create_dir_all(&options.folder).map_err(Error::Start)?;
+        Ok(Self { inner: Arc::new(Inner { engine, options, shelf: Mutex::default() }) })
+    }
+
+    /// Starts a query. The same `request` of the same user gives the query that was started first, so that a client that had
+    /// no answer may ask again.
+    ///
+    /// Errors: `UnknownQueue`; `RequestReused` when that request was for another text.
+    pub fn submit(&self, sql: &str, options: QueryOptions, request: Option<String>) -> Result<Arc<Kept>> {
+        let request = request.map(|request| (options.caller.user.clone(), request));
+        let mut shelf = self.shelf();
+        shelf.tidy(&self.inner.options);
+        if let Some(request) = &request
+            && let Some(known) = shelf.requests.get(request).and_then(|id| shelf.queries.get(id))
+        {
+            return match &*known.live.state().sql == sql {
+                true => Ok(Arc::clone(known)),
+                false => Err(Error::RequestReused { request: request.1.clone() }),
+            };
+        }
+        let started = self.inner.engine.start(sql, options)?;
+        let (live, (tell, outcome)) = (Arc::clone(started.live()), watch::channel(None));
+        let id = started.id();
+        let kept = Arc::new(Kept { live, request: request.clone(), outcome });
+        shelf.queries.insert(id, Arc::clone(&kept));
+        shelf.requests.extend(request.map(|request| (request, id)));
+        drop(shelf);
+        let options = self.inner.options.clone();
+        self.inner.engine.spawn(async move {
+            let result = collected(started, &options).await.map_err(Arc::new);
+            tell.send_replace(Some(Outcome { result, at: Instant::now() }));
+        });
+        Ok(kept)
+    }
+
+    /// A query that was submitted; `None` when it is forgotten or never was.
+    pub fn get(&self, id: QueryId) -> Option<Arc<Kept>> {
+        let mut shelf = self.shelf();
+        shelf.tidy(&self.inner.options);
+        shelf.queries.get(&id).cloned()
+    }
+
+    /// All that are kept, the oldest first.
+    pub fn all(&self) -> Vec<Arc<Kept>> {
+        let mut shelf = self.shelf();
+        shelf.tidy(&self.inner.options);
+        shelf.queries.values().cloned().collect()
+    }
+
+    /// Stops a query if it runs, and forgets it with its result.
+    pub fn forget(&self, id: QueryId) {
+        if let Some(kept) = self.shelf().take(&id) {
+            kept.live.stop();
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.inner.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    fn take(&mut self, id: &QueryId) -> Option<Arc<Kept>> {
+        let kept = self.queries.remove(id)?;
+        if let Some(request) = &kept.request {
+            self.requests.remove(request);
+        }
+        Some(kept)
+    }
+
+    /// Forgets what is too old or too much; queries that run stay.
+    fn tidy(&mut self, options: &KeptOptions) {
+        let over: Vec<(QueryId, Instant, u64)> = self
+            .queries
+            .iter()
+            .filter_map(|(id, kept)| {
+                let outcome = kept.outcome.borrow();
+                let outcome = outcome.as_ref()?;
+                Some((*id, outcome.at, outcome.result.as_ref().map_or(0, |stored| stored.bytes())))
+            })
+            .collect();
+        let mut bytes: u64 = over.iter().map(|(_, _, bytes)| bytes).sum();
+        for (id, at, size) in over {
+            let is_too_much = bytes > options.bytes_max || self.queries.len() > options.queries_max;
+            if is_too_much || at.elapsed() > options.keep {
+                self.take(&id);
+                bytes -= size;
+            }
+        }
+    }
+}
+
+async fn collected(started: Started, options: &KeptOptions) -> Result<Arc<Stored>> {
+    let mut rows = started.rows().await?;
+    if let Some(stored) = rows.stored() {
+        return Ok(stored);
+    }
+    let mut collector = Collector::new(rows.schema(), &options.folder, options.memory_bytes_max);
+    while let Some(batch) = rows.next().await {
+        collector.push(batch?)?;
+    }
+    Ok(Arc::new(collector.finish()?))
+}
+
+impl Kept {
+    /// The query's id.
+    pub fn id(&self) -> QueryId {
+        self.live.id()
+    }
+
+    /// Whose it is.
+    pub fn user(&self) -> &str {
+        &self.live.caller().user
+    }
+
+    /// How the query stands.
+    pub fn state(&self) -> QueryState {
+        self.live.state()
+    }
+
+    /// Asks it to stop; what it has given is lost.
+    pub fn stop(&self) {
+        self.live.stop();
+    }
+
+    /// True when its result, or its error, is there.
+    pub fn is_over(&self) -> bool {
+        self.outcome.borrow().is_some()
+    }
+
+    /// Waits at most so long for the result; true when it is there.
+    pub async fn over_within(&self, wait: Duration) -> bool {
+        let mut outcome = self.outcome.clone();
+        matches!(tokio::time::timeout(wait, outcome.wait_for(Option::is_some)).await, Ok(Ok(_)))
+    }
+
+    /// The error that it ended with.
+    pub fn error(&self) -> Option<Arc<Error>> {
+        self.outcome.borrow().as_ref()?.result.as_ref().err().cloned()
+    }
+
+    /// The columns, once it has ended well.
+    pub fn schema(&self) -> Option<SchemaRef> {
+        Some(self.stored()?.schema())
+    }
+
+    /// Rows in all, once it has ended well.
+    pub fn rows(&self) -> Option<u64> {
+        Some(self.stored()?.rows())
+    }
+
+    /// At most `limit` rows from the row `offset` on, once it has ended well. Reads a file when it is large.
+    pub fn page(&self, offset: u64, limit: usize) -> Result<Option<Vec<RecordBatch>>> {
+        self.stored().map(|stored| stored.page(offset, limit)).transpose()
+    }
+
+    /// The rows from `offset` on, at most `limit`, once it has ended well. Polling it reads a file when the result is large.
+    pub fn stream(&self, offset: u64, limit: u64) -> Option<QueryStream> {
+        Some(QueryStream::of_stored(Arc::clone(&self.live), self.stored()?, offset, limit))
+    }
+
+    fn stored(&self) -> Option<Arc<Stored>> {
+        self.outcome.borrow().as_ref()?.result.as_ref().ok().cloned()
+    }
+}
