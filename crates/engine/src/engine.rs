@@ -82,12 +82,6 @@ impl Engine {
     /// Starts the engine's threads. Errors: `Start` when its folders cannot be made or threads cannot be started.
     pub fn new(catalog: Arc<dyn Catalog>, options: EngineOptions) -> Result<Self> {
         let results = options.spill_dir.join("results");
-        // What a process that was killed has left behind.
-        if let Err(error) = std::fs::remove_dir_all(&results)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(Error::Start(error));
-        }
         std::fs::create_dir_all(&results).map_err(Error::Start)?;
         let disk = |bytes_max| {
             DiskManagerBuilder::default()

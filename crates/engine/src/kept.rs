@@ -21,7 +21,7 @@ use crate::{
 /// How much is kept of the results that people come back for.
 #[derive(Debug, Clone)]
 pub struct KeptOptions {
-    /// Folder for results that are not small; made when missing, what it has is removed.
+    /// Folder for results that are not small; made when missing. Nobody else may write there.
     pub folder: PathBuf,
     /// Results up to so many bytes stay in memory.
     pub memory_bytes_max: usize,
@@ -80,13 +80,8 @@ struct Outcome {
 }
 
 impl KeptQueries {
-    /// Errors: `Start` when the folder cannot be made or emptied.
+    /// Errors: `Start` when the folder cannot be made.
     pub fn new(engine: Engine, options: KeptOptions) -> Result<Self> {
-        if let Err(error) = std::fs::remove_dir_all(&options.folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(Error::Start(error));
-        }
         std::fs::create_dir_all(&options.folder).map_err(Error::Start)?;
         Ok(Self { inner: Arc::new(Inner { engine, options, shelf: Mutex::default() }) })
     }

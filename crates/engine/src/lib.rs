@@ -51,6 +51,7 @@ mod types;
 
 pub use caller::Caller;
 pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
+pub use arrow::datatypes::{Field, SchemaRef};
 pub use datafusion::scalar::ScalarValue;
 pub use engine::{Described, Engine, QueryStream, Started};
 pub use error::{Error, Position, Result};

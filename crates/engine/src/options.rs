@@ -13,7 +13,7 @@ pub struct EngineOptions {
     pub memory_bytes: usize,
     /// Threads of the engine's own runtime, and the parts a large query is cut into.
     pub threads: usize,
-    /// Folder for what does not fit into memory; made when missing. It must not lie in the lake's data path.
+    /// Folder for what does not fit into memory; made when missing. It is this engine's alone and not in the lake's data path.
     pub spill_dir: PathBuf,
     /// The most that all queries together may spill, in bytes.
     pub spill_bytes_max: u64,

@@ -30,6 +30,9 @@ pub struct Config {
     pub connections: BTreeMap<ConnectionName, ConnectionConfig>,
     /// The SQL engine.
     pub engine: EngineConfig,
+    /// Workloads of queries by name; `default` takes what no rule sends elsewhere, `jobs` the SQL of jobs.
+    #[schemars(extend("propertyNames" = { "format": "queue-name" }))]
+    pub queues: BTreeMap<String, QueueConfig>,
     /// How runs are carried out.
     pub execution: ExecutionConfig,
     /// The process that keeps the project running.
@@ -150,11 +153,124 @@ pub struct EngineConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
+    /// The most that all queries together may set aside on disk.
+    pub spill_bytes_max: ByteSize,
+    /// Results kept in memory for whoever asks the same again; `0B` keeps none.
+    pub cache_bytes_max: ByteSize,
+    /// Results kept on disk that memory has no room for.
+    pub cache_disk_bytes_max: ByteSize,
+    /// The largest result that is kept.
+    pub cache_result_bytes_max: ByteSize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { memory: ByteSize::from_mib(1024), threads: None }
+        Self {
+            memory: ByteSize::from_mib(1024),
+            threads: None,
+            spill_bytes_max: ByteSize::from_mib(20 * 1024),
+            cache_bytes_max: ByteSize::from_mib(64),
+            cache_disk_bytes_max: ByteSize::from_mib(1024),
+            cache_result_bytes_max: ByteSize::from_mib(4),
+        }
+    }
+}
+
+/// A workload of queries: how many of them run at once, with how much, for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// Queries that run at once.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub slots: u32,
+    /// Its part of `engine.memory`, of a hundred. A process that serves queries shares it out so; one that runs a command has
+    /// all for that.
+    #[schemars(range(min = 1, max = 100))]
+    pub memory_percent: u8,
+    /// Queries that may wait for a slot; more are refused.
+    pub waiting_max: u32,
+    /// How long a query may wait for a slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_max: Option<Span>,
+    /// How long a query may take, its wait included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// How long a query waits for a reader that takes no rows.
+    pub idle_max: Span,
+    /// Bytes of files that one query may read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scanned_bytes_max: Option<ByteSize>,
+    /// Rows that one query may give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_max: Option<u64>,
+    /// Bytes that its queries together may set aside on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spill_bytes_max: Option<ByteSize>,
+    /// The most parts that one query is cut into; `engine.threads` unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<u32>,
+    /// `low`: its queries give way to those of other queues on a busy machine.
+    pub priority: QueuePriority,
+    /// Roles whose queries come here, and that may ask for it by name; without any, all may ask.
+    pub roles: Vec<String>,
+    /// Clients whose queries come here, by what they call themselves; `*` stands for anything.
+    pub applications: Vec<String>,
+}
+
+/// The queue of queries that no rule sends elsewhere.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// The queue of jobs' SQL.
+pub const JOBS_QUEUE: &str = "jobs";
+
+impl Config {
+    /// All queues with what they say or what holds unless they do: `default` and `jobs` are always among them. These two share
+    /// the memory that the others leave, when they say nothing themselves.
+    pub fn queues(&self) -> BTreeMap<String, QueueConfig> {
+        let mut queues = self.queues.clone();
+        let named: u32 = queues.values().map(|queue| u32::from(queue.memory_percent)).sum();
+        let missing: Vec<&str> =
+            [DEFAULT_QUEUE, JOBS_QUEUE].into_iter().filter(|name| !queues.contains_key(*name)).collect();
+        let share = 100_u32.saturating_sub(named) / u32::try_from(missing.len().max(1)).unwrap_or(1);
+        let memory_percent = u8::try_from(share.max(1)).unwrap_or(100);
+        for name in missing {
+            // Jobs have slots of their own: their tasks.
+            let slots = if name == JOBS_QUEUE { 10_000 } else { QueueConfig::default().slots };
+            queues.insert(name.to_owned(), QueueConfig { slots, memory_percent, ..QueueConfig::default() });
+        }
+        queues
+    }
+}
+
+/// How eagerly the queries of a queue get the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum QueuePriority {
+    /// People wait for it.
+    #[default]
+    Normal,
+    /// When nobody else wants it, and a tenth of the time when somebody does.
+    Low,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            slots: 16,
+            memory_percent: 50,
+            waiting_max: 1_000,
+            wait_max: None,
+            timeout: None,
+            idle_max: Span::from_secs(600),
+            scanned_bytes_max: None,
+            rows_max: None,
+            spill_bytes_max: None,
+            threads: None,
+            priority: QueuePriority::Normal,
+            roles: Vec::new(),
+            applications: Vec::new(),
+        }
     }
 }
 
@@ -201,13 +317,33 @@ impl Default for ExecutionConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// Where health checks and metrics are answered, as `127.0.0.1:8470`.
+    /// Where the HTTP API, Flight SQL, health checks and metrics are answered, as `127.0.0.1:8470`.
     pub listen: String,
+    /// Where PostgreSQL clients connect; empty for nowhere.
+    pub postgres_listen: String,
+    /// The server's certificate with its chain, a PEM file relative to the project. With it, HTTP is HTTPS, and PostgreSQL and
+    /// Flight SQL clients may ask for TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<String>,
+    /// The certificate's key, a PEM file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<String>,
+    /// How long the result of a query that was submitted over HTTP is kept.
+    pub results_keep: Span,
+    /// The most that these results may take on disk; the oldest go first.
+    pub results_bytes_max: ByteSize,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8470".to_owned() }
+        Self {
+            listen: "127.0.0.1:8470".to_owned(),
+            postgres_listen: "127.0.0.1:8471".to_owned(),
+            tls_certificate: None,
+            tls_key: None,
+            results_keep: Span::from_secs(3_600),
+            results_bytes_max: ByteSize::from_mib(10 * 1024),
+        }
     }
 }
 

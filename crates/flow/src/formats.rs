@@ -31,6 +31,7 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         "schema-name" => schema_name(text),
         "target-name" => plain(text.parse::<TargetName>(), ""),
         "pool-name" => pool_name(text),
+        "queue-name" => queue_name(text),
         "zone" => zone_name(text).map_err(|message| Wrong { message, hint: "name it as `eu-west`".to_owned() }),
         "ds" => plain(text.parse::<Ds>(), ""),
         "span" => plain(text.parse::<Span>(), ""),
@@ -115,6 +116,14 @@ fn pool_name(text: &str) -> Result<(), Wrong> {
     }
     let hint = "use at most 64 bytes of letters, digits, `_`, `-` and `.`, as `etl`".to_owned();
     Err(Wrong { message: format!("`{text}` is not the name of a pool"), hint })
+}
+
+fn queue_name(text: &str) -> Result<(), Wrong> {
+    if is_name(text) {
+        return Ok(());
+    }
+    let hint = "use at most 64 bytes of letters, digits, `_`, `-` and `.`, as `dashboards`".to_owned();
+    Err(Wrong { message: format!("`{text}` is not the name of a queue"), hint })
 }
 
 /// Reads the name of a time zone, as `America/New_York`. Errors: the name that was meant, or how names are written.

@@ -291,6 +291,20 @@ fn semantic_problems(config: &Config, source: &Source, tree: &Node) -> Vec<Probl
             }
         }
     }
+    let shares: u32 = config.queues().values().map(|queue| u32::from(queue.memory_percent)).sum();
+    if shares > 100 {
+        let parts = config.queues();
+        let parts = parts.iter().map(|(name, queue)| format!("{name} {}", queue.memory_percent));
+        let message = format!("the queues have {shares} of 100 parts of memory together");
+        let hint = format!("lower their `memory_percent`: {}", parts.collect::<Vec<_>>().join(", "));
+        problems.push(source.error(tree.at(&["queues"]), message, hint));
+    }
+    let server = &config.server;
+    let halves = [("tls_certificate", &server.tls_certificate), ("tls_key", &server.tls_key)];
+    if let [(here, Some(_)), (lacks, None)] | [(lacks, None), (here, Some(_))] = halves {
+        let message = format!("`server.{here}` is of no use without `server.{lacks}`");
+        problems.push(source.error(tree.at(&["server", here]), message, "give both, or none"));
+    }
     problems.extend(target::problems(&config.alerts, source, tree));
     problems
 }
@@ -542,6 +556,40 @@ mod tests {
         check(
             "[project\n",
             &["1:9 this is not TOML: unclosed table, expected `]` (see https://toml.io for how TOML is written)"],
+        );
+    }
+
+    #[test]
+    fn queues_share_the_memory() {
+        let shares = |text: &str| -> Vec<(String, u8)> {
+            let loaded = load(text, &[], &[]);
+            assert_eq!(loaded.problems, vec![], "{text}");
+            loaded.config.queues().into_iter().map(|(name, queue)| (name, queue.memory_percent)).collect()
+        };
+        let named = |pairs: &[(&str, u8)]| pairs.iter().map(|(n, p)| ((*n).to_owned(), *p)).collect::<Vec<_>>();
+        assert_eq!(shares(""), named(&[("default", 50), ("jobs", 50)]));
+        assert_eq!(
+            shares("[queues.dashboards]\nslots = 10\nmemory_percent = 30\n"),
+            named(&[("dashboards", 30), ("default", 35), ("jobs", 35)])
+        );
+        assert_eq!(shares("[queues.default]\nmemory_percent = 70\n"), named(&[("default", 70), ("jobs", 30)]));
+        check(
+            "[queues.default]\nmemory_percent = 70\n[queues.a]\nmemory_percent = 40\n",
+            &[
+                "1:9 the queues have 111 of 100 parts of memory together (lower their `memory_percent`: a 40, default 70, jobs 1)",
+            ],
+        );
+        check(
+            "[queues.\"a b\"]\nslots = 0\npriority = \"high\"\n[server]\ntls_key = \"k.pem\"\n",
+            &[
+                "1:9 `a b` is not the name of a queue (use at most 64 bytes of letters, digits, `_`, `-` and `.`, as `dashboards`)",
+                "2:9 `queues.a b.slots` cannot be 0 (write a number from 1 to 10000)",
+                "3:12 `queues.a b.priority` cannot be the text `high` (it is one of `normal`, `low`)",
+            ],
+        );
+        check(
+            "[server]\ntls_key = \"k.pem\"\n",
+            &["2:11 `server.tls_key` is of no use without `server.tls_certificate` (give both, or none)"],
         );
     }
 

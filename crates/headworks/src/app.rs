@@ -3,15 +3,19 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::Context;
 use headworks_domain::{Clock, EnvironmentName, ErrorKind, Problem, Severity, SystemClock};
-use headworks_engine::{Engine, EngineOptions};
+use headworks_engine::{CacheOptions, Engine, EngineOptions, Priority, QueueOptions};
 use headworks_flow::{
-    CONFIG_FILE, Config, Job, Loaded, LoadedConfig, Overrides, Project, Setting, exec::Partitions, load_config,
+    ByteSize, CONFIG_FILE, Config, Job, Loaded, LoadedConfig, Overrides, Project, QueueConfig, QueuePriority, Setting,
+    Span, exec::Partitions, load_config,
 };
 use headworks_lake::{Lake, Storage, StorageOptions};
 use headworks_meta::{Runs, SystemProcesses};
@@ -43,6 +47,8 @@ pub(crate) struct App {
     production: OnceCell<Option<Lake>>,
     lakes: OnceCell<Lakes>,
     engine: OnceCell<Engine>,
+    /// True once the process serves the queries of others.
+    serves_queries: AtomicBool,
     runs: OnceCell<Arc<Runs>>,
 }
 
@@ -67,6 +73,7 @@ impl App {
             production: OnceCell::new(),
             lakes: OnceCell::new(),
             engine: OnceCell::new(),
+            serves_queries: AtomicBool::new(false),
             runs: OnceCell::new(),
         }
     }
@@ -313,6 +320,27 @@ impl App {
         Ok(Lake::open_read_only(store, storage, self.clock.clone()).await?)
     }
 
+    /// Lets queues share out the engine's memory; before the engine is asked for.
+    pub(crate) fn serves_queries(&self) {
+        self.serves_queries.store(true, Ordering::Relaxed);
+    }
+
+    /// A folder of this process's own for what does not fit into memory. Those of processes that were killed are removed.
+    pub(crate) fn spill_dir(&self) -> anyhow::Result<PathBuf> {
+        let all = self.own_folder()?.join("spill");
+        // Containers may share the folder, and have processes of the same number.
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix(&host)?.strip_prefix('-')?.parse::<u32>().ok());
+            let is_gone = process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists());
+            if is_gone && let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(%error, folder = %entry.path().display(), "what a process that is gone set aside could not be removed");
+            }
+        }
+        Ok(all.join(format!("{host}-{}", std::process::id())))
+    }
+
     /// The SQL engine over the lake.
     pub(crate) async fn engine(&self) -> anyhow::Result<&Engine> {
         self.engine
@@ -321,8 +349,18 @@ impl App {
                 let settings = &self.config()?.engine;
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
                 let threads = settings.threads.map_or(cores, |n| n as usize);
-                let mut options = EngineOptions::new(self.own_folder()?.join("spill"), threads);
+                let mut options = EngineOptions::new(self.spill_dir()?, threads);
                 options.memory_bytes = usize::try_from(settings.memory.bytes()).unwrap_or(usize::MAX);
+                options.spill_bytes_max = settings.spill_bytes_max.bytes();
+                options.cache = CacheOptions {
+                    memory_bytes: settings.cache_bytes_max.bytes(),
+                    disk_bytes: settings.cache_disk_bytes_max.bytes(),
+                    entry_bytes_max: usize::try_from(settings.cache_result_bytes_max.bytes()).unwrap_or(usize::MAX),
+                };
+                options.clock = Arc::clone(&self.clock);
+                let is_shared = self.serves_queries.load(Ordering::Relaxed);
+                let queues = self.config()?.queues();
+                options.queues = queues.iter().map(|(name, queue)| queue_options(name, queue, is_shared)).collect();
                 Ok(Engine::new(catalog, options)?)
             })
             .await
@@ -362,6 +400,29 @@ impl App {
     }
 }
 
+/// `is_shared`: the process serves the queries of others, so that memory is shared out; else all is for the one command.
+fn queue_options(name: &str, queue: &QueueConfig, is_shared: bool) -> QueueOptions {
+    QueueOptions {
+        name: name.to_owned(),
+        slots: queue.slots as usize,
+        memory_percent: if is_shared { queue.memory_percent } else { 100 },
+        waiting_max: queue.waiting_max as usize,
+        wait_max: queue.wait_max.map(Span::duration),
+        timeout: queue.timeout.map(Span::duration),
+        idle_max: queue.idle_max.duration(),
+        scanned_bytes_max: queue.scanned_bytes_max.map(ByteSize::bytes),
+        rows_max: queue.rows_max,
+        spill_bytes_max: queue.spill_bytes_max.map(ByteSize::bytes),
+        threads: queue.threads.map(|n| n as usize),
+        priority: match queue.priority {
+            QueuePriority::Normal => Priority::Normal,
+            QueuePriority::Low => Priority::Low,
+        },
+        roles: queue.roles.clone(),
+        applications: queue.applications.clone(),
+    }
+}
+
 /// Children that are not gone by then are left to their supervisors.
 const CHILDREN_GONE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -369,6 +430,12 @@ impl App {
     /// Closes what was opened, so that a SQLite database is left as one file and no process of a task outlives the command.
     pub(crate) async fn close(&self) {
         self.children.gone(CHILDREN_GONE_WITHIN).await;
+        if self.engine.get().is_some()
+            && let Ok(own) = self.spill_dir()
+        {
+            // Queries that still run write there no more: the process ends.
+            let _ = fs::remove_dir_all(own);
+        }
         if let Some(store) = self.store.get() {
             store.close().await;
         }

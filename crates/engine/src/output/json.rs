@@ -70,9 +70,11 @@ pub(super) fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError
     let options = EncoderOptions::default().with_explicit_nulls(true);
     let mut encoder = make_encoder(&field, column.as_ref(), &options)?;
     let mut texts = Vec::with_capacity(column.len());
+    // A column of nothing but nulls has them only logically.
+    let nulls = column.logical_nulls();
     for row in 0..column.len() {
         let mut bytes = Vec::new();
-        if column.is_null(row) {
+        if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             texts.push(None);
             continue;
         }

@@ -14,7 +14,7 @@ impl Runner {
         let staged = work.staged.as_ref().ok_or_else(|| internal("nothing was staged"))?;
         let checks = self.checks_of(segment, plan)?;
         let this = self.lake().staged(staged).map_err(|e| Stop::from(&e))?;
-        let options = sql::table_option(sql::options(), "this", this);
+        let options = sql::table_option(sql::options(&plan.job.name), "this", this);
         let report = checks::run(&self.engine, &checks, &options).await.map_err(|e| Stop::from(&e))?;
         for outcome in &report.outcomes {
             let word = match (outcome.passed, outcome.block) {

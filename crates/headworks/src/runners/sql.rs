@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use headworks_domain::Fault;
-use headworks_engine::{Error, QueryOptions, SqlLimits};
+use headworks_domain::{Fault, JobName};
+use headworks_engine::{Caller, Error, QueryOptions, SqlLimits};
 use headworks_flow::{
-    Failure, RunPlan,
+    Failure, JOBS_QUEUE, RunPlan,
     exec::{Segment, Stop},
 };
 use headworks_lake::{At, StageRequest, Staged};
@@ -44,7 +44,7 @@ impl Runner {
         plan: &RunPlan,
         request: &StageRequest,
     ) -> Result<(QueryOptions, Vec<String>), Stop> {
-        let (mut query, mut unmade) = (options(), Vec::new());
+        let (mut query, mut unmade) = (options(&plan.job.name), Vec::new());
         for wait in &plan.waits {
             let name = wait.table.as_str();
             let lake = self.lakes.reading(name).await.map_err(|e| Stop::from(&e))?;
@@ -66,7 +66,7 @@ impl Runner {
 
     /// Plans a view's SQL once, so that a broken one is never published.
     pub(super) async fn try_view(&self, plan: &RunPlan, sql: &str) -> Result<(), Stop> {
-        self.engine.query(&format!("explain {sql}"), options()).await.map(drop).map_err(|e| sql_stop(plan, &e))
+        self.engine.query(&format!("explain {sql}"), options(&plan.job.name)).await.map(drop).map_err(|e| sql_stop(plan, &e))
     }
 }
 
@@ -82,8 +82,16 @@ fn of_unmade(failure: Failure, unmade: &[String]) -> Failure {
     Failure { hint: Some(hint), ..failure }
 }
 
-pub(super) fn options() -> QueryOptions {
-    QueryOptions { limits: SqlLimits::jobs(), ..QueryOptions::default() }
+/// How the SQL of a job is run.
+pub(super) fn options(job: &JobName) -> QueryOptions {
+    QueryOptions {
+        limits: SqlLimits::jobs(),
+        caller: Caller::trusted(format!("job {job}")),
+        queue: Some(JOBS_QUEUE.to_owned()),
+        // Each interval is read once.
+        is_cached: false,
+        ..QueryOptions::default()
+    }
 }
 
 /// Shows an error of the engine at the line of the job file where its SQL stands.

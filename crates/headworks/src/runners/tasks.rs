@@ -95,7 +95,7 @@ impl Runner {
             }
             TaskAction::Python(python) => self.python(segment, plan, python).await,
             TaskAction::Http(http) => limited(segment.timeout(), self.looker.http.call(segment, http)).await,
-            TaskAction::Sql(sql) => limited(segment.timeout(), self.query(segment, sql)).await,
+            TaskAction::Sql(sql) => limited(segment.timeout(), self.query(segment, plan, sql)).await,
         };
         let output = work.map_err(|failure| {
             let message = format!("task `{name}` {}", failure.message);
@@ -202,9 +202,9 @@ impl Runner {
         self.surroundings.work.join(format!("{}-{}-{}", segment.run_id(), segment.fence(), segment.attempt()))
     }
 
-    async fn query(&self, segment: &Segment, sql: &SqlTask) -> Result<Option<Value>, Failure> {
+    async fn query(&self, segment: &Segment, plan: &RunPlan, sql: &SqlTask) -> Result<Option<Value>, Failure> {
         segment.log.line(format!("running SQL:\n{}", sql.sql));
-        let stream = self.engine.query(&sql.sql, options()).await.map_err(|error| query_failure(&error))?;
+        let stream = self.engine.query(&sql.sql, options(&plan.job.name)).await.map_err(|error| query_failure(&error))?;
         let max = segment.output_bytes_max();
         let mut rows = Bounded { bytes: Vec::new(), max };
         match headworks_engine::output::write_json(stream, &mut rows).await {

@@ -8,7 +8,7 @@ use arrow::{
     datatypes::DataType,
 };
 use futures::TryStreamExt;
-use headworks_domain::{ErrorKind, PartitionKey};
+use headworks_domain::{ErrorKind, JobName, PartitionKey};
 use headworks_flow::{
     Failure, RunPlan,
     exec::{Segment, Stop},
@@ -28,7 +28,7 @@ impl Runner {
         let fresh = self.stage_sql(segment, plan, request.clone()).await?;
         let this = self.lake().staged(&fresh).map_err(|e| Stop::from(&e))?;
         let keys: Vec<String> = plan.job.spec.key.iter().map(|k| quoted(k)).collect();
-        self.refuse_doubles(&this, &keys).await?;
+        self.refuse_doubles(&plan.job.name, &this, &keys).await?;
         let table = request.spec.name.as_str();
         let old = self.lake().table(table, At::Now).await.map_err(|e| Stop::from(&e))?;
         let Some(old) = old else { return Ok(fresh) };
@@ -37,7 +37,8 @@ impl Runner {
         let texts = cut.iter().map(|c| format!("cast(old.{c} as varchar)")).collect::<Vec<_>>().join(", ");
         let name = quoted(table);
         let touched = format!("select distinct {texts} from {name} as old join this as new on {same}");
-        let options = || sql::table_option(sql::options(), "this", Arc::clone(&this));
+        let job = &plan.job.name;
+        let options = || sql::table_option(sql::options(job), "this", Arc::clone(&this));
         let mut partitions: BTreeSet<PartitionKey> = fresh.keys().cloned().collect();
         for batch in self.engine.rows(&touched, options()).await.map_err(|e| Stop::from(&e))? {
             let texts = batch.columns().iter().map(|c| cast(c, &DataType::Utf8)).collect::<Result<Vec<_>, _>>();
@@ -74,9 +75,14 @@ impl Runner {
         Ok(staged)
     }
 
-    async fn refuse_doubles(&self, this: &Arc<headworks_lake::LakeTable>, keys: &[String]) -> Result<(), Stop> {
+    async fn refuse_doubles(
+        &self,
+        job: &JobName,
+        this: &Arc<headworks_lake::LakeTable>,
+        keys: &[String],
+    ) -> Result<(), Stop> {
         let keys = keys.join(", ");
-        let options = sql::table_option(sql::options(), "this", Arc::clone(this));
+        let options = sql::table_option(sql::options(job), "this", Arc::clone(this));
         let doubles = format!("select {keys} from this group by {keys} having count(*) > 1 limit 1");
         let found = self.engine.rows(&doubles, options).await.map_err(|e| Stop::from(&e))?;
         if found.iter().all(|batch| batch.num_rows() == 0) {

@@ -79,7 +79,9 @@ impl Project {
             .args(args)
             .current_dir(self.path())
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // Tests run side by side: each takes a free port.
+            .env("HEADWORKS__SERVER__POSTGRES_LISTEN", "127.0.0.1:0");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
