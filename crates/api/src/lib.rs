@@ -1,7 +1,7 @@
 //! The JSON API of Headworks over HTTP, described by OpenAPI.
 //!
 //! Queries are things here: they are submitted, looked at while they run, read page by page or as a whole in several formats,
-//! and stopped. Who asks is told by [`SignIn`], which the program implements over its accounts; what they may read is held by
+//! and stopped. Who asks is told by [`SignIn`](headworks_engine::SignIn), which the program implements over its accounts; what they may read is held by
 //! the engine.
 //!
 //! It deliberately runs nothing itself: the engine does, by its queues and limits.
@@ -17,14 +17,13 @@ mod server;
 use std::sync::Arc;
 
 use axum::{Json, Router, extract::DefaultBodyLimit, routing::get};
-use headworks_engine::{Engine, KeptQueries};
+use headworks_engine::{Engine, KeptQueries, SignIn};
 use utoipa::{
     OpenApi,
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-pub use auth::{Credentials, SignIn, SignInError, Signed};
-pub use server::{Tls, TlsError, serve};
+pub use server::{Peer, Tls, TlsError, serve};
 
 /// The most bytes that a request's body may have: a statement and its parameters.
 const BODY_BYTES_MAX: usize = 4 << 20;

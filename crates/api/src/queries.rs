@@ -14,14 +14,14 @@ use axum::{
 use chrono::{DateTime, Utc};
 use futures::{Stream, stream};
 use headworks_domain::ErrorKind;
-use headworks_engine::{Kept, QueryId, QueryOptions, QueryState, QueueState, ScalarValue, Stage};
+use headworks_engine::{Kept, QueryId, QueryOptions, QueryState, QueueState, ScalarValue, Signed, Stage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Api,
-    auth::{By, Signed},
+    auth::By,
     problem::Problem,
     results::{self, Column, PAGE_ROWS},
 };

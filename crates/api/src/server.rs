@@ -72,7 +72,7 @@ pub async fn serve(
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+pub struct Peer(pub SocketAddr);
 
 impl Connected<IncomingStream<'_, Plain>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Plain>) -> Self {

@@ -49,7 +49,7 @@ mod queue;
 mod resolve;
 mod types;
 
-pub use caller::Caller;
+pub use caller::{Caller, Credentials, SignIn, SignInError, Signed};
 pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
 pub use arrow::datatypes::{Field, SchemaRef};
 pub use datafusion::scalar::ScalarValue;

@@ -1,1 +1,3 @@
 //! PostgreSQL protocol and Arrow Flight SQL over the query service.
+
+pub mod flight;

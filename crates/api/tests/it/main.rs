@@ -3,8 +3,11 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use headworks_api::{Api, Credentials, SignIn, SignInError, Signed, openapi, serve};
-use headworks_engine::{Caller, Engine, EngineOptions, KeptOptions, KeptQueries, NoTables, QueueOptions};
+use headworks_api::{Api, openapi, serve};
+use headworks_engine::{
+    Caller, Credentials, Engine, EngineOptions, KeptOptions, KeptQueries, NoTables, QueueOptions, SignIn, SignInError,
+    Signed,
+};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
