@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{RunId, TableName};
 use headworks_flow::{
     Failure,
-    exec::{Claim, ClaimRequest, passed_over},
+    exec::{Claim, ClaimRequest, Seen, passed_over},
 };
-use headworks_store::{Tx, Value, values};
+use headworks_store::{Dialect, Tx, Value, values};
 
 use crate::{
     Result, Runs, demands,
@@ -210,10 +210,21 @@ async fn newest_runs<'w>(tx: &mut Tx, wanted: &[&'w ClaimRequest]) -> Result<Has
     Ok(newest)
 }
 
-/// Takes a run whose row still is as it was seen.
-async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &ClaimRequest) -> Result<Option<Claim>> {
-    let row = tx
-        .row(
+/// Takes a run whose row still is as it was seen, and whose owner has given no sign of life since.
+async fn take_over(
+    tx: &mut Tx,
+    process: &str,
+    fence: i64,
+    seen: &Seen,
+    request: &ClaimRequest,
+) -> Result<Option<Claim>> {
+    // An owner that stood still and renews its lease asks after it which runs it lost: its renewal must not fall between this look at
+    // the lease and the commit. One that is on its way counts as made, for who waited for it here could wait for ever.
+    let held = match tx.dialect() {
+        Dialect::Postgres => "for share skip locked",
+        Dialect::Sqlite => "",
+    };
+    let sql = format!(
             "update hw_run set fence = $3, owner = $4, job_version = $5, table_name = $6, first_partition = $7, last_partition = $8, params = $9,
                  state = 'waiting', attempt = attempt + 1, finished_at = null, row_count = 0, bytes = 0,
                  error_kind = null, error_code = null, error = null, hint = null,
@@ -222,10 +233,15 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
                  and not exists (select 1 from hw_run other where other.job = hw_run.job and other.id <> hw_run.id
                      and other.interval_start = hw_run.interval_start and other.interval_end = hw_run.interval_end
                      and other.finished_at is null)
-             returning attempt",
+                 and (finished_at is not null or not exists (select 1 from hw_process p where p.id = hw_run.owner)
+                     or exists (select 1 from hw_process p where p.id = hw_run.owner and p.lease_until <= $12 {held}))
+             returning attempt");
+    let row = tx
+        .row(
+            &sql,
             &values![
                 request.run_id.as_str(),
-                seen,
+                seen.fence,
                 fence,
                 process,
                 &request.job_version,
@@ -235,6 +251,7 @@ async fn take_over(tx: &mut Tx, process: &str, fence: i64, seen: i64, request: &
                 params_text(&request.params),
                 zone_text(request.placement.zone.as_ref()),
                 pools_text(&request.placement.pools),
+                seen.lease_until.map_or(0, |until| until.timestamp_micros()),
             ],
         )
         .await?;

@@ -39,6 +39,10 @@ pub(crate) fn run_row(row: &Row, lives: impl Fn(&ProcessInfo, i64) -> bool) -> R
             Some((process, _)) => format!("{}:{}", process.host, process.pid),
             None => row.text(10)?,
         },
+        // One that never ends is beyond all times.
+        lease_until: owner
+            .as_ref()
+            .map(|(_, lease)| DateTime::from_timestamp_micros(*lease).unwrap_or(DateTime::<Utc>::MAX_UTC)),
         owner_alive: finished_at.is_none() && owner.is_some_and(|(process, lease)| lives(&process, lease)),
         created_at: time("hw_run", row.i64(11)?)?,
         started_at: opt_time("hw_run", row, 12)?,

@@ -98,6 +98,8 @@ pub struct RunRow {
     pub owner: String,
     /// False when the run is not over and its owner is gone.
     pub owner_alive: bool,
+    /// Until when that process's lease ran; `None` when nothing is known of it.
+    pub lease_until: Option<DateTime<Utc>>,
     /// When it was first planned.
     pub created_at: DateTime<Utc>,
     /// When its first attempt began.
@@ -222,7 +224,8 @@ pub struct ClaimRequest {
     /// ([`RunRow::was_passed_over`]), moves the cursor, and claims nothing.
     pub yields: bool,
     /// The newest run of the job and interval when it was looked at. It is taken over when it is this run, else a new run is
-    /// made beside it; either way only while nobody else has changed it or made another.
+    /// made beside it; either way only while nobody else has changed it or made another. A live run is taken over only while its
+    /// owner has not renewed its lease since.
     pub seen: Option<Seen>,
 }
 
@@ -233,18 +236,20 @@ pub struct Seen {
     pub run_id: RunId,
     /// Its fence then.
     pub fence: i64,
+    /// Until when its owner's lease ran.
+    pub lease_until: Option<DateTime<Utc>>,
 }
 
 impl From<&RunRow> for Seen {
     fn from(row: &RunRow) -> Self {
-        Self { run_id: row.id.clone(), fence: row.fence }
+        Self { run_id: row.id.clone(), fence: row.fence, lease_until: row.lease_until }
     }
 }
 
 impl ClaimRequest {
-    /// The fence that the run's own row must still have; `None` for a run that is new.
-    pub fn taken_over(&self) -> Option<i64> {
-        self.seen.as_ref().filter(|seen| seen.run_id == self.run_id).map(|seen| seen.fence)
+    /// How the run's own row was seen; `None` for a run that is new.
+    pub fn taken_over(&self) -> Option<&Seen> {
+        self.seen.as_ref().filter(|seen| seen.run_id == self.run_id)
     }
 }
 

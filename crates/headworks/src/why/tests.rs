@@ -67,6 +67,7 @@ fn run(state: State) -> RunRow {
         fence: 1,
         owner: "host:12".to_owned(),
         owner_alive: true,
+        lease_until: None,
         created_at: at("02 02:00"),
         started_at: Some(at("02 11:00")),
         finished_at: state.is_final().then(|| at("02 11:30")),

@@ -11,7 +11,7 @@ use headworks_meta::{
     Answer, BackfillState, Cancelled, Error, NewBackfill, NewDemand, NewPiece, Outdated, Progress, Role, Runs,
     finish_in,
 };
-use headworks_store::{Dialect, values};
+use headworks_store::{Dialect, Store, values};
 use serde_json::Map;
 
 use crate::world::{World, claim_one, day, ds, record, wanted};
@@ -36,6 +36,8 @@ on_both!(
     a_run_has_one_owner,
     a_lost_reply_to_a_claim_is_settled_by_asking_again,
     the_next_owner_of_a_dead_process_fences_it,
+    an_owner_that_renewed_its_lease_meanwhile_keeps_its_runs,
+    a_renewal_that_is_on_its_way_counts,
     a_process_learns_which_of_its_runs_it_lost,
     a_lease_that_ran_out_lets_others_in,
     states_are_kept_until_the_end_and_not_after,
@@ -72,8 +74,8 @@ async fn a_process_learns_which_of_its_runs_it_lost(world: World) {
     // One ends under its own fence, one is taken over, one is gone from the records.
     one.record(vec![record(&mine[0].0, mine[0].1, State::Success, world.clock.now())]).await.unwrap();
     world.machine.gone.lock().unwrap().insert(1);
-    let seen = Seen { run_id: mine[1].0.clone(), fence: mine[1].1.fence };
-    let over = ClaimRequest { seen: Some(seen), ..wanted(&mine[1].0, "flights", 1) };
+    let seen = other.show(&mine[1].0).await.unwrap().map(|shown| Seen::from(&shown.run));
+    let over = ClaimRequest { seen, ..wanted(&mine[1].0, "flights", 1) };
     assert!(other.claim(vec![over]).await.unwrap()[0].is_some());
     let gone = mine[2].0.clone();
     let deleted: Result<u64, headworks_store::Error> = world
@@ -141,6 +143,62 @@ async fn the_next_owner_of_a_dead_process_fences_it(world: World) {
     assert!(matches!(published, Err(Error::Fenced { .. })), "{published:?}");
     assert_eq!(other.record(vec![record(&id, new, State::Success, now)]).await.unwrap(), [Kept::Yes]);
     assert_eq!(other.standing(&[id]).await.unwrap(), [Standing::Over(State::Success)]);
+}
+
+async fn an_owner_that_renewed_its_lease_meanwhile_keeps_its_runs(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, _) = claim_one(&one, "flights", 0).await;
+    let (ended, claim) = claim_one(&one, "flights", 1).await;
+    one.record(vec![record(&ended, claim, State::Failed, world.clock.now())]).await.unwrap();
+    let gone = |is_gone: bool| {
+        let mut gone = world.machine.gone.lock().unwrap();
+        if is_gone { gone.insert(1) } else { gone.remove(&1) }
+    };
+    gone(true);
+    let rows = other.find(&[("flights".parse().unwrap(), day(0)), ("flights".parse().unwrap(), day(1))]).await.unwrap();
+    let seen: Vec<Option<Seen>> = rows.iter().map(|row| row.as_ref().map(Seen::from)).collect();
+    // It only stood still.
+    gone(false);
+    world.clock.forward(1);
+    one.heartbeat().await.unwrap();
+    let late = ClaimRequest { seen: seen[0].clone(), ..wanted(&id, "flights", 0) };
+    assert_eq!(other.claim(vec![late.clone()]).await.unwrap(), [None]);
+    let over = ClaimRequest { seen: seen[1].clone(), ..wanted(&ended, "flights", 1) };
+    assert!(other.claim(vec![over]).await.unwrap()[0].is_some(), "a run that is over is nobody's");
+    gone(true);
+    let seen = other.show(&id).await.unwrap().map(|shown| Seen::from(&shown.run));
+    assert!(other.claim(vec![ClaimRequest { seen, ..late }]).await.unwrap()[0].is_some());
+}
+
+async fn a_renewal_that_is_on_its_way_counts(world: World) {
+    if world.store.dialect() == Dialect::Sqlite {
+        // One writes at a time there.
+        return;
+    }
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, _) = claim_one(&one, "flights", 0).await;
+    world.machine.gone.lock().unwrap().insert(1);
+    let seen = other.show(&id).await.unwrap().map(|shown| Seen::from(&shown.run));
+    let (renewed, is_renewed) = tokio::sync::oneshot::channel();
+    let (commit, may_commit) = tokio::sync::oneshot::channel::<()>();
+    let elsewhere = Store::open(world.store.options()).await.unwrap();
+    let renewal = tokio::spawn(async move {
+        let work = elsewhere.write(move |tx| {
+            Box::pin(async move {
+                let changed =
+                    tx.execute("update hw_process set lease_until = lease_until + 1 where pid = 1", &[]).await;
+                renewed.send(()).unwrap();
+                may_commit.await.unwrap();
+                changed
+            })
+        });
+        work.await
+    });
+    is_renewed.await.unwrap();
+    let late = ClaimRequest { seen, ..wanted(&id, "flights", 0) };
+    assert_eq!(other.claim(vec![late]).await.unwrap(), [None]);
+    commit.send(()).unwrap();
+    assert_eq!(renewal.await.unwrap().unwrap(), 1);
 }
 
 async fn a_lease_that_ran_out_lets_others_in(world: World) {
@@ -224,7 +282,7 @@ async fn a_success_is_repeated_as_a_new_run(world: World) {
     let runs = world.process(1).await;
     let (first, claim) = claim_one(&runs, "flights", 0).await;
     runs.record(vec![record(&first, claim, State::Success, world.clock.now())]).await.unwrap();
-    let seen = Some(Seen { run_id: first.clone(), fence: claim.fence });
+    let seen = Some(Seen { run_id: first.clone(), fence: claim.fence, lease_until: None });
     let over = ClaimRequest { seen: seen.clone(), ..wanted(&first, "flights", 0) };
     assert_eq!(runs.claim(vec![over]).await.unwrap(), [None], "a success is never taken over");
     let second = runs.new_run_ids(1).await.unwrap().remove(0);
@@ -236,7 +294,7 @@ async fn a_success_is_repeated_as_a_new_run(world: World) {
 
     // A failed run goes on under its id.
     runs.record(vec![record(&second, claim, State::Failed, world.clock.now())]).await.unwrap();
-    let seen = Some(Seen { run_id: second.clone(), fence: claim.fence });
+    let seen = Some(Seen { run_id: second.clone(), fence: claim.fence, lease_until: None });
     let failed = ClaimRequest { seen, ..wanted(&second, "flights", 0) };
     let again = runs.claim(vec![failed]).await.unwrap()[0].unwrap();
     assert_eq!(again.attempt, 2);
@@ -312,7 +370,7 @@ async fn old_runs_go_but_not_that_their_intervals_are_done(world: World) {
     let again = async |before: &RunId, n: i64, state: State| {
         let id = runs.new_run_ids(1).await.unwrap().remove(0);
         let fence = runs.show(before).await.unwrap().unwrap().run.fence;
-        let seen = Some(Seen { run_id: before.clone(), fence });
+        let seen = Some(Seen { run_id: before.clone(), fence, lease_until: None });
         let claim = runs.claim(vec![ClaimRequest { seen, ..wanted(&id, "flights", n) }]).await.unwrap()[0].unwrap();
         runs.record(vec![record(&id, claim, state, old)]).await.unwrap();
         id
@@ -354,7 +412,7 @@ async fn old_runs_go_but_not_that_their_intervals_are_done(world: World) {
     assert_eq!(found, [newest, failed_since.clone(), mended]);
     // A failed run without its details is taken up as any other.
     let fence = runs.show(&failed_since).await.unwrap().unwrap().run.fence;
-    let seen = Some(Seen { run_id: failed_since.clone(), fence });
+    let seen = Some(Seen { run_id: failed_since.clone(), fence, lease_until: None });
     let claim = runs.claim(vec![ClaimRequest { seen, ..wanted(&failed_since, "flights", 1) }]).await.unwrap()[0];
     assert_eq!(claim.unwrap().attempt, 2);
 }
@@ -367,7 +425,9 @@ async fn a_restored_database_is_nobodys(world: World) {
     assert_eq!((claim.fence, other.standing(&ids).await.unwrap()), (given_out, vec![Standing::Held]));
     world.store.write(|tx| Box::pin(async move { headworks_meta::restored(tx).await })).await.unwrap();
     assert_eq!(other.standing(&ids).await.unwrap(), [Standing::Abandoned]);
-    let seen = Some(Seen { run_id: id.clone(), fence: claim.fence });
+    // A process is named by when it begins, and this one begins with its claim.
+    world.clock.forward(1);
+    let seen = Some(Seen { run_id: id.clone(), fence: claim.fence, lease_until: None });
     let taken = other.claim(vec![ClaimRequest { seen, ..wanted(&id, "flights", 0) }]).await.unwrap()[0].unwrap();
     assert!(taken.fence > given_out + 900_000, "above whatever the lost database gave out: {}", taken.fence);
     assert_eq!(one.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap(), [Kept::Fenced]);
@@ -587,7 +647,7 @@ async fn a_wish_is_not_lost_to_who_takes_the_run_over(world: World) {
     let (ended, claim) = claim_one(&third, "flights", 1).await;
     third.wish_cancelled(vec![ended.clone()]).await.unwrap();
     third.record(vec![record(&ended, claim, State::Cancelled, world.clock.now())]).await.unwrap();
-    let seen = Some(Seen { run_id: ended.clone(), fence: claim.fence });
+    let seen = Some(Seen { run_id: ended.clone(), fence: claim.fence, lease_until: None });
     third.claim(vec![ClaimRequest { seen, ..wanted(&ended, "flights", 1) }]).await.unwrap()[0].unwrap();
     assert_eq!(RunStore::cancel_wishes(&third).await.unwrap(), []);
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use headworks_domain::{Clock, ErrorKind, Fault, Interval, JobName, RunId, SystemClock};
 use headworks_flow::{
     Answer, Question,
@@ -39,6 +39,8 @@ struct Inner {
     processes: usize,
     ids: u64,
     dead: HashSet<String>,
+    /// Until when processes own their runs; who was taken for dead may renew its lease.
+    leases: HashMap<String, DateTime<Utc>>,
     runs: Vec<Row>,
     published: BTreeMap<Partition, i64>,
     position: i64,
@@ -173,6 +175,7 @@ impl Inner {
             fence: row.fence,
             owner: row.owner.clone(),
             owner_alive: !row.over && !row.owner.is_empty() && !self.dead.contains(&row.owner),
+            lease_until: self.leases.get(&row.owner).copied(),
             created_at: Utc::now(),
             started_at: None,
             finished_at: row.over.then(Utc::now),
@@ -242,7 +245,9 @@ impl RunStore for Handle {
                     Some(Claim { fence, attempt: 1 })
                 }
                 Some(seen) => {
-                    match inner.runs.iter_mut().find(|r| r.request.run_id == request.run_id && r.fence == seen) {
+                    let Inner { runs, leases, .. } = &mut *inner;
+                    match runs.iter_mut().find(|r| r.request.run_id == request.run_id && r.fence == seen.fence) {
+                        Some(row) if !row.over && leases.get(&row.owner) > seen.lease_until.as_ref() => None,
                         Some(row) if row.state == State::Success => None,
                         Some(row) => {
                             (row.fence, row.over, row.state) = (fence, false, State::Waiting);
@@ -277,7 +282,9 @@ impl RunStore for Handle {
 
     /// A lease that ran out is taken up again: who was taken for dead may have slept.
     async fn heartbeat(&self) -> Result<(), BoxFault> {
-        self.call().await?.dead.remove(&self.process);
+        let mut inner = self.call().await?;
+        inner.dead.remove(&self.process);
+        inner.leases.insert(self.process.clone(), Utc::now() + LEASE);
         Ok(())
     }
 

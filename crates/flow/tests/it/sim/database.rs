@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{Interval, JobName, RunId};
 use headworks_flow::{
     exec::{
-        Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Segment, SlotRequest, Slots, Standing,
+        Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen, Segment, SlotRequest, Slots, Standing,
         Takes, passed_over,
     },
     machine::State,
@@ -104,6 +104,11 @@ impl Database {
         (is_leased || asker.doubts) && !(asker.deaths_show && self.gone.contains(process))
     }
 
+    fn lease_until(&self, process: &str) -> Option<DateTime<Utc>> {
+        let until = self.leases.get(process)?;
+        Some(DateTime::UNIX_EPOCH + chrono::TimeDelta::from_std(*until).unwrap())
+    }
+
     /// Registers a process with its lease, as its first call does.
     pub(super) fn register(&mut self, asker: &Asker<'_>) {
         if !self.leases.contains_key(asker.process) {
@@ -151,6 +156,7 @@ impl Database {
             fence: row.fence,
             owner: row.owner.clone(),
             owner_alive: row.finished_at.is_none() && self.lives(&row.owner, asker),
+            lease_until: self.lease_until(&row.owner),
             created_at: row.created_at,
             started_at: None,
             finished_at: row.finished_at,
@@ -267,12 +273,14 @@ impl Database {
         }
     }
 
-    fn take_over(&mut self, request: &ClaimRequest, seen: i64, fence: i64, asker: &Asker<'_>) -> Option<Claim> {
+    fn take_over(&mut self, request: &ClaimRequest, seen: &Seen, fence: i64, asker: &Asker<'_>) -> Option<Claim> {
         let place = *self.by_id.get(&request.run_id)?;
         let key = (request.job.clone(), request.interval);
         let has_other = self.by_key[&key].iter().any(|r| *r != place && self.rows[*r].finished_at.is_none());
+        let is_renewed = self.lease_until(&self.rows[place].owner) > seen.lease_until;
         let row = &mut self.rows[place];
-        let is_as_seen = row.fence == seen || asker.is(Mutant::TakeoverIgnoresWhatWasSeen);
+        let is_given_up = row.finished_at.is_some() || !is_renewed;
+        let is_as_seen = row.fence == seen.fence && is_given_up || asker.is(Mutant::TakeoverIgnoresWhatWasSeen);
         if !is_as_seen || row.state == State::Success || has_other {
             return None;
         }
