@@ -204,8 +204,9 @@ impl Session<'_> {
             serving.taking = false;
         }
         let mut answered: Vec<i64> = Vec::new();
+        let now = self.now();
         for Taken { demand, row, id: fresh, given } in taken {
-            if self.has_to_wait(&demand, row.as_ref()) {
+            if self.has_to_wait(&demand, row.as_ref(), now) {
                 self.serving.iter_mut().for_each(|s| s.later.push(demand.clone()));
                 continue;
             }
@@ -245,10 +246,13 @@ impl Session<'_> {
         }
     }
 
-    /// True for a tick behind a live run that was made before the interval was over, and for every later tick of the job: the
-    /// job's cursor must not pass a tick that has no run of its own yet.
-    fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>) -> bool {
+    /// True for a tick behind a live run that was made before the interval was over, for one that has not come, because the clock was
+    /// set back since, and for every later tick of the job: the job's cursor must not pass a tick that has no run of its own yet.
+    fn has_to_wait(&self, demand: &Demand, row: Option<&RunRow>, now: DateTime<Utc>) -> bool {
         let Some(serving) = self.serving.as_ref().filter(|_| demand.is_tick()) else { return false };
+        if demand.tick.is_some_and(|tick| tick > now) {
+            return true;
+        }
         if serving.later.iter().any(|other| other.request.job == demand.request.job) {
             return true;
         }

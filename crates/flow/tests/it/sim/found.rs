@@ -61,6 +61,13 @@ fn an_owner_that_is_back_before_the_claim_keeps_its_runs() {
     check_seed(10_841);
 }
 
+/// A tick that was asked for while the clock was ahead waited behind a run that somebody had started by hand. Then the clock was set
+/// right, and the run, when it was taken over, counted as the tick's own before the tick had come.
+#[test]
+fn a_tick_that_has_not_come_is_not_seen_to() {
+    check_seed(29_628);
+}
+
 /// Only for as long as simulations draw their chances in the same order does a seed tell the story that it was found by.
 fn check_seed(seed: u64) {
     assert_eq!(simulate(seed, None, false).broken, [] as [String; 0]);
