@@ -1,9 +1,6 @@
 //! What is remembered of jobs: when they were first seen, up to which tick they ran, whether they are paused; and wishes for runs.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{JobName, RunId};
@@ -12,8 +9,9 @@ use headworks_store::{Dialect, Tx, Value, values};
 use serde_json::json;
 
 use crate::{
-    Error, Processes, Result, Runs,
+    Error, Life, Result, Runs,
     placement::{takes, zone_text},
+    process::Judge,
     row::{opt_time, owner, parsed, time},
     runs::rows_of_places,
 };
@@ -181,10 +179,8 @@ impl Runs {
     /// Takes up a role, and says what the process takes. Errors: `SecondScheduler` when another process looks after this SQLite project already.
     pub async fn take_up(&self, role: Role, takes: &Takes) -> Result<()> {
         let (this, takes) = (self.process().await?.to_owned(), takes.clone());
-        let (now, processes) = (self.now().await?, Arc::clone(&self.processes));
-        self.store
-            .write(move |tx| Box::pin(async move { take_up(tx, &this, role, &takes, now, processes.as_ref()).await }))
-            .await
+        let judge = self.judge(self.now().await?);
+        self.store.write(move |tx| Box::pin(async move { take_up(tx, &this, role, &takes, &judge).await })).await
     }
 }
 
@@ -198,7 +194,7 @@ impl Runs {
         let rows = self.store.rows(sql, &values![this, now]).await?;
         let mut living = Vec::new();
         for row in &rows {
-            if owner(row, 0)?.is_some_and(|(process, _)| self.processes.may_live(&process)) {
+            if owner(row, 0)?.is_some_and(|(process, _)| self.processes.life(&process) != Life::Gone) {
                 living.push(takes(row, 5)?);
             }
         }
@@ -206,20 +202,13 @@ impl Runs {
     }
 }
 
-async fn take_up(
-    tx: &mut Tx,
-    this: &str,
-    role: Role,
-    takes: &Takes,
-    now: i64,
-    processes: &dyn Processes,
-) -> Result<()> {
+async fn take_up(tx: &mut Tx, this: &str, role: Role, takes: &Takes, judge: &Judge) -> Result<()> {
     if tx.dialect() == Dialect::Sqlite && role != Role::Worker {
         let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process
             where role in ('scheduler', 'planner') and id <> $1";
         for row in tx.rows(sql, &values![this]).await? {
             let Some((process, lease)) = owner(&row, 0)? else { continue };
-            if lease > now && processes.may_live(&process) {
+            if judge.lives(&process, lease) {
                 return Err(Error::SecondScheduler { host: process.host, pid: process.pid });
             }
         }

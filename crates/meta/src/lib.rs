@@ -46,7 +46,7 @@ pub use keep::{Memory, Outdated};
 pub use outbox::{AlertRow, AlertState, Failing, Missed, Notice, Outbox, Parcel, Recovery};
 pub use placement::ProcessRow;
 pub use pools::{Holder, PoolRow};
-pub use process::{ProcessInfo, Processes, SystemProcesses};
+pub use process::{Life, ProcessInfo, Processes, SystemProcesses};
 pub use record::finish_in;
 pub use restored::restored;
 pub use runs::{LEASE, Runs};

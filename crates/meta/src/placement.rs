@@ -21,12 +21,12 @@ pub struct ProcessRow {
 impl Runs {
     /// The processes that are alive, oldest first; this one too, once it owns runs or has a role.
     pub async fn processes(&self) -> Result<Vec<ProcessRow>> {
-        let now = self.now().await?;
+        let judge = self.judge(self.now().await?);
         let sql = "select host, boot_id, pid, pid_start, lease_until, role, zone, pools from hw_process order by started_at, id";
         let mut alive = Vec::new();
         for row in self.store.rows(sql, &[]).await? {
             let Some((process, lease)) = owner(&row, 0)? else { continue };
-            if self.lives(&process, lease, now) {
+            if judge.lives(&process, lease) {
                 let name = format!("{}:{}", process.host, process.pid);
                 alive.push(ProcessRow { name, role: Role::read(&row.text(5)?), takes: takes(&row, 6)? });
             }

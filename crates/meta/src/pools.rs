@@ -4,10 +4,7 @@
 //! stood still and comes back holds what it had before anybody takes more. A row goes when its task is over, with the end of its
 //! run, or when the run is taken over.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{Ds, JobName, RunId};
@@ -15,7 +12,8 @@ use headworks_flow::exec::{SlotRequest, Slots};
 use headworks_store::{Dialect, Row, Tx, Value, values};
 
 use crate::{
-    Processes, Result, Runs,
+    Result, Runs,
+    process::Judge,
     row::{owner, parsed, time},
     runs::{LEASE, micros, places},
 };
@@ -91,7 +89,7 @@ impl Runs {
 
     /// All pools that were ever said, with who has their slots.
     pub async fn pools(&self) -> Result<Vec<PoolRow>> {
-        let now = self.now().await?;
+        let judge = self.judge(self.now().await?);
         let mut pools: BTreeMap<String, PoolRow> = BTreeMap::new();
         for row in self.store.rows("select name, slots from hw_pool", &[]).await? {
             let (name, slots) = (row.text(0)?, count(row.i64(1)?));
@@ -101,7 +99,7 @@ impl Runs {
             from hw_slot s join hw_run r on r.id = s.run_id join hw_process p on p.id = s.owner order by s.taken_at, s.number";
         for row in self.store.rows(sql, &[]).await? {
             let Some((process, lease)) = owner(&row, 7)? else { continue };
-            let Some(pool) = pools.get_mut(&row.text(0)?).filter(|_| self.lives(&process, lease, now)) else {
+            let Some(pool) = pools.get_mut(&row.text(0)?).filter(|_| judge.lives(&process, lease)) else {
                 continue;
             };
             pool.holders.push(Holder {
@@ -118,18 +116,15 @@ impl Runs {
     }
 }
 
-/// Who looks at slots, and when.
+/// Who looks at slots.
 struct Looker {
     process: String,
-    now: i64,
-    doubts: bool,
-    processes: Arc<dyn Processes>,
+    judge: Judge,
 }
 
 pub(crate) async fn take(runs: &Runs, given: Vec<i64>, wanted: Vec<SlotRequest>) -> Result<Vec<Slots>> {
     let process = runs.process().await?.to_owned();
-    let (now, doubts) = (runs.now().await?, runs.doubts_leases());
-    let looker = Looker { process, now, doubts, processes: Arc::clone(&runs.processes) };
+    let looker = Looker { process, judge: runs.judge(runs.now().await?) };
     // A commit wakes all who wait for slots: one that would change nothing must not be.
     if given.is_empty() && !has_room(runs, &looker, &wanted).await? {
         return Ok(vec![Slots::Full; wanted.len()]);
@@ -169,10 +164,7 @@ impl Used {
         let mut used = Self { by_pool: HashMap::new(), own: BTreeSet::new() };
         for row in rows {
             let is_own = row.text(0)? == looker.process;
-            let holds = is_own
-                || owner(row, 4)?.is_some_and(|(process, lease)| {
-                    (lease > looker.now || looker.doubts) && looker.processes.may_live(&process)
-                });
+            let holds = is_own || owner(row, 4)?.is_some_and(|(process, lease)| looker.judge.lives(&process, lease));
             if is_own {
                 used.own.insert(row.i64(1)?);
             }
@@ -210,10 +202,11 @@ async fn take_in(tx: &mut Tx, looker: &Looker, given: &[i64], wanted: &[SlotRequ
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    // Who takes slots is alive: they are its own for a whole lease. Should the lease have run out while it stood still, what it holds
-    // counts again before it takes more.
-    let sql = "update hw_process set lease_until = $2 where id = $1 and lease_until < $2";
-    tx.execute(sql, &values![&looker.process, looker.now + micros(LEASE)]).await?;
+    // Who takes slots is alive. Should its lease have run out while it stood still, what it holds counts again before it takes more.
+    // A lease that was renewed lately is left alone: its next renewal would wait for this commit.
+    let sql = "update hw_process set lease_until = $2 where id = $1 and lease_until < $3";
+    let now = looker.judge.now;
+    tx.execute(sql, &values![&looker.process, now + micros(LEASE), now + micros(LEASE / 2)]).await?;
     let mut pools: BTreeMap<&str, Pool> = BTreeMap::new();
     for request in wanted {
         if !pools.contains_key(request.pool.as_str()) {
@@ -272,7 +265,7 @@ async fn insert(tx: &mut Tx, looker: &Looker, request: &SlotRequest) -> Result<b
         &request.pool,
         request.slots,
         request.task.as_str(),
-        looker.now,
+        looker.judge.now,
         &looker.process
     ];
     Ok(tx.execute(sql, &bound).await? == 1)

@@ -1,6 +1,6 @@
 //! Who owns runs, and whether it still lives.
 
-use std::{fs, io};
+use std::{fs, io, sync::Arc};
 
 use rustix::{
     io::Errno,
@@ -25,8 +25,41 @@ pub trait Processes: Send + Sync + 'static {
     /// This process.
     fn this(&self) -> ProcessInfo;
 
-    /// False only when a process of this machine and boot is surely gone; of others nothing is known but their lease.
-    fn may_live(&self, process: &ProcessInfo) -> bool;
+    /// What is to be seen of a process.
+    fn life(&self, process: &ProcessInfo) -> Life;
+}
+
+/// What a machine knows of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It is on this machine and has not ended; it may stand still.
+    There,
+    /// Nothing is known but its lease: it is on another machine, or hidden.
+    Unknown,
+    /// It was on this machine, and is not any more.
+    Gone,
+}
+
+/// Tells at one moment which processes live.
+pub(crate) struct Judge {
+    /// The database's time in microseconds.
+    pub(crate) now: i64,
+    /// Leases that ran out say nothing.
+    pub(crate) doubts: bool,
+    /// For so many microseconds somebody else may have kept a process from renewing its lease.
+    pub(crate) held_up: i64,
+    pub(crate) processes: Arc<dyn Processes>,
+}
+
+impl Judge {
+    /// True while a process's lease runs and nothing says that it is gone, and a little longer for one that is seen to be there.
+    pub(crate) fn lives(&self, process: &ProcessInfo, lease_until: i64) -> bool {
+        match self.processes.life(process) {
+            Life::Gone => false,
+            _ if self.doubts || lease_until > self.now => true,
+            life => life == Life::There && lease_until + self.held_up > self.now,
+        }
+    }
 }
 
 /// The processes of this machine, as `/proc` shows them. Without a `/proc` only leases count.
@@ -47,22 +80,23 @@ impl Processes for SystemProcesses {
         }
     }
 
-    fn may_live(&self, process: &ProcessInfo) -> bool {
+    fn life(&self, process: &ProcessInfo) -> Life {
         let this = self.this();
         if process.boot_id.is_empty()
             || process.boot_id != this.boot_id
             || process.host != this.host
             || this.pid_start == 0
         {
-            return true;
+            return Life::Unknown;
         }
         match start_of(process.pid) {
-            Ok(start) => start == Some(process.pid_start),
+            Ok(start) if start == Some(process.pid_start) => Life::There,
+            Ok(_) => Life::Gone,
             // Some systems show nobody the processes of others.
-            Err(_) => i32::try_from(process.pid)
-                .ok()
-                .and_then(Pid::from_raw)
-                .is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH)),
+            Err(_) => match i32::try_from(process.pid).ok().and_then(Pid::from_raw).map(test_kill_process) {
+                None | Some(Err(Errno::SRCH)) => Life::Gone,
+                Some(_) => Life::Unknown,
+            },
         }
     }
 }
@@ -88,13 +122,13 @@ mod tests {
     #[test]
     fn this_process_lives_and_its_namesake_of_another_time_does_not() {
         let this = SystemProcesses.this();
-        assert!(SystemProcesses.may_live(&this), "{this:?}");
+        assert_eq!(SystemProcesses.life(&this), Life::There, "{this:?}");
         let earlier = ProcessInfo { pid_start: this.pid_start + 1, ..this.clone() };
-        assert!(!SystemProcesses.may_live(&earlier));
+        assert_eq!(SystemProcesses.life(&earlier), Life::Gone);
         let elsewhere = ProcessInfo { host: "elsewhere".to_owned(), ..earlier.clone() };
-        assert!(SystemProcesses.may_live(&elsewhere), "of other machines only the lease tells");
+        assert_eq!(SystemProcesses.life(&elsewhere), Life::Unknown, "of other machines only the lease tells");
         let before_boot = ProcessInfo { boot_id: "other".to_owned(), ..earlier };
-        assert!(SystemProcesses.may_live(&before_boot));
+        assert_eq!(SystemProcesses.life(&before_boot), Life::Unknown);
     }
 
     #[test]
@@ -103,6 +137,6 @@ mod tests {
         let this = SystemProcesses.this();
         let info = ProcessInfo { pid: child.id(), pid_start: start_of(child.id()).unwrap().unwrap_or(1), ..this };
         child.wait().unwrap();
-        assert!(!SystemProcesses.may_live(&info));
+        assert_eq!(SystemProcesses.life(&info), Life::Gone);
     }
 }

@@ -1,17 +1,21 @@
 //! Looking at runs. No lease is needed for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::{Interval, JobName, PartitionKey, RunId, TableName};
 use headworks_flow::exec::{Partition, Producer, RunDetail, RunFilter, RunRow, Standing, Takes};
-use headworks_store::{Row, Value, values};
+use headworks_store::{Dialect, Row, Value, values};
 
 use crate::{
     Error, ProcessInfo, Result, Runs,
     placement::placement,
+    process::Judge,
     row::{RUN_COLUMNS, RUN_FROM, attempt_record, interval, owner, parsed, run_row, state, task_record},
-    runs::{places, texts},
+    runs::{micros, places, texts},
 };
 
 /// How many ids one statement names.
@@ -24,17 +28,23 @@ const RUN_SPAN_MAX: TimeDelta = TimeDelta::days(367);
 const LIST_DEFAULT: usize = 100;
 
 impl Runs {
-    /// True while a process's lease runs and nothing says that it is gone.
-    pub(crate) fn lives(&self, process: &ProcessInfo, lease_until: i64, now: i64) -> bool {
-        (lease_until > now || self.doubts_leases()) && self.processes.may_live(process)
+    /// Who tells which processes live now.
+    pub(crate) fn judge(&self, now: i64) -> Judge {
+        let held_up = match self.store.dialect() {
+            // Whoever holds the file's lock holds all up; with a server a lease needs the process alone.
+            Dialect::Sqlite => micros(self.store.options().lock_timeout),
+            Dialect::Postgres => 0,
+        };
+        Judge { now, doubts: self.doubts_leases(), held_up, processes: Arc::clone(&self.processes) }
     }
 
     /// Remembers the answer about each process: thousands of runs have one owner, and each look reads `/proc`.
-    fn lives_at(&self, now: i64) -> impl Fn(&ProcessInfo, i64) -> bool + '_ {
+    fn lives_at(&self, now: i64) -> impl Fn(&ProcessInfo, i64) -> bool + use<> {
+        let judge = self.judge(now);
         let known: std::cell::RefCell<HashMap<(u32, u64, i64), bool>> = std::cell::RefCell::default();
         move |process, lease_until| {
             let key = (process.pid, process.pid_start, lease_until);
-            *known.borrow_mut().entry(key).or_insert_with(|| self.lives(process, lease_until, now))
+            *known.borrow_mut().entry(key).or_insert_with(|| judge.lives(process, lease_until))
         }
     }
 }

@@ -197,7 +197,15 @@ impl Runs {
 
     async fn renew(&self) -> Result<()> {
         let process = self.process().await?.to_owned();
-        self.set_lease(process, self.now().await? + micros(LEASE)).await?;
+        match self.store.dialect() {
+            Dialect::Sqlite => self.set_lease(process, self.now().await? + micros(LEASE)).await?,
+            // By the database's time, and past the publishes and the clean-up that wait for the writer.
+            Dialect::Postgres => {
+                const RENEW: &str = "update hw_process
+                    set lease_until = cast(extract(epoch from clock_timestamp()) * 1000000 as bigint) + $2 where id = $1";
+                self.store.write_aside(RENEW, values![process, micros(LEASE)].to_vec()).await?;
+            }
+        }
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).renewed(Instant::now());
         Ok(())
     }

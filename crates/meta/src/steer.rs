@@ -76,10 +76,10 @@ impl Runs {
         let this = self.process().await?;
         let sql = "select r.id, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until from hw_run r
             left join hw_process p on p.id = r.owner where r.finished_at is null and r.wish is not null and r.owner <> $1";
-        let now = self.now().await?;
+        let judge = self.judge(self.now().await?);
         let mut gone: Vec<RunId> = Vec::new();
         for row in self.store.rows(sql, &values![this]).await? {
-            let held = owner(&row, 1)?.is_some_and(|(process, lease)| self.lives(&process, lease, now));
+            let held = owner(&row, 1)?.is_some_and(|(process, lease)| judge.lives(&process, lease));
             if !held {
                 gone.push(parsed(&row, 0)?);
             }

@@ -142,6 +142,16 @@ impl Store {
         }
     }
 
+    /// Commits one statement by itself, apart from the group commits, so that nothing that waits for the writer holds it up: on
+    /// PostgreSQL over one of the connections that read. On SQLite, where one writes at a time, it is a [`write`](Self::write).
+    /// Other processes are not told of it.
+    pub async fn write_aside(&self, sql: &'static str, values: Vec<Value>) -> Result<()> {
+        match self.inner.dialect {
+            Dialect::Postgres if !self.is_read_only() => self.rows(sql, &values).await.map(drop),
+            _ => self.write(move |tx| Box::pin(async move { tx.execute(sql, &values).await.map(drop) })).await,
+        }
+    }
+
     /// Brings a component's tables to the newest version. Concurrent callers, in this process or others, are safe.
     ///
     /// Errors: `Newer` when the database was migrated by a later version of Headworks.

@@ -38,6 +38,8 @@ on_both!(
     the_next_owner_of_a_dead_process_fences_it,
     an_owner_that_renewed_its_lease_meanwhile_keeps_its_runs,
     a_renewal_that_is_on_its_way_counts,
+    a_renewal_passes_the_writer,
+    who_is_seen_to_be_there_may_be_held_up_by_a_lock,
     a_process_learns_which_of_its_runs_it_lost,
     a_lease_that_ran_out_lets_others_in,
     states_are_kept_until_the_end_and_not_after,
@@ -201,8 +203,59 @@ async fn a_renewal_that_is_on_its_way_counts(world: World) {
     assert_eq!(renewal.await.unwrap().unwrap(), 1);
 }
 
+async fn a_renewal_passes_the_writer(world: World) {
+    if world.store.dialect() == Dialect::Sqlite {
+        return;
+    }
+    let one = world.process(1).await;
+    claim_one(&one, "flights", 0).await;
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (end, may_end) = tokio::sync::oneshot::channel::<()>();
+    let store = world.store.clone();
+    let publish = tokio::spawn(async move {
+        let work = store.write(move |tx| {
+            Box::pin(async move {
+                let rows = tx.rows("select id from hw_process", &[]).await;
+                begun.send(()).unwrap();
+                may_end.await.unwrap();
+                rows
+            })
+        });
+        work.await
+    });
+    has_begun.await.unwrap();
+    let lease = async || world.store.rows("select lease_until from hw_process", &[]).await.unwrap()[0].i64(0).unwrap();
+    let before = lease().await;
+    tokio::time::timeout(std::time::Duration::from_secs(5), one.heartbeat()).await.unwrap().unwrap();
+    assert!(lease().await > before);
+    end.send(()).unwrap();
+    publish.await.unwrap().unwrap();
+}
+
+async fn who_is_seen_to_be_there_may_be_held_up_by_a_lock(world: World) {
+    if world.store.dialect() == Dialect::Postgres {
+        // A server renews leases whatever others do.
+        return;
+    }
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let (id, _) = claim_one(&one, "flights", 0).await;
+    let standing = || async { other.standing(std::slice::from_ref(&id)).await.unwrap().remove(0) };
+    one.take_up(Role::Scheduler, &Takes::default()).await.unwrap();
+    world.clock.forward(39);
+    assert_eq!(standing().await, Standing::Held);
+    let second = other.take_up(Role::Scheduler, &Takes::default()).await;
+    assert!(matches!(second, Err(Error::SecondScheduler { .. })), "{second:?}");
+    world.clock.forward(2);
+    assert_eq!(standing().await, Standing::Abandoned, "nobody has a lock for so long");
+    one.heartbeat().await.unwrap();
+    assert_eq!(standing().await, Standing::Held);
+    one.leave().await.unwrap();
+    assert_eq!(standing().await, Standing::Abandoned, "it has said so itself");
+}
+
 async fn a_lease_that_ran_out_lets_others_in(world: World) {
     let (one, other) = (world.process(1).await, world.process(2).await);
+    world.machine.elsewhere.lock().unwrap().insert(1);
     let (id, _) = claim_one(&one, "flights", 0).await;
     let standing = || async { other.standing(std::slice::from_ref(&id)).await.unwrap().remove(0) };
     if world.store.dialect() == Dialect::Sqlite {

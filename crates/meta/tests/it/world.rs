@@ -14,7 +14,7 @@ use headworks_flow::{
     exec::{AttemptRecord, Claim, ClaimRequest, Placement, RunRecord, RunStore, Trigger},
     machine::{State, TaskRecord},
 };
-use headworks_meta::{ProcessInfo, Processes, Runs};
+use headworks_meta::{Life, ProcessInfo, Processes, Runs};
 use headworks_store::{Store, StoreOptions};
 use headworks_testkit::{PgBouncer, TempPostgres};
 
@@ -76,10 +76,11 @@ impl Clock for TestClock {
     }
 }
 
-/// Knows which process numbers are gone.
+/// Knows which process numbers are gone, and which are those of another machine.
 #[derive(Default)]
 pub(crate) struct Machine {
     pub(crate) gone: Mutex<HashSet<u32>>,
+    pub(crate) elsewhere: Mutex<HashSet<u32>>,
 }
 
 struct OneOf {
@@ -92,8 +93,14 @@ impl Processes for OneOf {
         ProcessInfo { host: "here".to_owned(), boot_id: "boot".to_owned(), pid: self.pid, pid_start: 7 }
     }
 
-    fn may_live(&self, process: &ProcessInfo) -> bool {
-        !self.machine.gone.lock().unwrap().contains(&process.pid)
+    fn life(&self, process: &ProcessInfo) -> Life {
+        if self.machine.gone.lock().unwrap().contains(&process.pid) {
+            Life::Gone
+        } else if self.machine.elsewhere.lock().unwrap().contains(&process.pid) {
+            Life::Unknown
+        } else {
+            Life::There
+        }
     }
 }
 

@@ -447,7 +447,8 @@ impl Database {
                 self.slots.remove(&(asker.process.to_owned(), *number));
             }
         }
-        if !wanted.is_empty() {
+        let is_young = self.leases.get(asker.process).is_some_and(|until| *until >= asker.now + LEASE / 2);
+        if !wanted.is_empty() && !is_young {
             // Who takes slots is alive: its own count again.
             self.renew(asker);
             invariants.renews(asker.process, asker.now);
