@@ -1,6 +1,6 @@
 //! Making runs one's own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{RunId, TableName};
@@ -15,6 +15,7 @@ use crate::{
     jobs::move_cursors,
     placement::{pools_text, zone_text},
     pools,
+    read::spans,
     row::{failure_values, params_text, parsed},
     runs::{places, rows_of_places, texts},
 };
@@ -193,14 +194,9 @@ async fn live_beside(tx: &mut Tx, request: &ClaimRequest) -> Result<Option<Failu
 
 /// The newest run of each job and interval. Nobody can make another before this transaction ends: they all need the counter.
 async fn newest_runs<'w>(tx: &mut Tx, wanted: &[&'w ClaimRequest]) -> Result<HashMap<(&'w str, i64, i64), String>> {
-    let mut spans: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
-    for request in wanted {
-        let start = request.interval.start().timestamp_micros();
-        let span = spans.entry(request.job.as_str()).or_insert((start, start));
-        *span = (span.0.min(start), span.1.max(start));
-    }
     let mut newest = HashMap::new();
-    for (job, (first, last)) in spans {
+    for (job, first, last) in spans(wanted.iter().map(|request| (&request.job, &request.interval))) {
+        let job = job.as_str();
         let sql = "select interval_start, interval_end, id from hw_run
             where job = $1 and interval_start >= $2 and interval_start <= $3 order by born, id";
         for row in tx.rows(sql, &values![job, first, last]).await? {

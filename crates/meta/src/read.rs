@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use headworks_domain::{Interval, JobName, PartitionKey, RunId, TableName};
 use headworks_flow::exec::{Partition, Producer, RunDetail, RunFilter, RunRow, Standing, Takes};
 use headworks_store::{Dialect, Row, Value, values};
@@ -63,20 +63,14 @@ impl Runs {
 }
 
 pub(crate) async fn find(runs: &Runs, wanted: &[(JobName, Interval)]) -> Result<Vec<Option<RunRow>>> {
-    let mut spans: BTreeMap<&JobName, (DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
-    for (job, interval) in wanted {
-        let span = spans.entry(job).or_insert((interval.start(), interval.start()));
-        *span = (span.0.min(interval.start()), span.1.max(interval.start()));
-    }
     let now = runs.now().await?;
     let mut found: HashMap<(JobName, Interval), RunRow> = HashMap::new();
-    for (job, (first, last)) in spans {
+    for (job, first, last) in spans(wanted.iter().map(|(job, interval)| (job, interval))) {
         let sql = format!(
             "select {RUN_COLUMNS} from {RUN_FROM} where r.job = $1 and r.interval_start >= $2 and r.interval_start <= $3
              order by r.born, r.id"
         );
-        let bound = values![job.as_str(), first.timestamp_micros(), last.timestamp_micros()];
-        let rows = runs.store.rows(&sql, &bound).await?;
+        let rows = runs.store.rows(&sql, &values![job.as_str(), first, last]).await?;
         let lives = runs.lives_at(now);
         for row in &rows {
             let run = run_row(row, &lives)?;
@@ -85,6 +79,31 @@ pub(crate) async fn find(runs: &Runs, wanted: &[(JobName, Interval)]) -> Result<
         }
     }
     Ok(wanted.iter().map(|key| found.get(key).cloned()).collect())
+}
+
+/// A span goes on over a gap of so many intervals: reading as many rows for nothing costs less than another statement.
+const GAP: i64 = 100;
+
+/// The first and the last start, in microseconds, of stretches of each job's intervals that hold all that are wanted and, for a
+/// backfill's odd day years back, not all between.
+pub(crate) fn spans<'w>(wanted: impl Iterator<Item = (&'w JobName, &'w Interval)>) -> Vec<(&'w JobName, i64, i64)> {
+    let mut by_job: BTreeMap<&JobName, Vec<&Interval>> = BTreeMap::new();
+    for (job, interval) in wanted {
+        by_job.entry(job).or_default().push(interval);
+    }
+    let mut spans: Vec<(&JobName, i64, i64)> = Vec::new();
+    for (job, mut intervals) in by_job {
+        intervals.sort();
+        for interval in intervals {
+            let start = interval.start().timestamp_micros();
+            let gap = (interval.end().timestamp_micros() - start).saturating_mul(GAP);
+            match spans.last_mut().filter(|(known, _, last)| *known == job && start - *last <= gap) {
+                Some((_, _, last)) => *last = start,
+                None => spans.push((job, start, start)),
+            }
+        }
+    }
+    spans
 }
 
 pub(crate) async fn standing(runs: &Runs, ids: &[RunId]) -> Result<Vec<Standing>> {
@@ -265,4 +284,25 @@ pub(crate) async fn run_rows(runs: &Runs, rows: &[Row]) -> Result<Vec<RunRow>> {
     let now = runs.now().await?;
     let lives = runs.lives_at(now);
     rows.iter().map(|row| run_row(row, &lives)).collect::<Result<_, Error>>()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn a_span_ends_before_a_long_gap() {
+        let hour = |n: i64| {
+            let start = DateTime::UNIX_EPOCH + TimeDelta::hours(n);
+            Interval::new(start, start + TimeDelta::hours(1)).unwrap()
+        };
+        let (a, b): (JobName, JobName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let wanted = [(&a, 300), (&b, 5), (&a, 0), (&a, 100), (&a, 1), (&a, 202)].map(|(job, n)| (job, hour(n)));
+        let found = spans(wanted.iter().map(|(job, interval)| (*job, interval)));
+        let hours: Vec<_> =
+            found.iter().map(|(job, first, last)| (*job, first / 3_600_000_000, last / 3_600_000_000)).collect();
+        assert_eq!(hours, [(&a, 0, 100), (&a, 202, 300), (&b, 5, 5)]);
+    }
 }
