@@ -199,8 +199,12 @@ impl Project {
         self.jobs.len() > jobs
     }
 
-    /// A job of the project as an earlier text of its file has it. None when that cannot be used any more.
-    pub fn earlier(&self, job: &Job, text: String) -> Option<Arc<Job>> {
+    /// A job of the project as an earlier text of its file has it. None when that cannot be used any more. Cost: nothing when the
+    /// text is still the same, else a copy of the project.
+    pub fn earlier(&self, job: &Arc<Job>, text: String) -> Option<Arc<Job>> {
+        if text == job.text() {
+            return Some(Arc::clone(job));
+        }
         let mut others = self.clone();
         others.jobs.remove(&job.name);
         others.makers.retain(|_, maker| *maker != job.name);

@@ -8,7 +8,7 @@ mod clock;
 mod exec;
 mod sim;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use headworks_domain::{Fault, Severity};
 use headworks_flow::{Error, JobBody, Loaded, Overrides, Project};
@@ -89,6 +89,18 @@ fn a_good_project_has_no_problems() {
     assert_eq!(all.len(), 31, "none before its start");
     let carrier = project.job("carrier_daily").unwrap();
     assert_eq!(project.upstream(carrier).len(), 1);
+}
+
+#[test]
+fn an_earlier_text_of_a_job_is_read_only_when_it_is_another() {
+    let (_dir, loaded) = load(&[("headworks.toml", CONFIG), ("jobs/flights.yml", FLIGHTS)]);
+    let project = loaded.project;
+    let flights = project.job("flights").unwrap();
+    let same = project.earlier(flights, FLIGHTS.to_owned()).unwrap();
+    assert!(Arc::ptr_eq(&same, flights));
+    let other = project.earlier(flights, FLIGHTS.replace("0 2", "0 3")).unwrap();
+    assert_ne!(other.version, flights.version);
+    assert!(project.earlier(flights, "no: job".to_owned()).is_none());
 }
 
 #[test]
