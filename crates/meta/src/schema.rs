@@ -15,8 +15,6 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: V2, postgres: None },
     Migration { version: 3, sql: V3, postgres: None },
     Migration { version: 4, sql: V4, postgres: None },
-    Migration { version: 5, sql: V5, postgres: None },
-    Migration { version: 6, sql: V6, postgres: None },
 ];
 
 const V2: &str = "
@@ -140,9 +138,7 @@ alter table hw_run add column params TEXT;
 
 -- Whose runs these are: the name in the settings of the project; one row.
 create table hw_project (id BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL);
-";
 
-const V5: &str = "
 -- Named pools, of the size that headworks.toml had when it was read last.
 create table hw_pool (
     name TEXT NOT NULL PRIMARY KEY,
@@ -162,9 +158,7 @@ create table hw_slot (
     PRIMARY KEY (owner, number)
 );
 create index hw_slot_run on hw_slot (run_id);
-";
 
-const V6: &str = "
 -- Where a run may be carried out: its zone, or empty for any; the pools of its tasks as a JSON array, or empty when not known.
 alter table hw_run add column zone TEXT NOT NULL DEFAULT '';
 alter table hw_run add column pools TEXT NOT NULL DEFAULT '';
