@@ -48,6 +48,10 @@ pub struct Removal {
     pub bytes: u64,
 }
 
+/// The most versions, partitions of a table, or paths that one commit of the clean-up is about: publishes wait for its lock, and on
+/// SQLite everybody does.
+const STEP: usize = 200;
+
 /// Files that are younger say nothing about the catalog's age: a run may have begun since it was looked at.
 const YOUNG: TimeDelta = TimeDelta::hours(1);
 
@@ -100,37 +104,22 @@ impl Lake {
             by_table.entry(table).or_default().push(key);
         }
         for (table, keys) in by_table {
-            self.drop_partitions(&table, keys).await?;
+            for some in keys.chunks(STEP) {
+                self.drop_partitions(&table, some.to_vec()).await?;
+            }
         }
-        let horizon = self.horizon(keep).await?;
-        let now = self.now();
-        self.store()
-            .write(move |tx| {
-                Box::pin(async move {
-                    crate::publish::lock(tx).await?;
-                    expire(tx, horizon, now).await
-                })
-            })
-            .await?;
+        self.expire(self.horizon(keep).await?).await?;
         let due = self.due_files(keep).await?;
         for (path, _) in &due {
             self.delete_file(&Path::parse(path).map_err(|e| Error::Corrupt { what: e.to_string() })?).await?;
         }
-        let gone: Vec<Value> = due.iter().map(|(path, _)| Value::from(path)).collect();
-        self.store()
-            .write(move |tx| {
-                Box::pin(async move {
-                    for some in gone.chunks(200) {
-                        let sql = format!(
-                            "delete from ducklake_files_scheduled_for_deletion where path in ({})",
-                            places(1, some)
-                        );
-                        tx.execute(&sql, some).await?;
-                    }
-                    Ok::<_, Error>(())
-                })
-            })
-            .await?;
+        for some in due.chunks(STEP) {
+            let gone: Vec<Value> = some.iter().map(|(path, _)| Value::from(path)).collect();
+            let sql = format!("delete from ducklake_files_scheduled_for_deletion where path in ({})", places(1, &gone));
+            self.store()
+                .write(move |tx| Box::pin(async move { Ok::<_, Error>(tx.execute(&sql, &gone).await.map(drop)?) }))
+                .await?;
+        }
         for (path, _) in self.orphans(keep).await? {
             self.delete_file(&path).await?;
         }
@@ -179,6 +168,29 @@ impl Lake {
             )
             .await?;
         Ok(row.map_or(Ok(0), |row| row.i64(0))?)
+    }
+
+    /// Forgets versions before `horizon` and what only they could see, the oldest first: after each commit a version is there with
+    /// all its files, or not at all.
+    async fn expire(&self, horizon: i64) -> Result<()> {
+        loop {
+            let oldest_to_stay = "select max(snapshot_id) from (select snapshot_id from ducklake_snapshot
+                where snapshot_id <= $1 order by snapshot_id limit $2) as oldest";
+            let row = self.store().row(oldest_to_stay, &values![horizon, STEP + 1]).await?;
+            let step = row.map(|row| row.opt_i64(0)).transpose()?.flatten().unwrap_or(horizon);
+            let now = self.now();
+            self.store()
+                .write(move |tx| {
+                    Box::pin(async move {
+                        crate::publish::lock(tx).await?;
+                        expire(tx, step, now).await
+                    })
+                })
+                .await?;
+            if step >= horizon {
+                return Ok(());
+            }
+        }
     }
 
     /// Files that the catalog has forgotten long enough ago, with their sizes as far as they are known.

@@ -526,6 +526,34 @@ async fn clean_up_removes_what_may_go_and_nothing_else() {
     }
 }
 
+/// Each commit lets go of the lock that publishes wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn clean_up_of_many_versions_is_many_commits() {
+    for catalog in BOTH {
+        let world = World::new(catalog).await;
+        world.put("t", "2013-01-01", &numbers(0..10)).await;
+        world.put("t", "2013-01-01", &numbers([1])).await;
+        let store = world.lake.store();
+        let old = "insert into ducklake_snapshot (snapshot_id, snapshot_time, schema_version, next_catalog_id, next_file_id)
+            with recursive n (i) as (select 1 union all select i + 1 from n where i < 1000)
+            select -i, snapshot_time, schema_version, next_catalog_id, next_file_id from n, ducklake_snapshot where snapshot_id = 0";
+        let made: Result<u64, Error> =
+            store.write(move |tx| Box::pin(async move { Ok(tx.execute(old, &[]).await?) })).await;
+        assert_eq!(made.unwrap(), 1000);
+        let commits = async || {
+            let before = store.commits();
+            world.lake.remove(&keep(0)).await.unwrap();
+            store.commits() - before
+        };
+        let (many, few) = (commits().await, commits().await);
+        assert!(many >= few + 4, "{catalog:?}: {many} commits, {few} when there is nothing to do");
+        let versions = store.rows("select snapshot_id from ducklake_snapshot", &[]).await.unwrap();
+        assert_eq!((versions.len(), versions[0].i64(0).unwrap()), (1, 2));
+        assert_eq!(world.ours("select n from t", "t", At::Now).await, ["1"]);
+        assert_eq!(world.duck().texts("select n from lake.t").unwrap(), [[Some("1".to_owned())]]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_catalog_removes_nothing() {
     let world = World::new(Catalog::Sqlite).await;
