@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use headworks_domain::{RunId, TableName};
+use headworks_domain::TableName;
 use headworks_flow::{
     Failure,
-    exec::{Claim, ClaimRequest, Seen, passed_over},
+    exec::{Claim, ClaimRequest, Release, Seen, passed_over},
 };
 use headworks_store::{Dialect, Tx, Value, values};
 
@@ -255,16 +255,14 @@ async fn take_over(
 }
 
 /// Leaves runs without an owner, for whoever claims them first.
-pub(crate) async fn release(runs: &Runs, released: Vec<(RunId, i64)>) -> Result<()> {
+pub(crate) async fn release(runs: &Runs, released: Vec<Release>) -> Result<()> {
     runs.store
         .write(move |tx| {
             Box::pin(async move {
-                for (run, fence) in released {
-                    tx.execute(
-                        "update hw_run set owner = '', state = 'ready' where id = $1 and fence = $2 and finished_at is null",
-                        &values![run.as_str(), fence],
-                    )
-                    .await?;
+                for Release { run_id, fence, priority } in released {
+                    let sql = "update hw_run set owner = '', state = 'ready', priority = $3
+                        where id = $1 and fence = $2 and finished_at is null";
+                    tx.execute(sql, &values![run_id.as_str(), fence, i64::from(priority)]).await?;
                 }
                 Ok(())
             })

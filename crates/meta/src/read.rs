@@ -238,7 +238,7 @@ pub(crate) async fn abandoned(runs: &Runs, limit: usize, released_max: usize, ta
         if !kinds.is_empty() {
             let sql = format!(
                 "select {RUN_COLUMNS} from {RUN_FROM} where r.finished_at is null and r.wish is null and r.owner = '' and ({})
-                 order by r.interval_end, r.id limit $1",
+                 order by r.priority desc, r.interval_end, r.born, r.id limit $1",
                 kinds.join(" or ")
             );
             found.extend(run_rows(runs, &runs.store.rows(&sql, &bound).await?).await?);

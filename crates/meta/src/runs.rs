@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use headworks_domain::{Clock, Interval, JobName, RunId};
 use headworks_flow::Failure;
 use headworks_flow::exec::{
-    BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunDetail, RunFilter, RunRecord, RunRow, RunStore,
-    SlotRequest, Slots, Standing, Takes,
+    BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, Release, RunDetail, RunFilter, RunRecord, RunRow,
+    RunStore, SlotRequest, Slots, Standing, Takes,
 };
 use headworks_store::{Dialect, Store, Tx, Value, values};
 use tokio::sync::OnceCell;
@@ -339,7 +339,7 @@ impl RunStore for Runs {
         read::abandoned(self, limit, released_max, takes).await.map_err(boxed)
     }
 
-    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
+    async fn release(&self, runs: Vec<Release>) -> Result<(), BoxFault> {
         claim::release(self, runs).await.map_err(boxed)
     }
 

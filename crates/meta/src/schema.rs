@@ -162,6 +162,8 @@ create index hw_slot_run on hw_slot (run_id);
 -- Where a run may be carried out: its zone, or empty for any; the pools of its tasks as a JSON array, or empty when not known.
 alter table hw_run add column zone TEXT NOT NULL DEFAULT '';
 alter table hw_run add column pools TEXT NOT NULL DEFAULT '';
+-- How urgent a run is that has no owner: higher is taken up first.
+alter table hw_run add column priority BIGINT NOT NULL DEFAULT 0;
 -- Where a process stands, and the pools that it takes, as a JSON array; null for all.
 alter table hw_process add column zone TEXT NOT NULL DEFAULT '';
 alter table hw_process add column pools TEXT;

@@ -28,7 +28,7 @@ use pools::{Place, Pools, Turn};
 use super::{
     placement::{Placement, Takes},
     progress::{Counts, Progress},
-    record::{AttemptRecord, Claim, Kept, Partition, RunRecord, SlotRequest, Slots, Trigger},
+    record::{AttemptRecord, Claim, Kept, Partition, Release, RunRecord, SlotRequest, Slots, Trigger},
     segment::{Done, Moved, Stop},
     shape::{Request, RunShape},
 };
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Find other processes' runs that will publish these. The answer goes to [`Board::sought`].
     Seek(Vec<Partition>),
     /// Give a run that has not begun to other processes.
-    Release { run_id: RunId, fence: i64 },
+    Release(Release),
     /// Ask the registry which of these are published. The answer goes to [`Board::looked`].
     Look(Vec<Partition>),
     /// Look whether something is there outside of the lake. The answer goes to [`Board::answered`].
@@ -716,7 +716,10 @@ impl Board {
     fn give_away(&mut self, run: usize, now: DateTime<Utc>) {
         let entry = &self.runs[run];
         if let Some(run_id) = entry.run_id.clone() {
-            self.commands.push(Command::Release { run_id, fence: entry.claim.fence });
+            let fence = entry.claim.fence;
+            // That of the segment that goes first.
+            let priority = self.places(run).first().map_or(0, |(priority, ..)| priority.0);
+            self.commands.push(Command::Release(Release { run_id, fence, priority }));
         }
         self.forget_queued(run);
         self.dirty.remove(&run);

@@ -33,7 +33,7 @@ pub use options::{ExecutorOptions, Reprocess};
 pub use placement::{DEFAULT_POOL, Placement, Takes};
 pub use progress::{Counts, FailedRun, Progress, RunProgress, Summary};
 pub use record::{
-    AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter,
+    AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, Release, RunDetail, RunFilter,
     RunRecord, RunRow, RunStore, Seen, SlotRequest, Slots, Standing, Trigger, passed_over,
 };
 pub use segment::{Done, LOOK_WITHIN, Segment, Stop, TaskInput, TaskRunner};

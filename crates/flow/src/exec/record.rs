@@ -253,13 +253,25 @@ impl ClaimRequest {
     }
 }
 
+/// A run that its owner gives away before it has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// The run.
+    pub run_id: RunId,
+    /// The owner's fence.
+    pub fence: i64,
+    /// Higher is taken up first.
+    pub priority: i32,
+}
+
 /// A run that now belongs to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// Larger than every fence this run had before.
     pub fence: i64,
     /// The number of the next attempt; no attempt of this run that was kept had it before. Where several tasks of a run start
-    /// at once, those of the last moment before a crash are not kept: then a new attempt may go on in the log of a lost one.
+    /// at once, those of the last moment before a crash are not kept: then a new attempt has the number, but not the log, of a
+    /// lost one.
     pub attempt: u32,
 }
 
@@ -385,11 +397,11 @@ pub trait RunStore: Send + Sync + 'static {
     async fn leave(&self) -> Result<(), BoxFault>;
 
     /// Lists live runs that nobody is at work on: at most `limit` whose process is gone, and `released_max` of those that were
-    /// released for such a process to take; oldest interval first.
+    /// released for such a process to take. The oldest interval comes first; of those released, the highest priority.
     async fn abandoned(&self, limit: usize, released_max: usize, takes: &Takes) -> Result<Vec<RunRow>, BoxFault>;
 
     /// Gives runs of this process that have not begun to whoever comes first; those whose fence is another one stay.
-    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault>;
+    async fn release(&self, runs: Vec<Release>) -> Result<(), BoxFault>;
 
     /// What the other living processes take that take up released runs.
     async fn workers(&self) -> Result<Vec<Takes>, BoxFault>;

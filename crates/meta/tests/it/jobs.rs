@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{TimeDelta, Timelike};
 use headworks_domain::{Clock, JobName, RunId};
 use headworks_flow::{
-    exec::{ClaimRequest, Kept, Placement, RunFilter, RunStore, Seen, Takes, Trigger},
+    exec::{ClaimRequest, Kept, Placement, Release, RunFilter, RunStore, Seen, Takes, Trigger},
     machine::State,
 };
 use headworks_meta::{Definition, Error, Role, Runs};
@@ -25,9 +25,14 @@ on_both!(
     pauses_last_until_the_job_goes_on,
     runs_of_the_dead_are_abandoned_and_their_attempts_end,
     released_runs_belong_to_who_comes_first,
+    released_runs_come_by_priority_then_by_age,
     a_wish_to_cancel_reaches_the_owner,
     one_scheduler_on_sqlite_and_many_on_postgres,
 );
+
+fn release(run_id: &RunId, fence: i64, priority: i32) -> Release {
+    Release { run_id: run_id.clone(), fence, priority }
+}
 
 fn job(name: &str) -> JobName {
     name.parse().unwrap()
@@ -108,13 +113,26 @@ async fn released_runs_belong_to_who_comes_first(world: World) {
     let (one, other, third) = (world.process(1).await, world.process(2).await, world.process(3).await);
     let (id, claim) = claim_one(&one, "flights", 0).await;
     let (kept, _) = claim_one(&one, "flights", 1).await;
-    one.release(vec![(id.clone(), claim.fence), (kept.clone(), -1)]).await.unwrap();
+    one.release(vec![release(&id, claim.fence, 0), release(&kept, -1, 0)]).await.unwrap();
     assert_eq!(other.abandoned(10, 0, &Takes::default()).await.unwrap(), [], "none is asked for");
     let found = other.abandoned(10, 10, &Takes::default()).await.unwrap();
     assert_eq!(found.iter().map(|row| (&row.id, row.state)).collect::<Vec<_>>(), [(&id, State::Ready)]);
     let ask = ClaimRequest { seen: Some(Seen::from(&found[0])), ..wanted(&id, "flights", 0) };
     let claims = (other.claim(vec![ask.clone()]).await.unwrap()[0], third.claim(vec![ask]).await.unwrap()[0]);
     assert!(claims.0.is_some() && claims.1.is_none(), "{claims:?}");
+}
+
+async fn released_runs_come_by_priority_then_by_age(world: World) {
+    let (one, other) = (world.process(1).await, world.process(2).await);
+    let mut released = Vec::new();
+    for (n, priority) in [(0, -10_000), (1, 0), (2, 5), (3, 5), (4, 0)] {
+        let (id, claim) = claim_one(&one, "flights", n).await;
+        released.push(release(&id, claim.fence, priority));
+    }
+    one.release(released.clone()).await.unwrap();
+    let found = other.abandoned(10, 4, &Takes::default()).await.unwrap();
+    let expected = [2, 3, 1, 4].map(|n| &released[n].run_id);
+    assert_eq!(found.iter().map(|row| &row.id).collect::<Vec<_>>(), expected);
 }
 
 async fn a_wish_to_cancel_reaches_the_owner(world: World) {
@@ -202,7 +220,7 @@ async fn released_runs_are_for_those_who_take_such(world: World) {
         ClaimRequest { placement, ..wanted(&ids[n], "flights", i64::try_from(n).unwrap()) }
     };
     let claims = one.claim((0..4).map(ask).collect()).await.unwrap();
-    let released = ids.iter().zip(&claims).map(|(id, claim)| (id.clone(), claim.unwrap().fence)).collect();
+    let released = ids.iter().zip(&claims).map(|(id, claim)| release(id, claim.unwrap().fence, 0)).collect();
     one.release(released).await.unwrap();
     let mut found: Vec<Vec<usize>> = Vec::new();
     let of = |rows: Vec<headworks_flow::exec::RunRow>| -> Vec<usize> {
@@ -228,7 +246,7 @@ async fn released_runs_are_for_those_who_take_such(world: World) {
     let moved = Placement { zone: Some("us".to_owned()), pools: set(&["etl"]) };
     let ask = ClaimRequest { seen: Some(Seen::from(&row)), placement: moved, ..wanted(&ids[2], "flights", 2) };
     let claim = other.claim(vec![ask]).await.unwrap()[0].unwrap();
-    other.release(vec![(ids[2].clone(), claim.fence)]).await.unwrap();
+    other.release(vec![release(&ids[2], claim.fence, 0)]).await.unwrap();
     assert_eq!(of(one.abandoned(10, 10, &takes("us", None)).await.unwrap()), [0, 2]);
     assert_eq!(of(one.abandoned(10, 10, &takes("", None)).await.unwrap()), [0]);
 }

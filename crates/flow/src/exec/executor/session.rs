@@ -22,7 +22,7 @@ use super::{
         placement::Takes,
         progress::Progress,
         record::{
-            AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen,
+            AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Producer, Release, RunRecord, RunRow, Seen,
             SlotRequest, Slots, Standing, Trigger,
         },
         segment::{Done, Moved, Stop},
@@ -140,7 +140,7 @@ pub(super) struct Session<'a> {
     pub(super) to_keep: VecDeque<(usize, RunRecord)>,
     pub(super) keeping: bool,
     /// Runs to give to other processes.
-    pub(super) to_release: Vec<(RunId, i64)>,
+    pub(super) to_release: Vec<Release>,
     /// When full pools are asked again, by the timer: something was committed.
     pub(super) slots_again: Option<Duration>,
     /// Not before, so that many commits cost one asking.
@@ -400,7 +400,7 @@ impl<'a> Session<'a> {
                 Command::Seek(asked) => self.seek(asked),
                 Command::Look(asked) => self.look(asked),
                 Command::Inquire(question) => self.inquire(question),
-                Command::Release { run_id, fence } => self.to_release.push((run_id, fence)),
+                Command::Release(release) => self.to_release.push(release),
                 Command::Tell(progress) => self.tell(progress),
             }
         }

@@ -14,8 +14,8 @@ use headworks_domain::{Clock, ErrorKind, Fault, Interval, JobName, RunId, System
 use headworks_flow::{
     Answer, Question,
     exec::{
-        BoxFault, Claim, ClaimRequest, Done, Given, Kept, Partition, Partitions, Planner, Producer, Request, RunDetail,
-        RunFilter, RunRecord, RunRow, RunShape, RunStore, Segment, Standing, Stop, Takes, TaskRunner,
+        BoxFault, Claim, ClaimRequest, Done, Given, Kept, Partition, Partitions, Planner, Producer, Release, Request,
+        RunDetail, RunFilter, RunRecord, RunRow, RunShape, RunStore, Segment, Standing, Stop, Takes, TaskRunner,
     },
     machine::{Failure, State},
 };
@@ -302,9 +302,9 @@ impl RunStore for Handle {
         Ok(gone.chain(inner.runs.iter().filter(released).take(released_max)).map(|r| inner.row_of(r)).collect())
     }
 
-    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
+    async fn release(&self, runs: Vec<Release>) -> Result<(), BoxFault> {
         let mut inner = self.call().await?;
-        for (run, fence) in runs {
+        for Release { run_id: run, fence, .. } in runs {
             if let Some(row) = inner.runs.iter_mut().find(|r| r.request.run_id == run && r.fence == fence && !r.over) {
                 (row.owner, row.state) = (String::new(), State::Ready);
             }

@@ -2,6 +2,7 @@
 //! `headworks_meta`, whose own suite holds the real ones; here each may be broken on purpose.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
@@ -10,8 +11,8 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{Interval, JobName, RunId};
 use headworks_flow::{
     exec::{
-        Claim, ClaimRequest, Kept, Partition, Producer, RunRecord, RunRow, Seen, Segment, SlotRequest, Slots, Standing,
-        Takes, passed_over,
+        Claim, ClaimRequest, Kept, Partition, Producer, Release, RunRecord, RunRow, Seen, Segment, SlotRequest, Slots,
+        Standing, Takes, passed_over,
     },
     machine::State,
     ticker::JobClock,
@@ -65,6 +66,8 @@ struct Row {
     finished_at: Option<DateTime<Utc>>,
     wish: bool,
     failure: Option<headworks_flow::Failure>,
+    /// That it was released with.
+    priority: i32,
 }
 
 /// Who asks, when, and what is wrong with the database.
@@ -215,6 +218,7 @@ impl Database {
                 finished_at: None,
                 wish: false,
                 failure: None,
+                priority: 0,
             });
             claims[place] = Some(Claim { fence, attempt: 1 });
         }
@@ -265,6 +269,7 @@ impl Database {
                 finished_at: Some(asker.wall),
                 wish: false,
                 failure: Some(failure),
+                priority: 0,
             });
             invariants.skipped(asker.process, request, fence, asker.wall);
         }
@@ -418,19 +423,20 @@ impl Database {
         let (released, owned): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.owner == RELEASED);
         let gone = owned.into_iter().filter(|row| row.owner != asker.process && !self.lives(&row.owner, asker));
         let released_max = if asker.is(Mutant::ReleasedForgotten) { 0 } else { released_max };
-        let released = released.into_iter().filter(|row| takes.may(&row.request.placement));
-        let rows = gone.take(limit).chain(released.take(released_max));
+        let mut released: Vec<&Row> = released.into_iter().filter(|row| takes.may(&row.request.placement)).collect();
+        released.sort_by_key(|row| Reverse(row.priority));
+        let rows = gone.take(limit).chain(released.into_iter().take(released_max));
         rows.map(|row| self.run_row(row, asker)).collect()
     }
 
     /// Leaves a run without an owner, for whoever claims it first.
-    pub(super) fn release(&mut self, run: &RunId, fence: i64, asker: &Asker<'_>, invariants: &mut Invariants) {
-        let Some(&place) = self.by_id.get(run) else { return };
+    pub(super) fn release(&mut self, release: &Release, asker: &Asker<'_>, invariants: &mut Invariants) {
+        let Some(&place) = self.by_id.get(&release.run_id) else { return };
         let row = &mut self.rows[place];
-        if row.finished_at.is_none() && (row.fence == fence || asker.is(Mutant::ReleaseIgnoresFence)) {
+        if row.finished_at.is_none() && (row.fence == release.fence || asker.is(Mutant::ReleaseIgnoresFence)) {
             RELEASED.clone_into(&mut row.owner);
-            row.state = State::Ready;
-            invariants.released(asker.process, run, fence);
+            (row.state, row.priority) = (State::Ready, release.priority);
+            invariants.released(asker.process, &release.run_id, release.fence);
         }
     }
 

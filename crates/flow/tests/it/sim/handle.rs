@@ -14,8 +14,8 @@ use headworks_domain::{Clock, Interval, JobName, RunId};
 use headworks_flow::{
     Failure,
     exec::{
-        BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, RunDetail, RunFilter, RunRecord, RunRow,
-        RunStore, Segment, SlotRequest, Slots, Standing, Takes,
+        BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, Release, RunDetail, RunFilter, RunRecord,
+        RunRow, RunStore, Segment, SlotRequest, Slots, Standing, Takes,
     },
     ticker::JobClock,
 };
@@ -223,10 +223,13 @@ impl RunStore for Handle {
         self.call("abandoned", |db, asker, _| db.abandoned(limit, released_max, takes, asker)).await
     }
 
-    async fn release(&self, runs: Vec<(RunId, i64)>) -> Result<(), BoxFault> {
-        self.life.world.tell(|| format!("{} gives away {runs:?}", self.life.name));
+    async fn release(&self, runs: Vec<Release>) -> Result<(), BoxFault> {
+        let shown = |run: &Release| (run.run_id.to_string(), run.fence, run.priority);
+        self.life
+            .world
+            .tell(|| format!("{} gives away {:?}", self.life.name, runs.iter().map(shown).collect::<Vec<_>>()));
         self.call("release", |db, asker, invariants| {
-            runs.iter().for_each(|(run, fence)| db.release(run, *fence, asker, invariants));
+            runs.iter().for_each(|run| db.release(run, asker, invariants));
         })
         .await
     }
