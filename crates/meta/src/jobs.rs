@@ -145,6 +145,24 @@ impl Runs {
             .await
     }
 
+    /// Lets a job's schedule go on from an earlier time: the ticks after it are looked at once more, and those without a run get one.
+    /// False when the job is not known, or no later tick was seen to.
+    pub async fn set_back(&self, job: &JobName, to: DateTime<Utc>) -> Result<bool> {
+        let bound = values![job.as_str(), to.timestamp_micros()];
+        let sql = "update hw_job set cursor = $2 where name = $1 and cursor > $2";
+        self.store.write(move |tx| Box::pin(async move { Ok(tx.execute(sql, &bound).await? == 1) })).await
+    }
+
+    /// The time up to which ticks have come: by this machine's clock, and on PostgreSQL by the server's when that is behind. A tick that
+    /// is seen to before its time is lost once the clock is right again.
+    pub async fn tick_time(&self) -> Result<DateTime<Utc>> {
+        let now = self.clock.now();
+        match self.store.dialect() {
+            Dialect::Sqlite => Ok(now),
+            Dialect::Postgres => Ok(now.min(time("hw_job", self.now().await?)?)),
+        }
+    }
+
     /// The jobs that are paused.
     pub async fn paused(&self) -> Result<HashSet<JobName>> {
         let rows = self.store.rows("select name from hw_job where paused_at is not null", &[]).await?;

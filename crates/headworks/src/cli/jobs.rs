@@ -32,6 +32,7 @@ pub(crate) enum Command {
     Pause(steer::PauseArgs),
     Resume(steer::ResumeArgs),
     Trigger(steer::TriggerArgs),
+    Reset(steer::ResetArgs),
     Forget(ForgetArgs),
 }
 
@@ -79,6 +80,7 @@ pub(crate) async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode>
         Command::Pause(args) => steer::pause(app, args).await,
         Command::Resume(args) => steer::resume(app, args).await,
         Command::Trigger(args) => steer::trigger(app, args).await,
+        Command::Reset(args) => steer::reset(app, args).await,
         Command::Forget(args) => forget(app, args).await,
     }
 }

@@ -44,7 +44,7 @@ const TICKS_MAX: usize = 100_000;
 
 /// An end of a stretch of time, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
+pub(super) enum Bound {
     Day(Ds),
     Instant(DateTime<Utc>),
     OnClock(NaiveDateTime),
@@ -65,6 +65,11 @@ impl FromStr for Bound {
 }
 
 impl Bound {
+    /// The instant; a day's first one.
+    pub(super) fn instant(self, grid: &Grid) -> DateTime<Utc> {
+        self.ends(grid).0
+    }
+
     /// The first instant of it, and the first one behind it; for instants both are the same.
     fn ends(self, grid: &Grid) -> (DateTime<Utc>, DateTime<Utc>) {
         let midnight = |ds: Ds| grid.instant_of(ds.date().and_time(NaiveTime::MIN));

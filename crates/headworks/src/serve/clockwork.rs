@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use headworks_domain::Clock;
+use chrono::{DateTime, Utc};
 use headworks_flow::{exec::Ask, ticker::Clocks};
 use headworks_meta::Runs;
 use tokio::sync::{mpsc, watch};
@@ -16,7 +16,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Clockwork {
     pub(super) runs: Arc<Runs>,
     pub(super) project: LiveProject,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) ask: mpsc::Sender<Ask>,
     pub(super) reloads: watch::Receiver<u64>,
 }
@@ -27,26 +26,35 @@ impl Clockwork {
         let mut clocks = Clocks::default();
         let mut is_new = true;
         loop {
-            if is_new {
-                is_new = !self.remember(&mut clocks).await;
-            } else {
-                self.wishes(&mut clocks).await;
-            }
-            let (project, now) = (self.project.current(), self.clock.now());
-            while let Some(demands) = clocks.due(&project, now) {
-                // The executor is gone when nobody takes them.
-                if !demands.is_empty() && self.ask.send(Ask::Runs(demands)).await.is_err() {
-                    return;
+            let mut pause = LOOK_EVERY;
+            if let Some(now) = self.time().await {
+                if is_new {
+                    is_new = !self.remember(&mut clocks).await;
+                } else {
+                    self.wishes(&mut clocks, now).await;
                 }
+                let project = self.project.current();
+                while let Some(demands) = clocks.due(&project, now) {
+                    // The executor is gone when nobody takes them.
+                    if !demands.is_empty() && self.ask.send(Ask::Runs(demands)).await.is_err() {
+                        return;
+                    }
+                }
+                let until = clocks.next().and_then(|at| (at - now).to_std().ok());
+                pause = until.unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
             }
-            let until = clocks.next().and_then(|at| (at - self.clock.now()).to_std().ok());
-            let pause = until.unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 changed = self.reloads.changed() => is_new |= changed.is_ok(),
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
+    }
+
+    /// The time up to which ticks have come; `None` when the database does not answer.
+    async fn time(&self) -> Option<DateTime<Utc>> {
+        let time = self.runs.tick_time().await;
+        time.inspect_err(|error| tracing::warn!(%error, "the database's clock could not be read")).ok()
     }
 
     /// Reads what is remembered of all jobs; false when the database does not answer.
@@ -64,9 +72,9 @@ impl Clockwork {
     }
 
     /// Takes up what other processes want: pauses, and the ends of runs whose owner is gone.
-    async fn wishes(&self, clocks: &mut Clocks) {
+    async fn wishes(&self, clocks: &mut Clocks, now: DateTime<Utc>) {
         match self.runs.paused().await {
-            Ok(paused) => clocks.pause(&paused, self.clock.now()),
+            Ok(paused) => clocks.pause(&paused, now),
             Err(error) => tracing::warn!(%error, "pauses could not be read"),
         }
         // What its owner did not live to stop is nobody's to go on with.

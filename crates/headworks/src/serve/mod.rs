@@ -121,7 +121,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         clock: app.clock.clone(),
         options: settings,
     };
-    let clockwork = Clockwork { runs: runs.clone(), project: live.clone(), clock: app.clock.clone(), ask, reloads };
+    let clockwork = Clockwork { runs: runs.clone(), project: live.clone(), ask, reloads };
     let reload = Reload::new(app.reloading()?, files, live.clone(), runs.clone(), reloaded);
     let listener = Told::new(app.out, app.clock.clone(), Arc::clone(&health), alerts.handle());
 

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use crate::project::{NUMBERS, Project};
 
 /// Runs SQL on a SQLite file of the project, as another program does.
-fn sqlite(project: &Project, file: &str, sql: &str) {
+pub(crate) fn sqlite(project: &Project, file: &str, sql: &str) {
     let path = project.path().join(file).display().to_string();
     let code = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\nc.executescript(sys.argv[2])\nc.commit()";
     python(code, &[&path, sql]).unwrap();

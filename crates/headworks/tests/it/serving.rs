@@ -3,6 +3,7 @@
 use headworks_testkit::TempPostgres;
 
 use crate::{
+    bad_input::sqlite,
     crew::{Serving, days_ago, until},
     project::{NUMBERS, Project},
 };
@@ -68,6 +69,31 @@ fn a_saved_file_counts_and_a_broken_one_keeps_its_last_good_version() {
     until("the newer job", || (successes(&project, "later") == 1).then_some(()));
     let said = up.stop();
     assert!(said.contains("4 jobs with a schedule"), "{said}");
+}
+
+#[test]
+fn a_schedule_is_set_back_once_nobody_goes_by_it() {
+    let start = days_ago(1);
+    let project = Project::empty().file("jobs/hourly.sql", &hourly(&start));
+    let up = Serving::start(project.command(&UP));
+    until("a day of hours", || (successes(&project, "hourly") >= 24).then_some(()));
+    let refused = project.run(&["jobs", "reset", "hourly", "--to", &start, "--yes"]);
+    assert!(refused.code == 2 && refused.stderr.contains("looks after the schedules"), "{refused:?}");
+    up.stop();
+    let all = successes(&project, "hourly");
+    // A clock was a year ahead, and a tick has no run.
+    let wrong = "update hw_job set cursor = cursor + 31536000000000;
+        delete from hw_run where interval_start = (select max(interval_start) from hw_run)";
+    sqlite(&project, ".headworks/metadata.db", wrong);
+    let reset = |more: &[&str]| project.json(&[&["jobs", "reset", "hourly", "--to", &start][..], more].concat());
+    let told = reset(&["--dry-run"]);
+    assert!(told["reset"] == false && told["ticks"].as_u64() >= Some(24) && told["runs"] == 1, "{told}");
+    assert_eq!(reset(&["--yes"])["reset"], true);
+    let on = project.run(&["jobs", "reset", "hourly", "--to", "2099-01-01"]);
+    assert!(on.code == 2 && on.stderr.contains("is not before"), "{on:?}");
+    let up = Serving::start(project.command(&UP));
+    until("the tick's own run", || (successes(&project, "hourly") >= all).then_some(()));
+    up.stop();
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn help_of_every_command() {
         &["jobs", "--help"],
         &["runs", "--help"],
         &["jobs", "trigger", "--help"],
+        &["jobs", "reset", "--help"],
         &["runs", "list", "--help"],
         &["schedule", "--help"],
         &["alerts", "--help"],

@@ -26,6 +26,8 @@ on_both!(
     runs_of_the_dead_are_abandoned_and_their_attempts_end,
     released_runs_belong_to_who_comes_first,
     released_runs_come_by_priority_then_by_age,
+    ticks_come_by_the_clock_that_is_behind,
+    a_cursor_is_set_back_and_never_on,
     a_wish_to_cancel_reaches_the_owner,
     one_scheduler_on_sqlite_and_many_on_postgres,
 );
@@ -264,4 +266,29 @@ async fn living_processes_are_told_with_what_they_take(world: World) {
     world.machine.gone.lock().unwrap().insert(2);
     assert_eq!(one.processes().await.unwrap().len(), 1);
     assert_eq!(one.workers().await.unwrap(), []);
+}
+
+async fn ticks_come_by_the_clock_that_is_behind(world: World) {
+    let runs = world.process(1).await;
+    world.clock.forward(-10 * 365 * 86_400);
+    assert_eq!(runs.tick_time().await.unwrap(), world.clock.now());
+    world.clock.forward(20 * 365 * 86_400);
+    let time = runs.tick_time().await.unwrap();
+    assert_eq!(time < world.clock.now(), world.store.dialect() == Dialect::Postgres, "{time}");
+}
+
+async fn a_cursor_is_set_back_and_never_on(world: World) {
+    let runs = world.process(1).await;
+    define(&runs, "flights", Some("v1"), None).await;
+    let tick = day(9).end();
+    assert!(!runs.set_back(&job("flights"), tick).await.unwrap(), "no tick was seen to");
+    let id = runs.new_run_ids(1).await.unwrap().remove(0);
+    let ask = ClaimRequest { tick: Some(tick), trigger: Trigger::Schedule, ..wanted(&id, "flights", 9) };
+    runs.claim(vec![ask]).await.unwrap();
+    let cursor = async || runs.jobs().await.unwrap()[0].clock.cursor;
+    assert!(!runs.set_back(&job("flights"), tick + TimeDelta::days(1)).await.unwrap());
+    assert_eq!(cursor().await, Some(tick));
+    assert!(runs.set_back(&job("flights"), tick - TimeDelta::days(3)).await.unwrap());
+    assert_eq!(cursor().await, Some(tick - TimeDelta::days(3)));
+    assert!(!runs.set_back(&job("weather"), tick).await.unwrap(), "it is not known");
 }

@@ -5,13 +5,19 @@ use std::process::ExitCode;
 use headworks_domain::JobName;
 use headworks_flow::{
     Job,
-    exec::{Reprocess, Request, Trigger},
+    exec::{Reprocess, Request, RunStore, Trigger},
+    ticker::JobClock,
 };
 use headworks_meta::{NewDemand, Runs};
 use serde_json::{Map, Value, json};
 
-use super::super::when::WhenArgs;
-use crate::{app::App, execute, fail::DONE, output::count};
+use super::super::{schedule::Bound, when::WhenArgs};
+use crate::{
+    app::App,
+    execute,
+    fail::{Carried, DONE, Failure},
+    output::{count, shown},
+};
 
 /// Pause jobs: their schedules start nothing until they are resumed
 ///
@@ -51,6 +57,32 @@ pub(crate) struct TriggerArgs {
     #[arg(long)]
     reprocess: bool,
 }
+
+/// Let a job's schedule go on from an earlier time
+///
+/// For a machine whose clock was far ahead: ticks that had not come count as seen to, and the schedule starts nothing until the clock
+/// has passed them. After a reset the ticks behind the time given are looked at once more; `catchup` says which of them count, and
+/// those with a run are left alone. Without --yes it only says what it would do. Nobody may keep the project running meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  headworks jobs reset company_metrics --to 2026-03-01
+  headworks jobs reset company_metrics --to 2026-03-01T02:00:00Z --yes")]
+pub(crate) struct ResetArgs {
+    /// The job, by its name or by its table
+    job: String,
+    /// A day, or an instant as 2026-03-08T02:00:00Z; without Z or an offset it is read in the job's zone
+    #[arg(long, value_name = "WHEN")]
+    to: Bound,
+    /// Say what would happen, and change nothing; so it is without --yes, too
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// The most ticks that a reset looks at to say what follows.
+const RESET_TICKS_MAX: usize = 10_000;
 
 pub(super) async fn pause(app: &App, args: PauseArgs) -> anyhow::Result<ExitCode> {
     set_paused(app, &args.jobs, true).await
@@ -129,6 +161,58 @@ pub(super) async fn trigger(app: &App, args: TriggerArgs) -> anyhow::Result<Exit
     };
     app.note(format_args!("asked for {what}; see headworks runs list --job {}", job.name));
     note_who(app, runs, &format!("headworks run {}", job.name)).await?;
+    Ok(ExitCode::from(DONE))
+}
+
+pub(super) async fn reset(app: &App, args: ResetArgs) -> anyhow::Result<ExitCode> {
+    let job = app.job(&args.job)?;
+    let runs = app.run_store().await?;
+    let row = runs.jobs().await?.into_iter().find(|row| row.name == job.name);
+    let Some((clock, cursor)) = row.and_then(|row| Some((row.clock, row.clock.cursor?))) else {
+        let message = format!("the schedule of `{}` has not started anything yet", job.name);
+        return Err(Failure::not_found(message, format!("headworks jobs show {} says when it ticks", job.name)).into());
+    };
+    let to = args.to.instant(&job.grid());
+    if to >= cursor {
+        let message = format!("{} UTC is not before {} UTC, the last tick that was seen to", shown(to), shown(cursor));
+        return Err(Failure::usage(message, "name an earlier time: a schedule goes on by itself").into());
+    }
+    let again = JobClock { cursor: Some(to), paused: false, ..clock };
+    let due = job.due_runs(&again, app.clock.now(), RESET_TICKS_MAX).runs;
+    let wanted: Vec<_> = due.iter().map(|run| (job.name.clone(), run.interval)).collect();
+    let found = runs.find(&wanted).await.map_err(Carried::from)?;
+    let missing: Vec<_> = due.iter().zip(&found).filter(|(_, row)| row.is_none()).map(|(run, _)| run).collect();
+    if args.yes {
+        if let Some(scheduler) = runs.schedulers().await?.first() {
+            let message = format!("{scheduler} looks after the schedules, and goes by what it remembers");
+            let hint = "stop headworks up (or scheduler) everywhere, reset the job, and start it again";
+            return Err(Failure::usage(message, hint).into());
+        }
+        runs.set_back(&job.name, to).await?;
+    }
+    if app.out.json {
+        app.out.document(&json!({
+            "job": job.name, "reset": args.yes, "was": cursor, "to": to, "ticks": due.len(), "runs": missing.len(),
+            "first_ds": missing.first().map(|run| job.ds(&run.interval)),
+            "last_ds": missing.last().map(|run| job.ds(&run.interval)),
+        }))?;
+        return Ok(ExitCode::from(DONE));
+    }
+    let days = match (missing.first(), missing.last()) {
+        (Some(first), Some(last)) => format!(", ds {} to {}", job.ds(&first.interval), job.ds(&last.interval)),
+        _ => String::new(),
+    };
+    app.note(format_args!(
+        "{} goes on from {} UTC instead of {} UTC: {} ticks are due by now, {} of them without a run{days}",
+        job.name,
+        shown(to),
+        shown(cursor),
+        count(due.len() as u64),
+        count(missing.len() as u64),
+    ));
+    if !args.yes {
+        app.note("nothing was changed: --yes does it");
+    }
     Ok(ExitCode::from(DONE))
 }
 
