@@ -39,12 +39,15 @@ struct Inner {
 }
 
 impl AttemptLog {
-    /// The path below the folder of logs: `<job>/<month>/<start>-<run>-<attempt>.log`, as
-    /// `flights/2013-01/20130101T050000Z-m1-7-1.log`.
+    /// The path below the folder of logs: `<job>/<month>/<start>-<run>-<fence>.<attempt>.log`, as
+    /// `flights/2013-01/20130101T050000Z-m1-7-42.1.log`.
+    ///
+    /// With the fence, because attempts that a process began in its last moment may not be kept: the next owner numbers its own from
+    /// what is, and would go on in the logs of the lost ones.
     ///
     /// Not a folder per interval: each would be one more inode to make, as dear as the log itself.
-    pub fn path_of(job: &JobName, interval: &Interval, run_id: &RunId, attempt: u32) -> String {
-        format!("{job}/{}-{run_id}-{attempt}.log", interval.start().format("%Y-%m/%Y%m%dT%H%M%SZ"))
+    pub fn path_of(job: &JobName, interval: &Interval, run_id: &RunId, fence: i64, attempt: u32) -> String {
+        format!("{job}/{}-{run_id}-{fence}.{attempt}.log", interval.start().format("%Y-%m/%Y%m%dT%H%M%SZ"))
     }
 
     /// A log at `relative` below `folder`, of at most `bytes_max` bytes and some last words. The file comes with the first write.
@@ -194,7 +197,7 @@ mod tests {
     fn bounded(folder: &Path, bytes_max: u64) -> AttemptLog {
         let hour = |h: u32| chrono::DateTime::from_timestamp(i64::from(h) * 3600, 0).unwrap();
         let interval = Interval::new(hour(5), hour(6)).unwrap();
-        let path = AttemptLog::path_of(&"a/b".parse().unwrap(), &interval, &"r1".parse().unwrap(), 2);
+        let path = AttemptLog::path_of(&"a/b".parse().unwrap(), &interval, &"r1".parse().unwrap(), 42, 2);
         AttemptLog::new(folder, path, bytes_max, Arc::new(SystemClock))
     }
 
@@ -206,7 +209,7 @@ mod tests {
         log.line("one\ntwo");
         other.failure(&Failure::new(ErrorKind::Invalid, "X", "table `t` is not there").with_hint("make it"));
         let path = log.file_path();
-        assert!(path.ends_with("a/b/1970-01/19700101T050000Z-r1-2.log"), "{}", path.display());
+        assert!(path.ends_with("a/b/1970-01/19700101T050000Z-r1-42.2.log"), "{}", path.display());
         assert!(!path.exists(), "short logs are written once");
         let bytes = log.bytes();
         drop((log, other));

@@ -43,11 +43,11 @@ impl Board {
         (machine.segment(head), machine.ends_with(head))
     }
 
-    /// How all runs ended. `log_of` finds the log of a run's attempt.
+    /// How all runs ended. `log_of` finds the log of a run's attempt under a fence.
     pub(crate) fn summary(
         &self,
         cancelled: bool,
-        log_of: impl Fn(&RunShape, &RunId, u32) -> std::path::PathBuf,
+        log_of: impl Fn(&RunShape, &RunId, i64, u32) -> std::path::PathBuf,
     ) -> Summary {
         let mut summary = Summary { counts: self.counts, cancelled, ..Summary::default() };
         for entry in self.runs.iter() {
@@ -55,7 +55,7 @@ impl Board {
             let Some(failure) = entry.failure.clone().filter(|_| failed) else { continue };
             let log = match (&entry.shape, &entry.run_id) {
                 (Some(shape), Some(id)) if entry.attempt > 0 => {
-                    Some(log_of(shape, id, entry.failed_attempt.unwrap_or(entry.attempt)))
+                    Some(log_of(shape, id, entry.claim.fence, entry.failed_attempt.unwrap_or(entry.attempt)))
                 }
                 _ => None,
             };
