@@ -135,6 +135,12 @@ impl Invariants {
         self.alive.remove(process);
     }
 
+    /// A process is gone for good. Its tasks are dropped within the same moment, in which others may have its slots already.
+    pub(super) fn dies(&mut self, process: &str) {
+        self.stops(process);
+        self.leased.remove(process);
+    }
+
     /// Nobody can renew a lease until then: that costs nobody a run. A claim whose look came before it may come right after it.
     pub(super) fn store_is_away(&mut self, now: Duration, until: Duration) {
         self.away_until = self.away_until.max(until);

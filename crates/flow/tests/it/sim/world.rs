@@ -183,7 +183,7 @@ impl Life {
         self.state.lock().unwrap().0 = true;
         let mut inner = self.world.lock();
         inner.tell(self.world.time.now(), || format!("{} dies", self.name));
-        inner.invariants.stops(&self.name);
+        inner.invariants.dies(&self.name);
         inner.database.gone.insert(self.name.clone());
         drop(inner);
         self.died.send_replace(true);
