@@ -14,6 +14,7 @@ use crate::{
     check,
     config::{CONFIG_FILE, Config},
     error::Error,
+    exec::job_pool,
     job::Job,
     jobfile::{self, JobFile},
     settings::{Overrides, Setting, load_config},
@@ -209,6 +210,12 @@ impl Project {
         others.jobs.remove(&job.name);
         others.makers.retain(|_, maker| *maker != job.name);
         if others.revive(&job.file, text) { others.jobs.remove(&job.name) } else { None }
+    }
+
+    /// The slots that all processes share: of the named pools, and of jobs that say `max_active_runs`, by [`job_pool`].
+    pub fn slots(&self) -> BTreeMap<String, u32> {
+        let of_job = |job: &Arc<Job>| Some((job_pool(&job.name), job.spec.max_active_runs?));
+        self.config.pools.clone().into_iter().chain(self.jobs.values().filter_map(of_job)).collect()
     }
 
     /// True when no job has this one's name or makes its table.

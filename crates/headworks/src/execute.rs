@@ -65,7 +65,7 @@ pub(crate) async fn carry_out(app: &App, wanted: Wanted) -> anyhow::Result<Summa
     }
     let runs = app.run_store().await?;
     runs.note_versions(versions).await?;
-    runs.say_pools(&project.config.pools).await?;
+    runs.say_pools(&project.slots()).await?;
     let live = LiveProject::new(project);
     let executor = Executor {
         store: runs.clone(),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use headworks_domain::{Ds, JobName, RunId};
-use headworks_flow::exec::{SlotRequest, Slots};
+use headworks_flow::exec::{JOB_POOLS, SlotRequest, Slots};
 use headworks_store::{Dialect, Row, Tx, Value, values};
 
 use crate::{
@@ -59,7 +59,7 @@ pub struct Holder {
 }
 
 impl Runs {
-    /// Keeps the sizes of pools as `headworks.toml` has them, for all processes: who has read the file last is right. A pool that the
+    /// Keeps the sizes of pools as `headworks.toml` has them, and of those of jobs as their files do, for all processes: who has read the file last is right. A pool that the
     /// file does not name any more keeps its size, for the tasks that were planned with it.
     pub async fn say_pools(&self, sizes: &BTreeMap<String, u32>) -> Result<()> {
         let rows = self.store.rows("select name, slots from hw_pool", &[]).await?;
@@ -87,12 +87,15 @@ impl Runs {
             .await
     }
 
-    /// All pools that were ever said, with who has their slots.
+    /// All named pools that were ever said, with who has their slots.
     pub async fn pools(&self) -> Result<Vec<PoolRow>> {
         let judge = self.judge(self.now().await?);
         let mut pools: BTreeMap<String, PoolRow> = BTreeMap::new();
         for row in self.store.rows("select name, slots from hw_pool", &[]).await? {
             let (name, slots) = (row.text(0)?, count(row.i64(1)?));
+            if name.starts_with(JOB_POOLS) {
+                continue;
+            }
             pools.insert(name.clone(), PoolRow { name, slots, holders: Vec::new() });
         }
         let sql = "select s.pool, s.run_id, r.job, r.ds, s.task, s.slots, s.taken_at, p.host, p.boot_id, p.pid, p.pid_start, p.lease_until

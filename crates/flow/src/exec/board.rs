@@ -7,6 +7,7 @@
 mod entries;
 mod entry;
 mod items;
+mod limits;
 mod outside;
 mod pools;
 mod report;
@@ -22,6 +23,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use entries::Entries;
 use entry::{Entry, Phase};
 use headworks_domain::{JobName, RunId};
+use limits::Limits;
 use outside::Outside;
 use pools::{Place, Pools, Turn};
 
@@ -81,7 +83,7 @@ pub(crate) struct Board {
     /// When waiting runs give up.
     wait_ends: BTreeSet<(DateTime<Utc>, usize)>,
     partitions: BTreeMap<Partition, Publication>,
-    jobs: HashMap<JobName, JobQueue>,
+    limits: Limits,
     pools: Pools,
     /// Numbers of slots to give back.
     given: Vec<i64>,
@@ -114,13 +116,6 @@ struct Publication {
     by: Option<usize>,
     /// Tasks that wait for it, as (run, task).
     waiting: Vec<(usize, usize)>,
-}
-
-#[derive(Default)]
-struct JobQueue {
-    active: usize,
-    active_max: Option<usize>,
-    held: BTreeSet<Place>,
 }
 
 impl Board {
@@ -162,9 +157,7 @@ impl Board {
         shape: RunShape,
     ) -> usize {
         let run = self.runs.next();
-        let job = self.jobs.entry(shape.job.clone()).or_default();
-        // The newest definition counts.
-        job.active_max = shape.limits.active_runs_max;
+        self.limits.set(&shape.job, shape.limits.active_runs_max);
         if self.serves {
             self.live.insert(request.clone(), run);
         }
@@ -289,10 +282,7 @@ impl Board {
             let since = entry.made_at.unwrap_or(now);
             self.wait_ends.extend(since.checked_add_signed(timeout).map(|at| (at, run)));
         }
-        let job = entry.request.job.clone();
         self.apply(run, &Event::Begun, now);
-        // It may have brought a larger limit with it.
-        self.admit_held(&job, now);
         if self.runs[run].is_unwanted {
             self.cancel_one(run, now);
         }
@@ -323,9 +313,10 @@ impl Board {
     /// Another process sees to the run: a board that serves has nothing to do with it any more.
     fn left(&mut self, run: usize, now: DateTime<Utc>) {
         self.runs[run].phase = Phase::Over;
+        self.given.extend(self.runs[run].job_slot);
         self.open -= 1;
         self.stop_waiting(run);
-        self.release(run, now);
+        self.release(run);
         self.withdraw(run, now);
         self.uncount(run);
         self.gone.push(run);
@@ -532,9 +523,7 @@ impl Board {
         self.blocked.clear();
         self.doubtful.clear();
         self.outside = Outside::default();
-        for job in self.jobs.values_mut() {
-            job.held.clear();
-        }
+        self.limits.forget_all();
         for run in self.runs.numbers() {
             self.cancel_one(run, now);
         }
@@ -562,9 +551,7 @@ impl Board {
         self.due.clear();
         self.wait_ends.clear();
         self.outside = Outside::default();
-        for job in self.jobs.values_mut() {
-            job.held.clear();
-        }
+        self.limits.forget_all();
     }
 
     /// True while the end of some run is on its way to the store.
@@ -599,14 +586,9 @@ impl Board {
         }
         let place = place(entry, &shape, run, head);
         let options = &shape.tasks[entry.planned(head)].options;
-        let Some(job) = self.jobs.get_mut(&shape.job) else { return };
-        if !entry.active {
-            if job.active_max.is_some_and(|max| job.active >= max) {
-                job.held.insert(place);
-                return;
-            }
-            job.active += 1;
-            self.runs[run].active = true;
+        // Who has no slots gives the run to others, who see to the limit.
+        if !entry.active && !self.pools.has_none() && self.limits.holds(&shape.job, place) {
+            return;
         }
         self.pools.wait(options.pool.as_deref(), place, options.slots);
         self.apply(run, &Event::Queued { head }, now);
@@ -614,7 +596,7 @@ impl Board {
 
     /// Starts what fits into the free slots, or asks for those that all processes share.
     fn dispatch(&mut self, now: DateTime<Utc>) {
-        let mut wanted = Vec::new();
+        let mut wanted = self.admit_held(now);
         loop {
             let runs = &self.runs;
             match self.pools.next(|(.., run, head)| (*run, *head, runs[*run].claim.fence)) {
@@ -654,6 +636,10 @@ impl Board {
     pub(crate) fn slots(&mut self, answers: Vec<(SlotRequest, Slots)>, now: DateTime<Utc>) -> Vec<usize> {
         let mut fenced = Vec::new();
         for (request, answer) in answers {
+            if let Some(asked) = self.limits.answered(&request, answer) {
+                fenced.extend(self.job_slot(&request, answer, asked, now));
+                continue;
+            }
             match (answer, self.pools.answered(&request, answer)) {
                 (Slots::Taken, Some(place)) => self.start(place, now),
                 // Nobody wants them any more.
@@ -675,12 +661,13 @@ impl Board {
 
     /// True while somebody waits for slots that other processes have.
     pub(crate) fn awaits_slots(&self) -> bool {
-        self.pools.awaits_others()
+        self.pools.awaits_others() || self.limits.awaits_others()
     }
 
     /// Others may have given slots back: full pools are asked again.
     pub(crate) fn ask_again(&mut self) {
         self.pools.ask_again();
+        self.limits.ask_again();
     }
 
     /// The pools in which somebody waits for slots.
@@ -730,7 +717,9 @@ impl Board {
     fn finish(&mut self, run: usize, state: State, now: DateTime<Utc>) {
         self.runs[run].phase = Phase::Closing;
         self.blocked.remove(&run);
-        self.release(run, now);
+        if self.runs[run].job_slot.is_none() {
+            self.release(run);
+        }
         if state != State::Success {
             self.withdraw(run, now);
         }
@@ -751,7 +740,7 @@ impl Board {
         self.blocked.remove(&run);
         self.dirty.remove(&run);
         self.stop_waiting(run);
-        self.release(run, now);
+        self.release(run);
         self.withdraw(run, now);
         self.recount(run, state);
         self.tell(run, state);
@@ -796,7 +785,7 @@ impl Board {
             self.promise(run);
         }
         self.dirty.remove(&run);
-        self.release(run, now);
+        self.release(run);
         let entry = &mut self.runs[run];
         let mut fresh = Entry::new(entry.request.clone(), entry.run_id.clone(), entry.shape.clone());
         (fresh.phase, fresh.promised, fresh.counted) = (Phase::Theirs, entry.promised, entry.counted);
@@ -824,42 +813,8 @@ impl Board {
     fn forget_queued(&mut self, run: usize) {
         let places = self.places(run);
         self.pools.forget(&places);
-        let job = self.runs[run].shape.as_ref().and_then(|shape| self.jobs.get_mut(&shape.job));
-        if let Some(job) = job {
-            for place in &places {
-                job.held.remove(place);
-            }
-        }
+        self.limits.forget(&self.runs[run].request.job, &places);
         self.due.retain(|due| due.1 != run);
-    }
-
-    /// Gives the run's place under its job's limit to the next.
-    fn release(&mut self, run: usize, now: DateTime<Utc>) {
-        let entry = &mut self.runs[run];
-        let Some(job) = entry.shape.as_ref().and_then(|s| self.jobs.get_mut(&s.job)) else { return };
-        if !std::mem::take(&mut entry.active) {
-            return;
-        }
-        job.active -= 1;
-        let job_name = entry.request.job.clone();
-        self.admit_held(&job_name, now);
-    }
-
-    /// Lets runs go on that their job's limit held back, as far as it has room: it may have grown.
-    fn admit_held(&mut self, job_name: &JobName, now: DateTime<Utc>) {
-        while let Some(job) =
-            self.jobs.get_mut(job_name).filter(|job| job.active_max.is_none_or(|max| job.active < max))
-        {
-            let Some((.., next, head)) = job.held.pop_first() else { return };
-            self.admit(next, head, now);
-            // The run counts once, so that all its segments go that were held with this one.
-            for place in self.places(next) {
-                let held = self.jobs.get_mut(job_name).is_some_and(|job| job.held.remove(&place));
-                if held {
-                    self.admit(next, place.3, now);
-                }
-            }
-        }
     }
 }
 

@@ -30,7 +30,7 @@ pub use error::Error;
 pub use executor::Executor;
 pub use log::AttemptLog;
 pub use options::{ExecutorOptions, Reprocess};
-pub use placement::{DEFAULT_POOL, Placement, Takes};
+pub use placement::{DEFAULT_POOL, JOB_POOLS, Placement, Takes, job_pool};
 pub use progress::{Counts, FailedRun, Progress, RunProgress, Summary};
 pub use record::{
     AttemptRecord, BoxFault, Claim, ClaimRequest, Kept, Partition, Partitions, Producer, Release, RunDetail, RunFilter,

@@ -2,8 +2,18 @@
 
 use std::{collections::BTreeSet, fmt};
 
+use headworks_domain::JobName;
+
 /// The pool of tasks that name none, where a process says what it takes. No pool of the settings may have this name.
 pub const DEFAULT_POOL: &str = "default";
+
+/// The pool, over all processes, of the runs of a job that says `max_active_runs`. No pool of the settings has such a name.
+pub fn job_pool(job: &JobName) -> String {
+    format!("{JOB_POOLS}{job}")
+}
+
+/// How the names begin of the pools of jobs.
+pub const JOB_POOLS: &str = "job:";
 
 /// Where a run may be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

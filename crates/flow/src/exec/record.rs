@@ -187,7 +187,7 @@ pub struct RunRecord {
     pub tasks: Vec<TaskRecord>,
     /// Attempts that began or ended since the last record.
     pub attempts: Vec<AttemptRecord>,
-    /// True when its tasks take slots of named pools: a record that ends it gives all of them back.
+    /// True when it takes slots that all processes share: a record that ends it gives all of them back.
     pub pooled: bool,
 }
 

@@ -85,7 +85,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let definitions = definitions::at_start(&runs, &mut project, problems).await?;
     let live = LiveProject::new(Arc::new(project));
     definitions::keep(&runs, &live.current(), definitions).await?;
-    runs.say_pools(&live.current().config.pools).await?;
+    runs.say_pools(&live.current().slots()).await?;
 
     let listen = options.listen.unwrap_or_else(|| config.server.listen.clone());
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone(), runs.clone()));

@@ -95,7 +95,7 @@ impl Reload {
         let definitions = definitions::of(&project, &problems);
         let project = Arc::new(project);
         // Whoever is asked for slots by a run of the new files must know how many there are.
-        while let Err(error) = self.runs.say_pools(&project.config.pools).await {
+        while let Err(error) = self.runs.say_pools(&project.slots()).await {
             tracing::warn!(%error, "the sizes of pools could not be kept");
             sleep(LOOK_EVERY).await;
         }

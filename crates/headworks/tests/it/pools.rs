@@ -56,11 +56,28 @@ fn a_pool_of_one_holds_over_two_workers() {
     for job in ["a", "b"] {
         assert!(!states(&project, job).contains(&"failed".to_owned()), "two tasks of a pool of one at once");
     }
+    assert!(owners(&project) >= 2, "one process did all");
+}
+
+fn owners(project: &Project) -> usize {
     let runs = project.json(&["runs", "list", "--limit", "10000"]);
     let mut owners: Vec<&str> = runs["runs"].as_array().unwrap().iter().filter_map(|r| r["process"].as_str()).collect();
     owners.sort_unstable();
     owners.dedup();
-    assert!(owners.len() >= 2, "one process did all: {owners:?}");
+    owners.len()
+}
+
+#[test]
+fn max_active_runs_holds_over_two_workers() {
+    let project = on_postgres("").file("jobs/a.yml", &hourly("max_active_runs: 1\n"));
+    let (first, second) = (worker(&project, &[]), worker(&project, &[]));
+    let scheduler = scheduler(&project);
+    until("a day", || (successes(&project, "a") >= 24).then_some(()));
+    for served in [scheduler, first, second] {
+        served.stop();
+    }
+    assert!(!states(&project, "a").contains(&"failed".to_owned()), "two runs of a job of one at once");
+    assert!(owners(&project) >= 2, "one process did all");
 }
 
 #[test]

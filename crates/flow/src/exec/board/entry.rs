@@ -60,6 +60,10 @@ pub(super) struct Entry {
     pub(super) is_unwanted: bool,
     /// Counts against the job's limit.
     pub(super) active: bool,
+    /// Under which number it has a slot of its job's.
+    pub(super) job_slot: Option<i64>,
+    /// The store is being asked for such a slot.
+    pub(super) asks_job: bool,
     /// Counts as a producer of its partitions.
     pub(super) promised: bool,
     pub(super) rows: u64,
@@ -107,6 +111,8 @@ impl Entry {
             missing: HashMap::new(),
             is_unwanted: false,
             active: false,
+            job_slot: None,
+            asks_job: false,
             promised: false,
             rows: 0,
             bytes: 0,

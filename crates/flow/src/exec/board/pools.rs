@@ -140,9 +140,15 @@ impl Pools {
             self.taken.insert(holder, Taken { pool: name, slots, number: None });
             return Some(Turn::Start(place));
         }
+        let number = self.new_number();
+        self.asked.insert(number, Asked { place, holder, pool: name.clone(), slots });
+        Some(Turn::Ask { place, number, pool: name, slots: wanted })
+    }
+
+    /// A number for slots that this process has not used yet.
+    pub(super) fn new_number(&mut self) -> i64 {
         self.number += 1;
-        self.asked.insert(self.number, Asked { place, holder, pool: name.clone(), slots });
-        Some(Turn::Ask { place, number: self.number, pool: name, slots: wanted })
+        self.number
     }
 
     /// What was asked for goes to the store now: nobody is asked for in these pools until it has answered.

@@ -99,7 +99,7 @@ impl Board {
             failure: entry.failure.clone().filter(|_| entry.machine.state() != State::Success),
             tasks: entry.machine.tasks().cloned().collect(),
             attempts: entry.attempts.iter().chain(entry.current.values()).cloned().collect(),
-            pooled: entry.shape.as_ref().is_some_and(|shape| shape.is_pooled()),
+            pooled: entry.job_slot.is_some() || entry.shape.as_ref().is_some_and(|shape| shape.is_pooled()),
         })
     }
 

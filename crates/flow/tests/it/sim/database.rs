@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use headworks_domain::{Interval, JobName, RunId};
 use headworks_flow::{
     exec::{
-        Claim, ClaimRequest, Kept, Partition, Producer, Release, RunRecord, RunRow, Seen, Segment, SlotRequest, Slots,
-        Standing, Takes, passed_over,
+        Claim, ClaimRequest, JOB_POOLS, Kept, Partition, Producer, Release, RunRecord, RunRow, Seen, Segment,
+        SlotRequest, Slots, Standing, Takes, passed_over,
     },
     machine::State,
     ticker::JobClock,
@@ -472,14 +472,18 @@ impl Database {
                 continue;
             }
             let size = self.pools[&request.pool];
+            let ignores_others = asker.is(Mutant::SlotsPerProcess)
+                || asker.is(Mutant::RunsLimitedPerProcess) && request.pool.starts_with(JOB_POOLS);
             let counts = |(process, _): &(String, i64)| {
-                process == asker.process || !asker.is(Mutant::SlotsPerProcess) && self.lives(process, asker)
+                process == asker.process || !ignores_others && self.lives(process, asker)
             };
             let of_pool = self.slots.iter().filter(|(key, held)| held.pool == request.pool && counts(key));
             let used: usize = of_pool.map(|(_, held)| held.slots.min(size)).sum();
             let has = self.slots.contains_key(&key);
             if has && asker.is(Mutant::SlotsTakenTwice) {
-                self.slots.insert((asker.process.to_owned(), -request.number), request.clone());
+                // Of no run, so that no run's end gives them back.
+                let more = SlotRequest { run_id: "nobody".parse().unwrap(), ..request.clone() };
+                self.slots.insert((asker.process.to_owned(), -request.number), more);
             }
             if !has && (full.contains(&request.pool) || used + request.slots.min(size) > size) {
                 full.insert(request.pool.clone());

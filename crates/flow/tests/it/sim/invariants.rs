@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use headworks_domain::{Interval, JobName, RunId};
 use headworks_flow::{
-    exec::{Claim, ClaimRequest, Partition, RunRecord, Segment, Trigger},
+    exec::{Claim, ClaimRequest, JOB_POOLS, Partition, RunRecord, Segment, Trigger, job_pool},
     machine::State,
 };
 
@@ -61,6 +61,8 @@ struct Run {
     fence: i64,
     trigger: Trigger,
     claimed_at: DateTime<Utc>,
+    /// The same by the true time.
+    taken_at: Duration,
     over: Option<State>,
     /// Its place among all runs.
     born: u64,
@@ -80,7 +82,7 @@ pub(super) struct AtWork {
     number: u64,
     process: String,
     job: JobName,
-    pool: Option<String>,
+    pools: Vec<String>,
 }
 
 /// An attempt at work in a pool.
@@ -189,7 +191,16 @@ impl Invariants {
         let claimed_at = self.runs.get(run_id).map_or(wall, |run| run.claimed_at.max(wall));
         self.next += 1;
         let born = self.runs.get(run_id).map_or(self.next, |run| run.born);
-        let run = Run { key, owner: process.to_owned(), fence: claim.fence, trigger, claimed_at, over: None, born };
+        let run = Run {
+            key,
+            owner: process.to_owned(),
+            fence: claim.fence,
+            trigger,
+            claimed_at,
+            taken_at: at,
+            over: None,
+            born,
+        };
         self.runs.insert(run_id.clone(), run);
         if let Some(tick) = request.tick
             && self.cursors.get(&request.job).is_none_or(|cursor| *cursor < tick)
@@ -208,6 +219,7 @@ impl Invariants {
             fence,
             trigger: request.trigger,
             claimed_at: wall,
+            taken_at: Duration::ZERO,
             over: Some(State::Skipped),
             born: self.next,
         };
@@ -319,26 +331,39 @@ impl Invariants {
         // One that goes on after an outage has no slots any more when its lease was over, or when its publish came through and the
         // reply was lost.
         let is_open = !goes_on && self.runs.get(&run_id).is_some_and(|run| run.fence == fence && run.over.is_none());
-        if let Some((pool, size)) = pool.clone().filter(|_| is_open) {
-            let work = InPool { process: process.to_owned(), run_id: run_id.clone(), fence, since: at };
-            self.fills(&pool, size, work, &who);
+        // A run has its job's slot for longer than any of its tasks is at work: since its claim at most.
+        let taken_at = self.runs.get(&run_id).map_or(at, |run| run.taken_at);
+        let of_job = runs_max.map(|max| (job_pool(&job), max, taken_at));
+        let pools: Vec<_> = pool.map(|(pool, size)| (pool, size, at)).into_iter().chain(of_job).collect();
+        for (pool, size, since) in pools.iter().filter(|_| is_open) {
+            let work = InPool { process: process.to_owned(), run_id: run_id.clone(), fence, since: *since };
+            self.fills(pool, *size, work, at, &who);
         }
-        AtWork { run_id, number: self.next, process: process.to_owned(), job, pool: pool.map(|(pool, _)| pool) }
+        let pools = pools.into_iter().map(|(pool, ..)| pool).collect();
+        AtWork { run_id, number: self.next, process: process.to_owned(), job, pools }
     }
 
     /// An attempt begins in a pool. Those count whose run is not over and still theirs (the slots come back with its end), and whose
-    /// process has had its lease all the time since they began: of others the slots may be somebody else's by right.
-    fn fills(&mut self, pool: &str, size: usize, work: InPool, who: &str) {
-        let (at, leased, runs) = (work.since, &self.leased, &self.runs);
+    /// process has had its lease all the time since they began: of others the slots may be somebody else's by right. Of a job's pool
+    /// all tasks of a run have one slot together.
+    fn fills(&mut self, pool: &str, size: usize, work: InPool, at: Duration, who: &str) {
+        let (of_job, run_id) = (pool.starts_with(JOB_POOLS), work.run_id.clone());
+        let (leased, runs) = (&self.leased, &self.runs);
         let holds = |work: &&InPool| {
             let is_its = runs.get(&work.run_id).is_some_and(|run| run.fence == work.fence && run.over.is_none());
             let lease = leased.get(&work.process);
             is_its && lease.is_some_and(|(from, last)| *from <= work.since && at.saturating_sub(*last) < LEASE)
         };
         let of_pool = self.of_pool.entry(pool.to_owned()).or_default();
-        let others: Vec<String> = of_pool.values().filter(holds).map(|work| work.process.clone()).collect();
+        let is_sound = holds(&&work);
+        let others = of_pool.values().filter(holds).filter(|other| !of_job || other.run_id != run_id);
+        let mut others: Vec<(RunId, String)> = others.map(|work| (work.run_id.clone(), work.process.clone())).collect();
+        if of_job {
+            others.sort();
+            others.dedup();
+        }
         of_pool.insert(self.next, work);
-        if others.len() >= size {
+        if others.len() >= size && (is_sound || !of_job) {
             self.breaks(format!("{who} began in pool {pool} of {size}, which is full of tasks of {others:?}"));
         }
     }
@@ -348,8 +373,10 @@ impl Invariants {
         if let Some(live) = self.at_work.get_mut(&work.run_id) {
             live.remove(&work.number);
         }
-        if let Some(pool) = work.pool.as_ref().and_then(|pool| self.of_pool.get_mut(pool)) {
-            pool.remove(&work.number);
+        for pool in &work.pools {
+            if let Some(pool) = self.of_pool.get_mut(pool) {
+                pool.remove(&work.number);
+            }
         }
         *self.of_process.entry(work.process.clone()).or_default() -= 1;
         *self.of_job.entry((work.process.clone(), work.job.clone())).or_default() -= 1;

@@ -60,6 +60,8 @@ pub(super) enum Mutant {
     RunsNotLimited,
     /// Slots of pools are counted for each process by itself.
     SlotsPerProcess,
+    /// The limit of a job's active runs is kept by each process for itself.
+    RunsLimitedPerProcess,
     /// Slots of pools come back with a run's end only.
     SlotsNotGivenBack,
     /// A wish for slots whose reply was lost takes others when it comes again.
@@ -71,7 +73,7 @@ pub(super) enum Mutant {
 }
 
 impl Mutant {
-    pub(super) const ALL: [Self; 32] = [
+    pub(super) const ALL: [Self; 33] = [
         Self::RecordIgnoresFence,
         Self::PublishIgnoresFence,
         Self::RecordAfterEnd,
@@ -100,6 +102,7 @@ impl Mutant {
         Self::OneSlotTooMany,
         Self::RunsNotLimited,
         Self::SlotsPerProcess,
+        Self::RunsLimitedPerProcess,
         Self::SlotsNotGivenBack,
         Self::SlotsTakenTwice,
         Self::ZoneOfOthers,

@@ -162,6 +162,11 @@ impl Projects {
         self.versions[0].jobs.get(job)?.spec.zone.clone()
     }
 
+    /// The slots that all processes share.
+    pub(super) fn slots(&self) -> BTreeMap<String, usize> {
+        self.versions[0].slots().into_iter().map(|(name, slots)| (name, slots as usize)).collect()
+    }
+
     /// How many runs of a job may be at work at once; not known while its file may be of either version.
     pub(super) fn limit(&self, job: &JobName) -> Option<usize> {
         self.versions[0].jobs.get(job).and_then(|job| job.spec.max_active_runs).map(|max| max as usize)

@@ -99,7 +99,7 @@ impl Scenario {
         projects.is_limited = !world.is(Mutant::RunsNotLimited);
         {
             let mut inner = world.lock();
-            inner.database.pools = projects.pools();
+            inner.database.pools = projects.slots();
             for job in projects.current().jobs.keys() {
                 let clock = JobClock { first_seen: world.base, cursor: None, paused: false };
                 inner.database.jobs.insert(job.clone(), clock);
