@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -166,10 +166,16 @@ impl Inner {
 
     fn opened(&mut self) -> std::io::Result<&File> {
         if self.file.is_none() {
-            if let Some(folder) = self.file_path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            self.file = Some(OpenOptions::new().create(true).append(true).open(&self.file_path)?);
+            let open = || OpenOptions::new().create(true).append(true).open(&self.file_path);
+            // The folder is there but for the first log of a month, and looking for it costs as much as the file.
+            let opened = open().or_else(|error| match self.file_path.parent() {
+                Some(folder) if error.kind() == ErrorKind::NotFound => {
+                    std::fs::create_dir_all(folder)?;
+                    open()
+                }
+                _ => Err(error),
+            });
+            self.file = Some(opened?);
         }
         Ok(self.file.as_ref().expect("opened above"))
     }
