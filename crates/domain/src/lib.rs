@@ -13,6 +13,7 @@
 //! ```
 
 mod access;
+mod account;
 mod error;
 mod name;
 mod partition;
@@ -20,9 +21,10 @@ mod problem;
 mod secret;
 mod time;
 
-pub use access::Access;
+pub use access::{Access, Columns, Days, Grant, TablePattern};
+pub use account::{AccountRole, Right, Scope, WordError};
 pub use error::{Code, ErrorKind, Fault};
-pub use name::{ConnectionName, EnvironmentName, JobName, NameError, RunId, TableName, TaskName, nearest};
+pub use name::{ConnectionName, EnvironmentName, JobName, NameError, RunId, TableName, TaskName, UserName, nearest};
 pub use partition::{PartitionKey, PartitionKeyError};
 pub use problem::{Place, Problem, Severity};
 pub use secret::Secret;

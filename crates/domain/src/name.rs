@@ -1,6 +1,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::is_nfkc;
 
 /// Says why a name is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +154,35 @@ impl Default for EnvironmentName {
 }
 
 name!(
+    /// A person or program with an account: lowercase letters (of any script), digits, `_`, `-`, `.`, `@`, as `ann@shop.example`.
+    UserName,
+    "user",
+    |s| {
+        check_part("user", s, s, "-.@")?;
+        let reason = if s.len() > USER_BYTES_MAX {
+            "it is longer than 63 bytes"
+        } else if s.to_lowercase() != s {
+            "it may have lowercase letters only"
+        } else if !is_nfkc(s) {
+            "a letter of it has a simpler form: type it anew"
+        } else if s.starts_with(UserName::OF_TOKENS) {
+            "names that begin with `token_` are those of tokens"
+        } else {
+            return Ok(());
+        };
+        Err(NameError { what: "user", name: s.to_owned(), reason })
+    }
+);
+
+/// The longest name that PostgreSQL's clients take.
+const USER_BYTES_MAX: usize = 63;
+
+impl UserName {
+    /// How the names begin under which tokens sign in over PostgreSQL's protocol.
+    pub const OF_TOKENS: &str = "token_";
+}
+
+name!(
     /// A run's id: letters, digits, `_`, `-`; made by the platform and unique for ever.
     RunId,
     "run",
@@ -209,6 +239,13 @@ mod tests {
         }
         for bad in ["", "1st", "a b", "a/b", "..", "x_latest", "a\0b", "a\"b"] {
             assert!(bad.parse::<TableName>().is_err(), "{bad}");
+        }
+        for good in ["ann", "ann@shop.example", "björn", "日本", "_etl-2"] {
+            assert!(good.parse::<UserName>().is_ok(), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in ["", "Ann", "BJÖRN", "2x", "a b", "token_ab", "a\0", "bjo\u{308}rn", "ﬁ", "a:b", "a'b", &long] {
+            assert!(bad.parse::<UserName>().is_err(), "{bad}");
         }
         assert!("metrics/company-metrics".parse::<JobName>().is_ok());
         for bad in ["../x", "/x", "a//b", "a/", "a b"] {
