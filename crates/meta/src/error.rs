@@ -1,4 +1,6 @@
-use headworks_domain::{Code, ErrorKind, Fault, JobName, RunId};
+use headworks_domain::{Code, ErrorKind, Fault, JobName, RunId, UserName};
+
+use crate::accounts::PASSWORD_CHARS_MIN;
 
 /// What the orchestrator's records can answer with.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,67 @@ pub enum Error {
         /// Its number.
         pid: u32,
     },
+    /// The name or the password is wrong, or the account may not sign in; it does not say which.
+    #[error("the user name, password or token is wrong")]
+    SignIn,
+    /// Too many of those by one name from one address.
+    #[error("too many wrong passwords: the next try is in {seconds} s")]
+    Slowed {
+        /// The wait.
+        seconds: u64,
+    },
+    /// Too many sign in at once.
+    #[error("too many sign in at this moment")]
+    Crowded,
+    /// A user has the name.
+    #[error("there is a user `{name}` already")]
+    UserExists {
+        /// The name.
+        name: UserName,
+    },
+    /// No user has the name.
+    #[error("there is no user `{name}`")]
+    UnknownUser {
+        /// The name.
+        name: UserName,
+        /// The name that was most likely meant.
+        near: Option<String>,
+    },
+    /// No token has the id.
+    #[error("there is no token `{id}`")]
+    UnknownToken {
+        /// The id.
+        id: String,
+    },
+    /// No grant has the number.
+    #[error("there is no grant {id}")]
+    UnknownGrant {
+        /// The number.
+        id: i64,
+    },
+    /// The password is guessed too easily.
+    #[error("the password cannot be used: {reason}")]
+    WeakPassword {
+        /// Why.
+        reason: String,
+    },
+    /// Nobody could look after accounts any more.
+    #[error("`{name}` is the last admin who can sign in")]
+    LastAdmin {
+        /// The user.
+        name: UserName,
+    },
+    /// A limit of what is kept of accounts.
+    #[error("there are {limit} {what} already, and no more fit")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    NoRandomness,
     /// A row holds what this program never writes.
     #[error("table `{table}` of the metadata database has a row that makes no sense: {reason}")]
     Row {
@@ -65,6 +128,12 @@ impl Fault for Error {
             Self::Fenced { .. } => ErrorKind::Cancelled,
             Self::Busy { .. } | Self::Live { .. } | Self::SecondScheduler { .. } => ErrorKind::Denied,
             Self::OtherProject { .. } => ErrorKind::Invalid,
+            Self::SignIn | Self::LastAdmin { .. } => ErrorKind::Denied,
+            Self::Slowed { .. } | Self::Crowded => ErrorKind::Unavailable,
+            Self::UserExists { .. } | Self::WeakPassword { .. } => ErrorKind::Invalid,
+            Self::UnknownUser { .. } | Self::UnknownToken { .. } | Self::UnknownGrant { .. } => ErrorKind::NotFound,
+            Self::TooMany { .. } => ErrorKind::Exhausted,
+            Self::NoRandomness => ErrorKind::Internal,
             Self::Row { .. } => ErrorKind::Corrupt,
         }
     }
@@ -77,6 +146,17 @@ impl Fault for Error {
             Self::Live { .. } => "META_LIVE",
             Self::OtherProject { .. } => "META_OTHER_PROJECT",
             Self::SecondScheduler { .. } => "META_SECOND_SCHEDULER",
+            Self::SignIn => "ACCOUNT_SIGN_IN",
+            Self::Slowed { .. } => "ACCOUNT_SLOWED",
+            Self::Crowded => "ACCOUNT_CROWDED",
+            Self::UserExists { .. } => "ACCOUNT_USER_EXISTS",
+            Self::UnknownUser { .. } => "ACCOUNT_UNKNOWN_USER",
+            Self::UnknownToken { .. } => "ACCOUNT_UNKNOWN_TOKEN",
+            Self::UnknownGrant { .. } => "ACCOUNT_UNKNOWN_GRANT",
+            Self::WeakPassword { .. } => "ACCOUNT_WEAK_PASSWORD",
+            Self::LastAdmin { .. } => "ACCOUNT_LAST_ADMIN",
+            Self::TooMany { .. } => "ACCOUNT_TOO_MANY",
+            Self::NoRandomness => "ACCOUNT_NO_RANDOMNESS",
             Self::Row { .. } => "META_ROW",
         }
     }
@@ -94,6 +174,24 @@ impl Fault for Error {
                 "stop that one first; to keep a project running with several processes set metadata.url to a PostgreSQL"
                     .to_owned(),
             ),
+            Self::SignIn => Some(
+                "an admin sets a new password with `headworks users passwd`, and sees in `headworks users list` who may sign in"
+                    .to_owned(),
+            ),
+            Self::Slowed { .. } | Self::NoRandomness => None,
+            Self::Crowded => Some("try again in a few seconds".to_owned()),
+            Self::UserExists { name } => Some(format!(
+                "change it with `headworks users role {name} ROLE` or `headworks users passwd {name}`"
+            )),
+            Self::UnknownUser { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
+            Self::UnknownUser { near: None, .. } => Some("`headworks users list` shows all users".to_owned()),
+            Self::UnknownToken { .. } => Some("`headworks tokens list` shows all tokens".to_owned()),
+            Self::UnknownGrant { .. } => Some("`headworks grants list` shows all grants".to_owned()),
+            Self::WeakPassword { .. } => Some(format!(
+                "take {PASSWORD_CHARS_MIN} characters or more that others don't guess, or leave the password to us"
+            )),
+            Self::LastAdmin { .. } => Some("make another first: headworks users create NAME --role admin".to_owned()),
+            Self::TooMany { .. } => Some("remove what nobody needs any more first".to_owned()),
             Self::Row { .. } => {
                 Some("try `headworks doctor`, or bring back a backup of the metadata database".to_owned())
             }

@@ -8,7 +8,7 @@
 //! A process holds its runs by a lease of ten seconds that it renews every three. Who finds a live run whose owner's lease is
 //! over, or whose owner ran on this machine and is gone, may claim it under a higher fence.
 //!
-//! [`Outbox`] keeps alerts until they are sent.
+//! [`Outbox`] keeps alerts until they are sent. [`Accounts`] knows who may sign in and what they may read.
 //!
 //! ```no_run
 //! # async fn f(store: headworks_store::Store, record: headworks_flow::exec::RunRecord) -> Result<(), headworks_meta::Error> {
@@ -20,6 +20,7 @@
 //! # Ok(()) }
 //! ```
 
+mod accounts;
 mod backfills;
 mod claim;
 mod demands;
@@ -38,6 +39,10 @@ mod runs;
 mod schema;
 mod steer;
 
+pub use accounts::{
+    Account, Accounts, GRANTS_MAX, GrantRow, Grantee, NewToken, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, ScramVerifier,
+    TOKENS_MAX, TokenRow, USERS_MAX, UserRow,
+};
 pub use backfills::{Answer, BackfillRow, BackfillState, NewBackfill, NewPiece, PieceRow, Progress};
 pub use demands::{DemandRow, NewDemand};
 pub use error::{Error, Result};
