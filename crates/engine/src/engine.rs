@@ -22,6 +22,7 @@ use datafusion::{
     physical_plan::{execute_stream, stream::RecordBatchStreamAdapter},
 };
 use futures::{Stream, StreamExt, TryStreamExt};
+use headworks_domain::Grant;
 use tokio::{
     runtime::{Handle, Runtime},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -30,7 +31,8 @@ use tokio::{
 };
 
 use crate::{
-    CacheState, Catalog, EngineOptions, Error, Priority, QueryId, QueryOptions, QueryState, QueueState, Result,
+    CacheState, Catalog, EngineOptions, Error, GrantCheck, Priority, QueryId, QueryOptions, QueryState, QueueState,
+    Result,
     cache::{Cache, Flight, Looked},
     live::{Entered, Live, Registry},
     parse,
@@ -95,9 +97,9 @@ impl Engine {
         for queue in queues.all() {
             let own = match queue.options.spill_bytes_max {
                 None => Arc::clone(&base),
-                Some(bytes_max) => RuntimeEnvBuilder::from_runtime_env(&base)
-                    .with_disk_manager_builder(disk(bytes_max))
-                    .build_arc()?,
+                Some(bytes_max) => {
+                    RuntimeEnvBuilder::from_runtime_env(&base).with_disk_manager_builder(disk(bytes_max)).build_arc()?
+                }
             };
             spill.insert(queue.options.name.clone(), own);
         }
@@ -157,6 +159,14 @@ impl Engine {
     /// Runs a future on the engine's threads.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.inner.shared.normal.spawn(work);
+    }
+
+    /// Holds a grant against the tables that there are now. Errors: `Syntax`, `Plan` when its row filter cannot be read at all.
+    pub async fn check_grant(&self, grant: Grant) -> Result<GrantCheck> {
+        let shared = Arc::clone(&self.inner.shared);
+        let handle = shared.normal.clone();
+        let task = handle.clone().spawn_blocking(move || handle.block_on(shared.planner.check_grant(&grant)));
+        task.await.map_err(not_joined)?
     }
 
     /// The queries that wait or run now, the oldest first.

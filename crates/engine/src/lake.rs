@@ -13,7 +13,7 @@ use datafusion::{
 use headworks_domain::PartitionKey;
 use headworks_lake::{Lake, LakeTable};
 
-use crate::{At, Catalog, Error, Found, Listed, Moment, Newest, Result};
+use crate::{At, Catalog, Error, Found, Listed, Moment, Newest, Result, access::Guarded};
 
 #[async_trait]
 impl Catalog for Lake {
@@ -109,9 +109,14 @@ pub(crate) async fn bytes(plan: &LogicalPlan, state: &SessionState) -> Result<u6
     let mut sum = 0;
     for scan in scans {
         let Ok(provider) = source_as_provider(&scan.source) else { continue };
-        let Some(table) = provider.downcast_ref::<LakeTable>() else { continue };
         // As DataFusion hands them to the scan.
-        sum += table.bytes(state, scan.projection.as_ref(), &unnormalize_cols(scan.filters)).await?;
+        let filters = unnormalize_cols(scan.filters);
+        if let Some(table) = provider.downcast_ref::<LakeTable>() {
+            sum += table.bytes(state, scan.projection.as_ref(), &filters).await?;
+        } else if let Some(guarded) = provider.downcast_ref::<Guarded>() {
+            let behind = guarded.optimized(state, scan.projection.as_ref(), &filters, scan.fetch)?;
+            sum += Box::pin(bytes(&behind, state)).await?;
+        }
     }
     Ok(sum)
 }

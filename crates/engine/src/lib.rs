@@ -2,7 +2,8 @@
 //!
 //! It plans and runs SELECTs with DataFusion on threads of its own, away from those that serve requests; holds queries to
 //! limits of text, memory, spill space, time and number; reads all tables of a statement at one version of the lake; and
-//! knows `t_latest`, `t AT (VERSION => n)`, `information_schema`. It also writes results as a table, CSV, JSON or Parquet
+//! knows `t_latest`, `t AT (VERSION => n)`, `information_schema`. Whatever a caller's grants hide is not there, whichever way a
+//! statement asks for it. It also writes results as a table, CSV, JSON or Parquet
 //! ([`output`]) and runs the checks of a job on a staged result ([`checks`]).
 //!
 //! It deliberately does not write to the lake, names no file from SQL, and knows nothing of jobs and runs.
@@ -36,6 +37,7 @@ mod stored;
 pub mod checks;
 pub mod output;
 
+mod access;
 mod cache;
 mod coop;
 mod extremes;
@@ -49,6 +51,7 @@ mod queue;
 mod resolve;
 mod types;
 
+pub use access::GrantCheck;
 pub use caller::{Caller, Credentials, SignIn, SignInError, Signed};
 pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
 pub use arrow::datatypes::{Field, SchemaRef};

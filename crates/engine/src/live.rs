@@ -17,7 +17,7 @@ use headworks_domain::Clock;
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
-use crate::{Caller, Error, queue::Queue};
+use crate::{Caller, Error, access::Barrier, queue::Queue};
 
 /// A query's name for as long as anybody remembers it; sorts by the time of its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -343,6 +343,12 @@ fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
                     _ => {}
                 }
             }
+        }
+        // Of rows behind a barrier only those count that come through; of files what is read.
+        if let Some(barrier) = node.downcast_ref::<Barrier>() {
+            let behind = read(barrier.inner());
+            sum.bytes += behind.bytes;
+            sum.spilled += behind.spilled;
         }
         nodes.extend(children);
     }

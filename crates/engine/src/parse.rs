@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::sql::sqlparser::{
-    ast::{DescribeAlias, Query, SetExpr, Statement},
+    ast::{DescribeAlias, Expr, Query, SetExpr, Statement},
     dialect::GenericDialect,
     keywords::Keyword,
     parser::Parser,
@@ -76,6 +76,17 @@ pub(crate) fn parse(sql: &str, limits: &SqlLimits) -> Result<Parsed> {
         (Some(_), false) => return Err(refused("more than one statement")),
     };
     Ok(Parsed { statement: allowed(statement)?, versions })
+}
+
+/// Parses one expression, and nothing behind it. Errors: `TooLarge`, `Syntax`.
+pub(crate) fn expression(sql: &str, limits: &SqlLimits) -> Result<Expr> {
+    let dialect = GenericDialect {};
+    let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(Error::from_tokenizer)?;
+    tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
+    check_tokens(&tokens, limits)?;
+    let mut parser = Parser::new(&dialect).with_recursion_limit(limits.depth_max).with_tokens_with_locations(tokens);
+    let parsed = parser.parse_expr().and_then(|parsed| parser.expect_token(&Token::EOF).map(|_| parsed));
+    parsed.map_err(|error| Error::from_parser(error, limits.depth_max))
 }
 
 /// The same text for statements that differ in spaces, comments and the case of words only; `None` when it cannot be read.

@@ -7,10 +7,10 @@ use std::{
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, SchemaRef},
+    datatypes::{DataType, Schema, SchemaRef},
 };
 use datafusion::{
-    catalog::{TableProvider, cte_worktable::CteWorkTable},
+    catalog::cte_worktable::CteWorkTable,
     common::{ScalarValue, TableReference, tree_node::TreeNode, tree_node::TreeNodeRecursion},
     config::ConfigOptions,
     datasource::{ViewTable, provider_as_source},
@@ -31,10 +31,11 @@ use datafusion::{
         sqlparser::ast::Statement,
     },
 };
-use headworks_domain::{PartitionKey, nearest};
+use headworks_domain::{Grant, PartitionKey, nearest};
 
 use crate::{
-    Catalog, Described, Error, Found, Moment, Newest, QueryOptions, Result, SqlLimits,
+    At, Catalog, Described, Error, Found, GrantCheck, Listed, Moment, Newest, QueryOptions, Result, SqlLimits,
+    access::{self, Barrier, Guarded, Shown},
     coop::CooperativeJoins,
     extremes::Extremes,
     information, lake,
@@ -162,6 +163,31 @@ impl Planner {
         Ok(Described { parameters, schema })
     }
 
+    /// Holds a grant against the tables that there are.
+    pub(crate) async fn check_grant(&self, grant: &Grant) -> Result<GrantCheck> {
+        if let Some(rows) = &grant.rows {
+            access::parsed_filter(rows, "")?;
+        }
+        let state = self.state(1, true);
+        let mut checked = GrantCheck::default();
+        let listed = self.catalog.list(At::Now.into()).await?;
+        for one in listed.into_iter().filter(|one| grant.tables.matches(&one.name)) {
+            let schema = match one.schema {
+                Some(schema) => Ok(schema),
+                None => {
+                    let sql = format!("select * from \"{}\"", one.name.replace('"', "\"\""));
+                    let view = self.logical(&sql, &QueryOptions::default(), &state).await;
+                    view.map(|view| Arc::new(view.plan.schema().as_arrow().clone()))
+                }
+            };
+            match schema.and_then(|schema| access::check(grant, &schema, &Names::none(&state))) {
+                Ok(()) => drop(checked.fitting.insert(one.name)),
+                Err(error) => checked.unfitting.push((one.name, error)),
+            }
+        }
+        Ok(checked)
+    }
+
     async fn logical(&self, sql: &str, options: &QueryOptions, state: &SessionState) -> Result<Logical> {
         let mut parsed = parse::parse(sql, &options.limits)?;
         let wanted = resolve::tables(&mut parsed, &options.limits, false)?;
@@ -207,12 +233,7 @@ impl Planner {
     /// Plans once more for a query that ran out of memory: joins sort and spill instead of holding one side in a hash
     /// table, and half as many parts share the memory. None when that would change nothing.
     pub(crate) async fn plan_spilling(&self, failed: &Runnable) -> Result<Option<Runnable>> {
-        let mut has_hash_join = false;
-        failed.physical.apply(|node| {
-            has_hash_join |= node.is::<HashJoinExec>();
-            Ok(if has_hash_join { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-        })?;
-        if !has_hash_join {
+        if !has_hash_join(&failed.physical) {
             return Ok(None);
         }
         // With one part DataFusion plans hash joins only.
@@ -232,6 +253,11 @@ impl Planner {
         state.mark_start_execution();
         state
     }
+}
+
+fn has_hash_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let behind = plan.downcast_ref::<Barrier>().map(Barrier::inner);
+    plan.is::<HashJoinExec>() || plan.children().into_iter().chain(behind).any(has_hash_join)
 }
 
 /// A statement that is planned as far as one can without knowing where it runs.
@@ -329,7 +355,7 @@ impl Lookup<'_> {
         for (name, table) in wanted {
             let source = match own.remove(&name) {
                 Some(source) => source,
-                None if name.is_information => self.information(&table, at).await?,
+                None if name.is_information => self.information(state, &table, at).await?,
                 None => self.find(state, &table, at, &newest, views).await?,
             };
             sources.insert(name, source);
@@ -341,7 +367,7 @@ impl Lookup<'_> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn information(&self, wanted: &Wanted, at: Moment) -> Result<Arc<dyn TableSource>> {
+    async fn information(&self, state: &SessionState, wanted: &Wanted, at: Moment) -> Result<Arc<dyn TableSource>> {
         self.seen().has_more = true;
         if !information::is_table(&wanted.table) {
             return Err(Error::UnknownTable {
@@ -351,9 +377,46 @@ impl Lookup<'_> {
                     .map(|n| format!("{}.{n}", resolve::INFORMATION_SCHEMA)),
             });
         }
-        let listed = self.planner.catalog.list(at).await?;
+        let listed = self.listed(state, at).await?;
         let table = information::table(&wanted.table, &listed)?;
         table.map(provider_as_source).ok_or_else(|| Error::Internal { message: format!("no `{}`", wanted.table) })
+    }
+
+    /// All that the caller may see.
+    async fn listed(&self, state: &SessionState, at: Moment) -> Result<Vec<Listed>> {
+        let listed = self.planner.catalog.list(at).await?;
+        Ok(access::visible(&self.options.caller.access, listed, &Names::none(state)))
+    }
+
+    /// A table or view as the caller sees it; `None` when that is nothing.
+    fn shown(
+        &self,
+        state: &SessionState,
+        name: &str,
+        source: Arc<dyn TableSource>,
+        newest: Option<&Option<PartitionKey>>,
+    ) -> Result<Option<Arc<dyn TableSource>>> {
+        let schema = source.schema();
+        let policy = match access::shown(&self.options.caller.access, name, &schema, &Names::none(state)) {
+            Shown::Nothing => return Ok(None),
+            Shown::All => {
+                return Ok(Some(match newest {
+                    Some(key) => latest(name, source, newest_rows(&schema, key.as_ref())?)?,
+                    None => source,
+                }));
+            }
+            Shown::Part(policy) => policy,
+        };
+        self.seen().has_more |= policy.changes_by_itself;
+        let policy = match newest {
+            None => policy,
+            // Not even the day is told to those who may not read it. The filter is the policy's: `ds` itself may be hidden.
+            Some(key) => {
+                let key = key.as_ref().filter(|key| policy.shows_day(key.ds));
+                policy.and(newest_rows(&schema, key)?)
+            }
+        };
+        Ok(Some(provider_as_source(Arc::new(Guarded::new(name, source, policy)))))
     }
 
     async fn find(
@@ -364,12 +427,14 @@ impl Lookup<'_> {
         newest: &Newest,
         views: usize,
     ) -> Result<Arc<dyn TableSource>> {
-        let catalog = &self.planner.catalog;
+        let (catalog, access) = (&self.planner.catalog, &self.options.caller.access);
         let base = wanted.table.strip_suffix("_latest");
         self.seen().names.extend([Some(wanted.table.as_str()), base].into_iter().flatten().map(str::to_owned));
-        if let Some(base) = base
+        if let Some(base) = base.filter(|base| !access.hides(base))
             && let Some(Found::Table(table)) = catalog.find(base, at).await?
             && table.schema().field_with_name("ds").is_ok()
+            && let key = newest.get(base).cloned().flatten()
+            && let Some(source) = self.shown(state, base, provider_as_source(table), Some(&key))?
         {
             if wanted.at.is_some() {
                 return Err(Error::Plan {
@@ -378,28 +443,34 @@ impl Lookup<'_> {
                     hint: Some(format!("read `{base} AT (...)` with the `ds` you want")),
                 });
             }
-            let key = newest.get(base).cloned().flatten();
-            return Ok(latest(base, table, key)?);
+            return Ok(source);
         }
         let at = match wanted.at {
             Some(own) => catalog.fix(own, &[]).await?.0,
             None => at,
         };
-        match catalog.find(&wanted.table, at).await? {
-            Some(Found::Table(table)) => Ok(provider_as_source(table)),
-            Some(Found::View { sql, columns }) => self.view(state, &wanted.table, &sql, columns, at, views).await,
-            None => {
-                let listed = catalog.list(at).await?;
-                let mut names: Vec<String> = listed.iter().map(|l| l.name.clone()).collect();
-                names.extend(listed.iter().filter(|l| l.has_latest).map(|l| format!("{}_latest", l.name)));
-                names.extend(self.options.tables.keys().cloned());
-                Err(Error::UnknownTable {
-                    name: wanted.table.clone(),
-                    position: wanted.position,
-                    near: nearest(&wanted.table, names.iter().map(String::as_str)).map(str::to_owned),
-                })
+        let found = if access.hides(&wanted.table) { None } else { catalog.find(&wanted.table, at).await? };
+        let source = match found {
+            Some(Found::Table(table)) => Some(provider_as_source(table)),
+            Some(Found::View { sql, columns }) => {
+                Some(self.view(state, &wanted.table, &sql, columns, at, views).await?)
             }
+            None => None,
+        };
+        if let Some(source) = source
+            && let Some(source) = self.shown(state, &wanted.table, source, None)?
+        {
+            return Ok(source);
         }
+        let listed = self.listed(state, at).await?;
+        let mut names: Vec<String> = listed.iter().map(|l| l.name.clone()).collect();
+        names.extend(listed.iter().filter(|l| l.has_latest).map(|l| format!("{}_latest", l.name)));
+        names.extend(self.options.tables.keys().cloned());
+        Err(Error::UnknownTable {
+            name: wanted.table.clone(),
+            position: wanted.position,
+            near: nearest(&wanted.table, names.iter().map(String::as_str)).map(str::to_owned),
+        })
     }
 
     /// Plans the text of a view that somebody made, perhaps in another dialect.
@@ -462,34 +533,46 @@ impl Lookup<'_> {
     }
 }
 
-/// The newest partition of a table as a view with literal values, which prunes; `ds = (select max(ds) ...)` prunes nothing.
-fn latest(
-    base: &str,
-    table: Arc<dyn TableProvider>,
-    key: Option<PartitionKey>,
-) -> Result<Arc<dyn TableSource>, DataFusionError> {
-    let schema = table.schema();
-    let filter = match key {
-        None => lit(false),
-        Some(key) => {
-            let day = ScalarValue::try_from_string(key.ds.to_string(), &DataType::Date32)?;
-            let filter = col("ds").eq(lit(day));
-            match key.hour.filter(|_| schema.field_with_name("hour").is_ok()) {
-                Some(hour) => filter.and(col("hour").eq(lit(i32::from(hour)))),
-                None => filter,
-            }
-        }
-    };
-    let plan = LogicalPlanBuilder::scan(TableReference::bare(base), provider_as_source(table), None)?
-        .filter(filter)?
-        .build()?;
+/// The newest partition of a table as a condition with literal values, which prunes; `ds = (select max(ds) ...)` prunes nothing.
+fn newest_rows(schema: &Schema, key: Option<&PartitionKey>) -> Result<Expr, DataFusionError> {
+    let Some(key) = key else { return Ok(lit(false)) };
+    let day = ScalarValue::try_from_string(key.ds.to_string(), &DataType::Date32)?;
+    let filter = col("ds").eq(lit(day));
+    Ok(match key.hour.filter(|_| schema.field_with_name("hour").is_ok()) {
+        Some(hour) => filter.and(col("hour").eq(lit(i32::from(hour)))),
+        None => filter,
+    })
+}
+
+/// The newest partition of a table as a view.
+fn latest(base: &str, table: Arc<dyn TableSource>, rows: Expr) -> Result<Arc<dyn TableSource>, DataFusionError> {
+    let plan = LogicalPlanBuilder::scan(TableReference::bare(base), table, None)?.filter(rows)?.build()?;
     Ok(provider_as_source(Arc::new(ViewTable::new(plan, None))))
 }
 
 /// Answers the planner's questions about names: tables that were looked up before, functions of the session.
-struct Names<'a> {
+pub(crate) struct Names<'a> {
     state: &'a SessionState,
     sources: Sources,
+}
+
+impl<'a> Names<'a> {
+    /// Functions only.
+    pub(crate) fn none(state: &'a SessionState) -> Self {
+        Self { state, sources: Sources::new() }
+    }
+
+    pub(crate) fn parser_options(&self) -> ParserOptions {
+        parser_options(self.state.config_options())
+    }
+
+    pub(crate) fn simplifier(&self) -> ExprSimplifier {
+        let context = SimplifyContext::builder()
+            .with_config_options(Arc::clone(self.state.config_options()))
+            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .build();
+        ExprSimplifier::new(context)
+    }
 }
 
 fn parser_options(options: &ConfigOptions) -> ParserOptions {
@@ -519,11 +602,7 @@ impl ContextProvider for Names<'_> {
             let near = near.map(|n| format!(". Did you mean '{n}'?")).unwrap_or_default();
             DataFusionError::Plan(format!("table function `{name}` does not exist{near}"))
         })?;
-        let context = SimplifyContext::builder()
-            .with_config_options(Arc::clone(self.state.config_options()))
-            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
-            .build();
-        let simplifier = ExprSimplifier::new(context);
+        let simplifier = self.simplifier();
         let schema = datafusion::common::DFSchema::empty();
         let args = args
             .into_iter()
