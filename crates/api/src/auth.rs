@@ -29,6 +29,11 @@ impl FromRequestParts<Api> for By {
         };
         let signed = api.accounts.sign_in(credentials, from).await.map_err(|error| match error {
             SignInError::Wrong => unknown("the token, or the name and password, are not right"),
+            SignInError::Slowed(seconds) => {
+                let detail = format!("too many have failed to sign in by this name: try again in {seconds} s");
+                let problem = Problem::new(ErrorKind::Unavailable, "AUTH_SLOWED", detail);
+                Problem { status: StatusCode::TOO_MANY_REQUESTS.as_u16(), ..problem }.into_response()
+            }
             SignInError::Unavailable => {
                 Problem::new(ErrorKind::Unavailable, "AUTH_UNAVAILABLE", "the accounts cannot be read now")
                     .into_response()

@@ -39,6 +39,9 @@ impl Default for Caller {
 pub trait SignIn: Send + Sync + 'static {
     /// Errors: `Wrong` for all that does not fit, whatever of it; it may take a while then.
     async fn sign_in(&self, credentials: Credentials, from: IpAddr) -> Result<Signed, SignInError>;
+
+    /// The account of somebody who has signed in by this name before, as it is now. Errors: `Wrong` when it may not any more.
+    async fn again(&self, user: &str) -> Result<Signed, SignInError>;
 }
 
 /// What a client shows.
@@ -71,6 +74,8 @@ pub struct Signed {
 pub enum SignInError {
     /// The credentials fit nobody.
     Wrong,
+    /// Too many have failed by this name from this address: the next may try in so many seconds.
+    Slowed(u64),
     /// The accounts cannot be read now.
     Unavailable,
 }

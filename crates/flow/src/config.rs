@@ -328,6 +328,8 @@ pub struct ServerConfig {
     /// The certificate's key, a PEM file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<String>,
+    /// Queries that take longer are written to the log.
+    pub slow_query: Span,
     /// How long the result of a query that was submitted over HTTP is kept.
     pub results_keep: Span,
     /// The most that these results may take on disk; the oldest go first.
@@ -341,6 +343,7 @@ impl Default for ServerConfig {
             postgres_listen: "127.0.0.1:8471".to_owned(),
             tls_certificate: None,
             tls_key: None,
+            slow_query: Span::from_secs(60),
             results_keep: Span::from_secs(3_600),
             results_bytes_max: ByteSize::from_mib(10 * 1024),
         }

@@ -3,22 +3,19 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use anyhow::Context;
 use headworks_domain::{Clock, EnvironmentName, ErrorKind, Problem, Severity, SystemClock};
-use headworks_engine::{CacheOptions, Engine, EngineOptions, Priority, QueueOptions};
+use headworks_engine::{CacheOptions, Engine, EngineOptions, Priority, QueryListener, QueueOptions};
 use headworks_flow::{
     ByteSize, CONFIG_FILE, Config, Job, Loaded, LoadedConfig, Overrides, Project, QueueConfig, QueuePriority, Setting,
     Span, exec::Partitions, load_config,
 };
 use headworks_lake::{Lake, Storage, StorageOptions};
-use headworks_meta::{Runs, SystemProcesses};
+use headworks_meta::{Accounts, Runs, SystemProcesses};
 use headworks_store::{Store, StoreOptions};
 use tokio::sync::OnceCell;
 
@@ -47,9 +44,10 @@ pub(crate) struct App {
     production: OnceCell<Option<Lake>>,
     lakes: OnceCell<Lakes>,
     engine: OnceCell<Engine>,
-    /// True once the process serves the queries of others.
-    serves_queries: AtomicBool,
+    /// Who is told of queries, once the process serves those of others.
+    listener: OnceLock<Arc<dyn QueryListener>>,
     runs: OnceCell<Arc<Runs>>,
+    accounts: OnceCell<Accounts>,
 }
 
 /// The platform's own folder in a project.
@@ -73,8 +71,9 @@ impl App {
             production: OnceCell::new(),
             lakes: OnceCell::new(),
             engine: OnceCell::new(),
-            serves_queries: AtomicBool::new(false),
+            listener: OnceLock::new(),
             runs: OnceCell::new(),
+            accounts: OnceCell::new(),
         }
     }
 
@@ -320,9 +319,9 @@ impl App {
         Ok(Lake::open_read_only(store, storage, self.clock.clone()).await?)
     }
 
-    /// Lets queues share out the engine's memory; before the engine is asked for.
-    pub(crate) fn serves_queries(&self) {
-        self.serves_queries.store(true, Ordering::Relaxed);
+    /// Lets queues share out the engine's memory and tells somebody of each query; before the engine is asked for.
+    pub(crate) fn serves_queries(&self, listener: Arc<dyn QueryListener>) {
+        let _ = self.listener.set(listener);
     }
 
     /// A folder of this process's own for what does not fit into memory. Those of processes that were killed are removed.
@@ -358,7 +357,8 @@ impl App {
                     entry_bytes_max: usize::try_from(settings.cache_result_bytes_max.bytes()).unwrap_or(usize::MAX),
                 };
                 options.clock = Arc::clone(&self.clock);
-                let is_shared = self.serves_queries.load(Ordering::Relaxed);
+                options.listener = self.listener.get().cloned();
+                let is_shared = options.listener.is_some();
                 let queues = self.config()?.queues();
                 options.queues = queues.iter().map(|(name, queue)| queue_options(name, queue, is_shared)).collect();
                 Ok(Engine::new(catalog, options)?)
@@ -378,6 +378,12 @@ impl App {
                 Ok(Arc::new(runs))
             })
             .await
+    }
+
+    /// Who may sign in, and what they may read.
+    pub(crate) async fn accounts(&self) -> anyhow::Result<&Accounts> {
+        let open = || async { Ok(Accounts::open(self.store().await?.clone(), self.clock.clone()).await?) };
+        self.accounts.get_or_try_init(open).await
     }
 
     async fn runs_of_anyone(&self) -> anyhow::Result<Runs> {

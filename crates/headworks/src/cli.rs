@@ -22,6 +22,7 @@ mod doctor;
 mod gc;
 mod init;
 mod jobs;
+mod queries;
 mod render;
 mod restore;
 mod run;
@@ -108,6 +109,8 @@ enum Command {
     Schedule(schedule::Args),
     #[command(subcommand)]
     Alerts(alerts::Command),
+    #[command(subcommand)]
+    Queries(queries::Command),
     Gc(gc::Args),
     Backup(backup::Args),
     Restore(restore::Args),
@@ -179,6 +182,7 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Runs(command) => runs::run(app, command).await,
         Command::Schedule(args) => schedule::run(app, args),
         Command::Alerts(command) => alerts::run(app, command).await,
+        Command::Queries(command) => queries::run(app, command).await,
         Command::Gc(args) => gc::run(app, args).await,
         Command::Backup(args) => backup::run(app, args).await,
         Command::Restore(args) => restore::run(app, args).await,

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use headworks_domain::RunId;
 use headworks_flow::exec::{RunFilter, RunRow, RunStore};
 use headworks_lake::{Keep, Removal};
-use headworks_meta::Outdated;
+use headworks_meta::{AskedLog, Outdated};
 
 use crate::{app::App, fail::Carried};
 
@@ -60,6 +60,9 @@ pub(crate) async fn run(app: &App, dry_run: bool) -> anyhow::Result<Report> {
     let runs = app.run_store().await?;
     let before = now - days(retention.runs.duration());
     let outdated = if dry_run { runs.outdated(before).await? } else { runs.forget_before(before).await? };
+    if !dry_run {
+        AskedLog::open(app.store().await?.clone()).await?.forget_before(before).await?;
+    }
 
     let folder = app.logs_dir()?;
     let ids: HashSet<&RunId> = live.runs.iter().map(|run| &run.id).collect();

@@ -21,6 +21,7 @@
 //! ```
 
 mod accounts;
+mod asked;
 mod backfills;
 mod claim;
 mod demands;
@@ -43,6 +44,7 @@ pub use accounts::{
     Account, Accounts, GRANTS_MAX, GrantRow, Grantee, NewToken, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, ScramVerifier,
     TOKENS_MAX, TokenRow, USERS_MAX, UserRow,
 };
+pub use asked::{Asked, AskedFilter, AskedLog};
 pub use backfills::{Answer, BackfillRow, BackfillState, NewBackfill, NewPiece, PieceRow, Progress};
 pub use demands::{DemandRow, NewDemand};
 pub use error::{Error, Result};

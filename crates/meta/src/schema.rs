@@ -4,7 +4,8 @@
 use headworks_store::{Component, Home, Migration};
 
 /// The tables of this crate, for making them anew from a backup.
-pub const TABLES: [Component; 4] = [RUNS, crate::demands::TABLES, crate::outbox::TABLES, crate::accounts::TABLES];
+pub const TABLES: [Component; 5] =
+    [RUNS, crate::demands::TABLES, crate::outbox::TABLES, crate::accounts::TABLES, crate::asked::TABLES];
 
 /// Of runs and jobs.
 pub(crate) const RUNS: Component = Component { name: "meta", home: Home::Platform, migrations: MIGRATIONS };

@@ -53,6 +53,9 @@ const PREPARED_MAX: usize = 10_000;
 const SESSION_HOLDS: Duration = Duration::from_secs(12 * 3_600);
 const SESSIONS_MAX: usize = 10_000;
 
+/// The path of all its methods, as axum writes it.
+pub const PATH: &str = "/arrow.flight.protocol.FlightService/{*method}";
+
 /// Makes the gRPC service.
 pub fn service(engine: Engine, accounts: Arc<dyn SignIn>) -> FlightServiceServer<impl FlightService> {
     FlightServiceServer::new(Flight { engine, accounts, desk: Arc::default() })
@@ -73,7 +76,7 @@ struct Desk {
 }
 
 struct Session {
-    credentials: (String, Secret),
+    user: String,
     used: Instant,
 }
 
@@ -152,12 +155,19 @@ impl Flight {
         let credentials = shown.and_then(Credentials::of_header).ok_or_else(|| {
             Status::unauthenticated("nobody has signed in: send `authorization: Bearer <token>`, or a user and password")
         })?;
-        let credentials = match credentials {
-            Credentials::Token(token) => self.of_session(token),
-            password => password,
+        let session = match &credentials {
+            Credentials::Token(token) => self.user_of_session(token),
+            Credentials::Password { .. } => None,
         };
         let from = request.extensions().get::<IpAddr>().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let signed = self.accounts.sign_in(credentials, from).await.map_err(|error| match error {
+        let signed = match session {
+            Some(user) => self.accounts.again(&user).await,
+            None => self.accounts.sign_in(credentials, from).await,
+        };
+        let signed = signed.map_err(|error| match error {
+            SignInError::Slowed(seconds) => Status::unavailable(format!(
+                "too many have failed to sign in by this name: try again in {seconds} s"
+            )),
             SignInError::Wrong => Status::unauthenticated("the token, or the name and password, are not right"),
             SignInError::Unavailable => Status::unavailable("the accounts cannot be read now"),
         })?;
@@ -169,18 +179,13 @@ impl Flight {
         Ok(Signed { caller, ..signed })
     }
 
-    /// The password behind a token of a handshake; another token stays itself.
-    fn of_session(&self, token: Secret) -> Credentials {
+    /// Who got this token from a handshake.
+    fn user_of_session(&self, token: &Secret) -> Option<String> {
         let mut desk = self.desk();
         desk.tidy();
-        match desk.sessions.get_mut(token.expose()) {
-            None => Credentials::Token(token),
-            Some(session) => {
-                session.used = Instant::now();
-                let (user, password) = &session.credentials;
-                Credentials::Password { user: user.clone(), password: password.clone() }
-            }
-        }
+        let session = desk.sessions.get_mut(token.expose())?;
+        session.used = Instant::now();
+        Some(session.user.clone())
     }
 
     fn options(signed: &Signed, parameters: Vec<ScalarValue>) -> QueryOptions {
@@ -293,15 +298,15 @@ impl FlightSqlService for Flight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
-        self.signed(&request).await?;
+        let signed = self.signed(&request).await?;
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = match shown.and_then(Credentials::of_header) {
             Some(Credentials::Token(token)) => token.expose().to_owned(),
-            Some(Credentials::Password { user, password }) => {
+            Some(Credentials::Password { .. }) => {
                 let token = format!("session_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
                 let mut desk = self.desk();
                 make_room(&mut desk.sessions, SESSIONS_MAX, |session| session.used);
-                let session = Session { credentials: (user, password), used: Instant::now() };
+                let session = Session { user: signed.caller.user, used: Instant::now() };
                 desk.sessions.insert(token.clone(), session);
                 token
             }

@@ -31,9 +31,14 @@ impl SignIn for Names {
                 may_manage: name == "root",
                 caller: Caller { role: Some("analyst".to_owned()), ..Caller::trusted(name) },
             }),
+            "slow" => Err(SignInError::Slowed(7)),
             "away" => Err(SignInError::Unavailable),
             _ => Err(SignInError::Wrong),
         }
+    }
+
+    async fn again(&self, _user: &str) -> Result<Signed, SignInError> {
+        Err(SignInError::Wrong)
     }
 }
 
@@ -219,6 +224,7 @@ async fn nobody_asks_without_signing_in() {
     }
     assert_eq!(server.submit("stranger", json!({"sql": "select 1"})).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(server.get("away", "/me").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(server.get("slow", "/me").await.0, StatusCode::TOO_MANY_REQUESTS);
     let anonymous = server.client.get(format!("{}/me", server.address)).send().await.unwrap();
     assert!(anonymous.headers().contains_key("www-authenticate"));
     let me = server.client.get(format!("{}/me", server.address)).basic_auth("a", Some("right")).send().await.unwrap();

@@ -18,7 +18,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::fail::Failure;
 
@@ -131,19 +131,13 @@ pub(super) async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Answers until `stop` turns true.
-pub(super) async fn serve(listener: TcpListener, health: Arc<Health>, mut stop: watch::Receiver<bool>) {
-    let app = Router::new()
+/// The routes of health checks and metrics, which need no sign-in.
+pub(super) fn routes(health: Arc<Health>) -> Router {
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(health);
-    let stopped = async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
-        tracing::error!(%error, "the health server ended");
-    }
+        .with_state(health)
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> impl IntoResponse {

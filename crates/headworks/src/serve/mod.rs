@@ -5,10 +5,12 @@
 //! HTTP, `told` hears what became of runs.
 //! They share the newest project ([`LiveProject`]) and nothing else.
 
+mod asked;
 mod cleaning;
 mod clockwork;
 mod definitions;
 mod desk;
+mod front;
 mod health;
 mod reload;
 mod told;
@@ -20,7 +22,7 @@ use headworks_flow::{
     Config,
     exec::{DEFAULT_POOL, Executor, Takes},
 };
-use headworks_meta::Role;
+use headworks_meta::{AskedLog, Role};
 use headworks_store::Dialect;
 use tokio::{
     sync::{mpsc, watch},
@@ -91,6 +93,17 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone(), runs.clone()));
     let server = health::bind(&listen).await?;
 
+    let tls = front::tls(app)?;
+    let mut writes_down = None;
+    let mut routes = health::routes(Arc::clone(&health));
+    if options.role == Role::Scheduler {
+        let log = AskedLog::open(app.store().await?.clone()).await?;
+        let (ears, pen) = asked::pair(log, config.server.slow_query.duration());
+        app.serves_queries(Arc::new(ears));
+        writes_down = Some(pen);
+        routes = routes.merge(front::queries(app).await?);
+    }
+
     let alerts = alert::Service::open(app, live.clone()).await?;
 
     let (ask, inbox) = mpsc::channel(INBOX_MAX);
@@ -138,7 +151,10 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     ));
     let mut parts = JoinSet::new();
     let listened = stopped.clone();
-    parts.spawn(health::serve(server, Arc::clone(&health), listened));
+    parts.spawn(front::serve(server, tls, routes, listened));
+    if let Some(pen) = writes_down {
+        parts.spawn(pen.run(stopped.clone()));
+    }
     parts.spawn(reload.run(stopped.clone(), out));
     parts.spawn(alerts.run(stopped.clone()));
     parts.spawn(listener.run(told));

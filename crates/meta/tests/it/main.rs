@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 
 mod accounts;
+mod asked;
 mod execute;
 mod jobs;
 mod outbox;
