@@ -1,6 +1,9 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -10,6 +13,7 @@ use axum::{
     routing::get,
 };
 use headworks_domain::{Clock, ErrorKind, Fault};
+use headworks_engine::Engine;
 use headworks_flow::exec::{Counts, RunProgress};
 use headworks_meta::{PoolRow, Runs};
 use headworks_store::Store;
@@ -36,6 +40,58 @@ struct ByPool {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByQueue {
+    queue: String,
+}
+
+/// What is known of the queues, and of the cache in front of them.
+#[derive(Default)]
+struct Queries {
+    slots: Family<ByQueue, Gauge>,
+    running: Family<ByQueue, Gauge>,
+    waiting: Family<ByQueue, Gauge>,
+    memory: Family<ByQueue, Gauge>,
+    entered: Family<ByQueue, Gauge>,
+    refused: Family<ByQueue, Gauge>,
+    hits: Gauge,
+    misses: Gauge,
+    cached: Gauge,
+}
+
+impl Queries {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("sql_queue_slots", "Queries that may run at once", self.slots.clone());
+        registry.register("sql_queue_running", "Queries that run", self.running.clone());
+        registry.register("sql_queue_waiting", "Queries that wait for a slot", self.waiting.clone());
+        registry.register("sql_queue_memory_bytes", "Memory that queries hold", self.memory.clone());
+        registry.register("sql_queue_entered", "Queries that got a slot since the start", self.entered.clone());
+        registry.register("sql_queue_refused", "Queries refused since too many waited", self.refused.clone());
+        registry.register("sql_cache_hits", "Queries answered from the cache since the start", self.hits.clone());
+        registry.register("sql_cache_misses", "Queries that were not in the cache", self.misses.clone());
+        registry.register("sql_cache_memory_bytes", "Memory of cached results", self.cached.clone());
+    }
+
+    fn count(&self, engine: &Engine) {
+        fn set(gauge: &Gauge, value: impl TryInto<i64>) {
+            gauge.set(value.try_into().unwrap_or(i64::MAX));
+        }
+        for state in engine.queues() {
+            let by = ByQueue { queue: state.name };
+            set(&self.slots.get_or_create(&by), state.slots);
+            set(&self.running.get_or_create(&by), state.running);
+            set(&self.waiting.get_or_create(&by), state.waiting);
+            set(&self.memory.get_or_create(&by), state.memory_used_bytes);
+            set(&self.entered.get_or_create(&by), state.entered);
+            set(&self.refused.get_or_create(&by), state.refused);
+        }
+        let cache = engine.cache();
+        set(&self.hits, cache.hits);
+        set(&self.misses, cache.misses);
+        set(&self.cached, cache.memory_bytes);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByHolder {
     pool: String,
     process: String,
@@ -53,6 +109,9 @@ pub(super) struct Health {
     commits: Gauge,
     pools: Family<ByPool, Gauge>,
     taken: Family<ByHolder, Gauge>,
+    queries: Queries,
+    /// Of a process that serves queries.
+    engine: OnceLock<Engine>,
 }
 
 impl Health {
@@ -72,7 +131,14 @@ impl Health {
         let help = "Slots of named pools that tasks of a process have, of whichever process";
         registry.register("flow_pool_slots_taken", help, taken.clone());
         started.set(clock.now().timestamp());
-        Self { store, runs, registry, ended, live, rows, seconds, commits, pools, taken }
+        let (queries, engine) = (Queries::default(), OnceLock::new());
+        queries.register(&mut registry);
+        Self { store, runs, registry, ended, live, rows, seconds, commits, pools, taken, queries, engine }
+    }
+
+    /// Shows the queues of this engine among the metrics.
+    pub(super) fn watch(&self, engine: Engine) {
+        let _ = self.engine.set(engine);
     }
 
     /// A run's state changed.
@@ -114,6 +180,9 @@ impl Health {
 
     async fn metrics(&self) -> String {
         self.count_pools().await;
+        if let Some(engine) = self.engine.get() {
+            self.queries.count(engine);
+        }
         self.commits.set(i64::try_from(self.store.commits()).unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string cannot fail.

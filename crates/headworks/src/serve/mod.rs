@@ -102,6 +102,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         app.serves_queries(Arc::new(ears));
         writes_down = Some(pen);
         routes = routes.merge(front::queries(app).await?);
+        health.watch(app.engine().await?.clone());
     }
 
     let alerts = alert::Service::open(app, live.clone()).await?;
