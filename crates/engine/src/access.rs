@@ -20,7 +20,7 @@ use datafusion::{
 use headworks_domain::{Access, Columns, Days, Ds, Grant, nearest};
 
 pub(crate) use self::{barrier::Barrier, guarded::Guarded};
-use crate::{Error, Listed, Result, SqlLimits, parse, plan::Names};
+use crate::{Error, Listed, Result, SqlLimits, parse, plan::Names, types::sql_type_name};
 
 /// The column that ranges of days are about.
 const DS: &str = "ds";
@@ -240,7 +240,10 @@ fn filter(text: &str, schema: &Schema, user: &str, names: &Names<'_>) -> Result<
     let expr = names.simplifier().coerce(expr, &schema)?;
     match expr.get_type(&schema)? {
         DataType::Boolean => Ok(expr),
-        other => Err(Error::plan(format!("a row filter is true or false for a row, and this one gives {other}"), None)),
+        other => Err(Error::plan(
+            format!("a row filter is true or false for a row, and this one gives {}", sql_type_name(&other)),
+            None,
+        )),
     }
 }
 

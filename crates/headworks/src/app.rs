@@ -331,7 +331,8 @@ impl App {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let process = name.to_str().and_then(|name| name.strip_prefix(&host)?.strip_prefix('-')?.parse::<u32>().ok());
+            let process =
+                name.to_str().and_then(|name| name.strip_prefix(&host)?.strip_prefix('-')?.parse::<u32>().ok());
             let is_gone = process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists());
             if is_gone && let Err(error) = fs::remove_dir_all(entry.path()) {
                 tracing::warn!(%error, folder = %entry.path().display(), "what a process that is gone set aside could not be removed");
@@ -384,6 +385,18 @@ impl App {
     pub(crate) async fn accounts(&self) -> anyhow::Result<&Accounts> {
         let open = || async { Ok(Accounts::open(self.store().await?.clone(), self.clock.clone()).await?) };
         self.accounts.get_or_try_init(open).await
+    }
+
+    /// Makes the first user of a project that has none, and shows the password, this once.
+    pub(crate) async fn first_admin(&self) -> anyhow::Result<()> {
+        if let Some((name, password)) = self.accounts().await?.first_admin().await? {
+            // Whatever `--quiet` says: it is shown nowhere else.
+            self.out.complain(format_args!(
+                "the first user is `{name}` with the password {}, shown this once; another: headworks users passwd {name}",
+                password.expose()
+            ));
+        }
+        Ok(())
     }
 
     async fn runs_of_anyone(&self) -> anyhow::Result<Runs> {

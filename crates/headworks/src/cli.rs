@@ -20,6 +20,7 @@ mod config;
 mod demo;
 mod doctor;
 mod gc;
+mod grants;
 mod init;
 mod jobs;
 mod queries;
@@ -31,7 +32,9 @@ mod schedule;
 mod schema;
 mod sql;
 mod tables;
+mod tokens;
 mod up;
+mod users;
 mod validate;
 mod when;
 mod why;
@@ -111,6 +114,12 @@ enum Command {
     Alerts(alerts::Command),
     #[command(subcommand)]
     Queries(queries::Command),
+    #[command(subcommand)]
+    Users(users::Command),
+    #[command(subcommand)]
+    Tokens(tokens::Command),
+    #[command(subcommand)]
+    Grants(grants::Command),
     Gc(gc::Args),
     Backup(backup::Args),
     Restore(restore::Args),
@@ -183,6 +192,9 @@ async fn run(app: &App, command: Command) -> anyhow::Result<ExitCode> {
         Command::Schedule(args) => schedule::run(app, args),
         Command::Alerts(command) => alerts::run(app, command).await,
         Command::Queries(command) => queries::run(app, command).await,
+        Command::Users(command) => users::run(app, command).await,
+        Command::Tokens(command) => tokens::run(app, command).await,
+        Command::Grants(command) => grants::run(app, command).await,
         Command::Gc(args) => gc::run(app, args).await,
         Command::Backup(args) => backup::run(app, args).await,
         Command::Restore(args) => restore::run(app, args).await,

@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use headworks_domain::{Fault, Place, Problem, Severity};
+use headworks_domain::{Fault, Place, Problem, Severity, UserName};
 use headworks_engine::{
-    Error, Position, QueryOptions, QueryStream,
+    Caller, Error, Position, QueryOptions, QueryStream,
     output::{TableLayout, write_csv, write_json, write_json_lines, write_parquet, write_table},
 };
 
@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Write the rows to a file, which appears when it is whole
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Read what this user may read, to see how grants work out
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<UserName>,
     /// Show at most so many rows of a table
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_rows: usize,
@@ -71,7 +74,11 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         )
         .into());
     }
-    let asked = app.engine().await?.query(&query, QueryOptions::default()).await;
+    let mut options = QueryOptions::default();
+    if let Some(user) = &args.user {
+        options.caller = caller(app, user).await?;
+    }
+    let asked = app.engine().await?.query(&query, options).await;
     let stream = asked.map_err(|error| at_its_place(app.out, &args, &query, error))?;
     match &args.output {
         None => write(stream, format, args.max_rows, &mut BufWriter::with_capacity(1 << 16, io::stdout())).await?,
@@ -83,6 +90,19 @@ pub(crate) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::from(DONE))
+}
+
+/// A user as the engine knows them.
+async fn caller(app: &App, user: &UserName) -> anyhow::Result<Caller> {
+    let account = app.accounts().await?.account(user.as_str()).await.map_err(|error| match error {
+        headworks_meta::Error::SignIn => {
+            let hint = "headworks users list shows all users";
+            anyhow::Error::from(Failure::not_found(format!("no user `{user}` may sign in"), hint))
+        }
+        other => other.into(),
+    })?;
+    let role = Some(account.role.to_string());
+    Ok(Caller { user: account.name.to_string(), role, access: account.access, application: None })
 }
 
 async fn write(

@@ -80,6 +80,9 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let runs = Arc::clone(app.run_store().await?);
     let takes = takes(&config, options.zone, options.pools)?;
     runs.take_up(options.role, &takes).await?;
+    if options.role != Role::Worker {
+        app.first_admin().await?;
+    }
     // Before the files are read: what is saved while this process starts is read again.
     let files = reload::fingerprint(app.root()?);
     let (project, problems) = app.loaded()?;

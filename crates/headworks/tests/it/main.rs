@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test fails")]
 #![allow(clippy::print_stdout, reason = "kills say their seed")]
 
+mod accounts;
 mod alerts;
 mod backup;
 mod bad_input;
@@ -20,6 +21,7 @@ mod outside;
 mod pools;
 mod processes;
 mod project;
+mod queries;
 mod schedule;
 mod serving;
 mod tasks;
