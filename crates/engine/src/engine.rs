@@ -35,7 +35,7 @@ use crate::{
     Result,
     cache::{Cache, Flight, Looked},
     live::{Entered, Live, Registry},
-    parse,
+    parse, pg_catalog,
     plan::{Planned, Planner, Runnable},
     pool::QueryPool,
     queue::{Queue, Queues, Slot},
@@ -94,6 +94,7 @@ impl Engine {
         catalog.register(&base);
         let queues = Queues::new(&options.queues, options.memory_bytes);
         let mut spill = HashMap::new();
+        spill.insert(queues.quick().options.name.clone(), Arc::clone(&base));
         for queue in queues.all() {
             let own = match queue.options.spill_bytes_max {
                 None => Arc::clone(&base),
@@ -110,7 +111,7 @@ impl Engine {
         }
         let (normal, low) = (runtimes[0].handle().clone(), runtimes[runtimes.len() - 1].handle().clone());
         let shared = Arc::new(Shared {
-            planner: Planner::new(Arc::clone(&catalog), base, options.threads.max(1), options.parallel_bytes_min),
+            planner: Planner::new(Arc::clone(&catalog), base, options.threads.max(1), options.parallel_bytes_min)?,
             catalog,
             queues,
             spill,
@@ -136,6 +137,7 @@ impl Engine {
     pub fn start(&self, sql: &str, options: QueryOptions) -> Result<Started> {
         let shared = Arc::clone(&self.inner.shared);
         let queue = Arc::clone(shared.queues.of(options.queue.as_deref(), &options.caller)?);
+        let queue = if is_quick(&shared, sql, &options).await? { Arc::clone(shared.queues.quick()) } else { queue };
         let entered = shared.registry.enter(sql, options.caller.clone(), queue);
         let (live, sql) = (Arc::clone(entered.live()), sql.to_owned());
         let task = Stopping::of(shared.normal.clone().spawn(start(shared, sql, options, entered)));
@@ -375,6 +377,22 @@ impl fmt::Debug for QueryStream {
     }
 }
 
+/// True for what clients of PostgreSQL ask the server about itself and its tables: it does not wait behind queries.
+async fn is_quick(shared: &Shared, sql: &str, options: &QueryOptions) -> Result<bool> {
+    if options.postgres.is_none() || sql.len() > options.limits.text_bytes_max {
+        return Ok(false);
+    }
+    if pg_catalog::reads_nothing(sql) {
+        return Ok(true);
+    }
+    if !pg_catalog::names_catalog(sql) {
+        return Ok(false);
+    }
+    let (sql, limits) = (sql.to_owned(), options.limits);
+    let asked = shared.normal.spawn_blocking(move || pg_catalog::reads_catalog_alone(&sql, &limits));
+    asked.await.map_err(not_joined)
+}
+
 /// A spawned task that ends with whoever waits for it.
 struct Stopping<T>(JoinHandle<T>);
 
@@ -461,7 +479,11 @@ async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered:
             }
             entered.end(None);
             let schema = stored.schema();
-            return Ok(QueryStream { live, schema, batches: Batches::Kept { stored, next: 0, skip: 0, left: rows_wanted } });
+            return Ok(QueryStream {
+                live,
+                schema,
+                batches: Batches::Kept { stored, next: 0, skip: 0, left: rows_wanted },
+            });
         }
         Prepared::Planned(planned, slot, keeping) => (planned, slot, keeping),
     };
@@ -553,7 +575,8 @@ fn key(sql: &str, options: &QueryOptions) -> Option<Arc<str>> {
         return None;
     }
     let text = parse::canonical(sql, &options.limits)?;
-    Some(format!("{}\0{:?}\0{text}", options.caller.access.fingerprint(), options.parameters).into())
+    let dialect = if options.postgres.is_some() { "postgres" } else { "" };
+    Some(format!("{}\0{:?}\0{dialect}\0{text}", options.caller.access.fingerprint(), options.parameters).into())
 }
 
 /// Waits for a slot in the query's queue. Errors: `QueueFull`, `QueueWait`.
@@ -718,6 +741,11 @@ impl Driver {
             return Err(Halt::Enough);
         }
         self.rows += batch.num_rows() as u64;
+        let batch = match batch.schema().fields() == self.schema.fields() {
+            true => batch,
+            false => RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
+                .map_err(|error| Error::from(DataFusionError::from(error)))?,
+        };
         let queue = self.live.queue();
         if let Some(limit) = queue.options.rows_max.filter(|limit| self.rows > *limit) {
             return Err(Error::TooManyRows { limit, queue: queue.options.name.clone() }.into());

@@ -44,7 +44,9 @@ mod extremes;
 mod information;
 mod lake;
 mod layered;
+mod listing;
 mod parse;
+mod pg_catalog;
 mod plan;
 mod pool;
 mod queue;
@@ -52,19 +54,20 @@ mod resolve;
 mod types;
 
 pub use access::GrantCheck;
+pub use arrow::datatypes::{Field, SchemaRef};
 pub use caller::{Caller, Credentials, SignIn, SignInError, Signed};
 pub use catalog::{Catalog, Found, Listed, Moment, Newest, NoTables};
-pub use arrow::datatypes::{Field, SchemaRef};
 pub use datafusion::scalar::ScalarValue;
 pub use engine::{Described, Engine, QueryStream, Started};
 pub use error::{Error, Position, Result};
 pub use headworks_lake::At;
-pub use layered::Layered;
 pub use kept::{Kept, KeptOptions, KeptQueries};
+pub use layered::Layered;
 pub use live::{QueryId, QueryListener, QueryState, Stage};
 pub use options::{
     CacheOptions, CacheState, EngineOptions, Priority, QueryOptions, QueueOptions, QueueState, SqlLimits,
 };
+pub use pg_catalog::{PG_VERSION, PgSession, PgType, pg_type};
 pub use queue::DEFAULT_QUEUE;
 pub use stored::Stored;
 pub use types::sql_type_name;

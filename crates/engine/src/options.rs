@@ -1,9 +1,10 @@
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use arrow::datatypes::DataType;
 use datafusion::{catalog::TableProvider, scalar::ScalarValue};
 use headworks_domain::{Clock, SystemClock};
 
-use crate::{At, Caller, QueryListener};
+use crate::{At, Caller, PgSession, QueryListener};
 
 /// How large an engine may grow; all queries of one process together.
 #[derive(Clone)]
@@ -223,6 +224,10 @@ pub struct QueryOptions {
     pub queue: Option<String>,
     /// Values of `$1`, `$2` and so on.
     pub parameters: Vec<ScalarValue>,
+    /// For `describe`, the types of `$1`, `$2` and so on that are known before.
+    pub parameter_types: Vec<Option<DataType>>,
+    /// The session of the PostgreSQL protocol that asks; changes how the text is read.
+    pub postgres: Option<Arc<PgSession>>,
     /// Rows that are wanted; the rest is cut off and the query's state says so.
     pub rows_max: Option<u64>,
     /// False to read the tables whatever the cache has.
@@ -240,6 +245,8 @@ impl Default for QueryOptions {
             caller: Caller::default(),
             queue: None,
             parameters: Vec::new(),
+            parameter_types: Vec::new(),
+            postgres: None,
             rows_max: None,
             is_cached: true,
         }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::sql::sqlparser::{
     ast::{DescribeAlias, Expr, Query, SetExpr, Statement},
-    dialect::GenericDialect,
+    dialect::{Dialect, GenericDialect},
     keywords::Keyword,
     parser::Parser,
     tokenizer::{Token, TokenWithSpan, Tokenizer, Word},
@@ -45,6 +45,11 @@ pub(crate) const VERSION_MARK: char = '\u{1}';
 
 /// Parses one statement. Errors: `TooLarge`, `Syntax`, `Refused`.
 pub(crate) fn parse(sql: &str, limits: &SqlLimits) -> Result<Parsed> {
+    parse_as(sql, limits, &GenericDialect {})
+}
+
+/// Cuts a text into tokens, spaces and comments left out. Errors: `TooLarge`, `Syntax`.
+pub(crate) fn tokens(sql: &str, limits: &SqlLimits, dialect: &dyn Dialect) -> Result<Vec<TokenWithSpan>> {
     if sql.len() > limits.text_bytes_max {
         return Err(Error::TooLarge {
             what: "a text",
@@ -53,13 +58,18 @@ pub(crate) fn parse(sql: &str, limits: &SqlLimits) -> Result<Parsed> {
             position: None,
         });
     }
-    let dialect = GenericDialect {};
-    let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(Error::from_tokenizer)?;
+    let mut tokens = Tokenizer::new(dialect, sql).tokenize_with_location().map_err(Error::from_tokenizer)?;
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
     check_tokens(&tokens, limits)?;
+    Ok(tokens)
+}
+
+/// Parses one statement of a dialect. Errors: `TooLarge`, `Syntax`, `Refused`.
+pub(crate) fn parse_as(sql: &str, limits: &SqlLimits, dialect: &dyn Dialect) -> Result<Parsed> {
+    let mut tokens = tokens(sql, limits, dialect)?;
     let versions = take_versions(&mut tokens)?;
     let end = tokens.last().map(|t| t.span.end);
-    let mut statements = Parser::new(&dialect)
+    let mut statements = Parser::new(dialect)
         .with_recursion_limit(limits.depth_max)
         .with_tokens_with_locations(tokens)
         .parse_statements()
@@ -249,7 +259,7 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// Lets pass what only reads. What a clause inside a query may not say is checked where names are resolved.
-fn allowed(statement: Statement) -> Result<Reading> {
+pub(crate) fn allowed(statement: Statement) -> Result<Reading> {
     match statement {
         Statement::Query(query) => Ok(Reading::Query(query)),
         Statement::Explain { describe_alias, analyze, verbose, query_plan, estimate, statement, format, options } => {
@@ -296,7 +306,7 @@ fn allowed(statement: Statement) -> Result<Reading> {
 }
 
 /// Parses a query that we wrote ourselves.
-fn generated(sql: &str) -> Result<Box<Query>> {
+pub(crate) fn generated(sql: &str) -> Result<Box<Query>> {
     let statement = Parser::parse_sql(&GenericDialect {}, sql).map_err(|e| Error::from_parser(e, 0))?.pop();
     match statement {
         Some(Statement::Query(query)) => Ok(query),

@@ -7,7 +7,7 @@ use std::{
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
 use datafusion::{
     catalog::cte_worktable::CteWorkTable,
@@ -27,20 +27,23 @@ use datafusion::{
     prelude::SessionConfig,
     sql::{
         parser::Statement as DfStatement,
-        planner::{NullOrdering, ParserOptions, SqlToRel},
+        planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel},
         sqlparser::ast::Statement,
     },
 };
 use headworks_domain::{Grant, PartitionKey, nearest};
 
 use crate::{
-    At, Catalog, Described, Error, Found, GrantCheck, Listed, Moment, Newest, QueryOptions, Result, SqlLimits,
+    At, Catalog, Described, Error, Found, GrantCheck, Listed, Moment, Newest, PgSession, QueryOptions, Result,
+    SqlLimits,
     access::{self, Barrier, Guarded, Shown},
     coop::CooperativeJoins,
     extremes::Extremes,
     information, lake,
+    listing::Listing,
     parse::{self, Reading},
-    resolve::{self, Name, Wanted},
+    pg_catalog::{self, PgCatalog, Rewritten},
+    resolve::{self, Name, Space, Wanted},
 };
 
 /// The most views that may stand on each other.
@@ -51,6 +54,10 @@ pub(crate) struct Planner {
     catalog: Arc<dyn Catalog>,
     /// Plans for one thread: no exchanges, which cost more than they win on small inputs.
     narrow: SessionState,
+    /// The same with PostgreSQL's functions and type names.
+    postgres: SessionState,
+    pg_catalog: PgCatalog,
+    listing: Listing,
     threads: usize,
     parallel_bytes_min: u64,
 }
@@ -69,6 +76,8 @@ pub(crate) struct Runnable {
     logical: LogicalPlan,
     pub(crate) physical: Arc<dyn ExecutionPlan>,
     pub(crate) state: SessionState,
+    /// The columns as the caller is told of them.
+    schema: SchemaRef,
     /// What the rows depend on; `None` when they depend on more than that, as on the time.
     reads: Option<Reads>,
 }
@@ -86,7 +95,7 @@ impl Planned {
     pub(crate) fn schema(&self) -> SchemaRef {
         match self {
             Self::Rows(batch) => batch.schema(),
-            Self::Plan(plan) => plan.physical.schema(),
+            Self::Plan(plan) => Arc::clone(&plan.schema),
         }
     }
 
@@ -105,7 +114,7 @@ impl Planner {
         runtime: Arc<RuntimeEnv>,
         threads: usize,
         parallel_bytes_min: u64,
-    ) -> Self {
+    ) -> Result<Self> {
         let mut config = SessionConfig::new().with_target_partitions(1).with_create_default_catalog_and_schema(false);
         let options = config.options_mut();
         options.sql_parser.collect_spans = true;
@@ -119,13 +128,16 @@ impl Planner {
             .with_optimizer_rule(Arc::new(Extremes))
             .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
             .build();
-        Self { catalog, narrow, threads, parallel_bytes_min }
+        let postgres = pg_catalog::with_functions(&narrow)?;
+        let (pg_catalog, listing) = (PgCatalog::new()?, Listing::default());
+        Ok(Self { catalog, narrow, postgres, pg_catalog, listing, threads, parallel_bytes_min })
     }
 
     /// Plans one statement. Runs on a thread with a large stack.
     pub(crate) async fn plan(&self, sql: &str, options: &QueryOptions) -> Result<Planned> {
-        let state = self.state(1, true);
-        let Logical { plan, kind, reads } = self.logical(sql, options, &state).await?;
+        let state = self.state(options, 1, true);
+        let types = options.parameters.iter().map(|value| Some(value.data_type())).collect();
+        let Logical { plan, kind, reads, names } = self.logical(sql, options, types, &state).await?;
         if kind == Kind::Describe {
             let schema = Arc::new(plan.schema().as_arrow().clone());
             return Ok(Planned::Rows(information::description(&schema)?));
@@ -137,18 +149,22 @@ impl Planner {
         let is_kept = kind == Kind::Query && !changes_by_itself(&plan)?;
         let logical = state.optimize(&plan)?;
         let reads = reads.filter(|_| is_kept);
-        self.physical(logical, reads, state, options.threads.unwrap_or(self.threads)).await.map(Planned::Plan)
+        let mut runnable = self.physical(logical, reads, state, options).await?;
+        runnable.schema = renamed(&runnable.schema, names);
+        Ok(Planned::Plan(runnable))
     }
 
     /// Plans one statement as far as its columns and parameters are known.
     pub(crate) async fn describe(&self, sql: &str, options: &QueryOptions) -> Result<Described> {
-        let state = self.state(1, true);
-        let Logical { plan, kind, .. } = self.logical(sql, options, &state).await?;
+        let state = self.state(options, 1, true);
+        let Logical { plan, kind, names, .. } =
+            self.logical(sql, options, options.parameter_types.clone(), &state).await?;
         let schema = match kind {
             Kind::Describe => information::description(&Arc::new(plan.schema().as_arrow().clone()))?.schema(),
-            Kind::Query | Kind::Explain => Arc::new(plan.schema().as_arrow().clone()),
+            Kind::Query | Kind::Explain => renamed(&Arc::new(plan.schema().as_arrow().clone()), names),
         };
-        let types = plan.get_parameter_types()?;
+        let mut types = plan.get_parameter_types()?;
+        types.extend(cast_parameters(&plan)?);
         let number = |name: &str| name.trim_start_matches('$').parse::<usize>().ok().filter(|n| *n > 0);
         let count = types.keys().filter_map(|name| number(name)).max().unwrap_or(0);
         if count > options.limits.tokens_max {
@@ -168,7 +184,8 @@ impl Planner {
         if let Some(rows) = &grant.rows {
             access::parsed_filter(rows, "")?;
         }
-        let state = self.state(1, true);
+        let options = QueryOptions::default();
+        let state = self.state(&options, 1, true);
         let mut checked = GrantCheck::default();
         let listed = self.catalog.list(At::Now.into()).await?;
         for one in listed.into_iter().filter(|one| grant.tables.matches(&one.name)) {
@@ -176,7 +193,7 @@ impl Planner {
                 Some(schema) => Ok(schema),
                 None => {
                     let sql = format!("select * from \"{}\"", one.name.replace('"', "\"\""));
-                    let view = self.logical(&sql, &QueryOptions::default(), &state).await;
+                    let view = self.logical(&sql, &options, Vec::new(), &state).await;
                     view.map(|view| Arc::new(view.plan.schema().as_arrow().clone()))
                 }
             };
@@ -188,19 +205,29 @@ impl Planner {
         Ok(checked)
     }
 
-    async fn logical(&self, sql: &str, options: &QueryOptions, state: &SessionState) -> Result<Logical> {
-        let mut parsed = parse::parse(sql, &options.limits)?;
+    async fn logical(
+        &self,
+        sql: &str,
+        options: &QueryOptions,
+        parameter_types: Vec<Option<DataType>>,
+        state: &SessionState,
+    ) -> Result<Logical> {
+        let Rewritten { mut parsed, written } = match &options.postgres {
+            None => Rewritten { parsed: parse::parse(sql, &options.limits)?, written: None },
+            Some(_) => pg_catalog::parse_postgres(sql, &options.limits)?,
+        };
         let wanted = resolve::tables(&mut parsed, &options.limits, false)?;
-        let lookup = Lookup { planner: self, options, seen: Mutex::default() };
+        let lookup = Lookup { planner: self, options, seen: Mutex::default(), is_listing: false };
         let (sources, moment) = lookup.sources(state, wanted, None, 0).await?;
-        let names = Names { state, sources };
+        let names = Names::new(state, sources, options);
         let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
         let (kind, statement) = match parsed.statement {
             Reading::Query(query) => (Kind::Query, Statement::Query(query)),
             Reading::Explain { statement } => (Kind::Explain, statement),
             Reading::Describe(query) => (Kind::Describe, Statement::Query(query)),
         };
-        let plan = planner.statement_to_plan(of_statement(statement))?;
+        let mut context = PlannerContext::new().with_prepare_param_data_types(parameter_fields(parameter_types));
+        let plan = planner.sql_statement_to_plan_with_context(statement, &mut context)?;
         // The allow-list has refused all of these already; this holds when it has a hole.
         SQLOptions::new()
             .with_allow_ddl(false)
@@ -209,7 +236,9 @@ impl Planner {
             .verify_plan(&plan)?;
         let seen = lookup.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         let reads = Reads { tables: seen.names.into_iter().collect(), moment };
-        Ok(Logical { plan, kind, reads: (!seen.has_more).then_some(reads) })
+        let names =
+            written.map_or_else(Vec::new, |query| pg_catalog::column_names(&query, plan.schema().fields().len()));
+        Ok(Logical { plan, kind, reads: (!seen.has_more).then_some(reads), names })
     }
 
     async fn physical(
@@ -217,17 +246,19 @@ impl Planner {
         logical: LogicalPlan,
         reads: Option<Reads>,
         narrow: SessionState,
-        threads: usize,
+        options: &QueryOptions,
     ) -> Result<Runnable> {
+        let threads = options.threads.unwrap_or(self.threads);
         // EXPLAIN shows the plan that the query itself would get.
         let read = match &logical {
             LogicalPlan::Explain(explain) => &explain.plan,
             query => query,
         };
         let is_wide = threads > 1 && lake::bytes(read, &narrow).await? >= self.parallel_bytes_min;
-        let state = if is_wide { self.state(threads, true) } else { narrow };
+        let state = if is_wide { self.state(options, threads, true) } else { narrow };
         let physical = physical_plan(&logical, &state).await?;
-        Ok(Runnable { logical, physical, state, reads })
+        let schema = physical.schema();
+        Ok(Runnable { logical, physical, state, schema, reads })
     }
 
     /// Plans once more for a query that ran out of memory: joins sort and spill instead of holding one side in a hash
@@ -238,21 +269,84 @@ impl Planner {
         }
         // With one part DataFusion plans hash joins only.
         let threads = (failed.state.config().target_partitions() / 2).max(2);
-        let state = self.state(threads, false);
+        let state = with_threads(failed.state.clone(), threads, false);
         let physical = physical_plan(&failed.logical, &state).await?;
-        Ok(Some(Runnable { logical: failed.logical.clone(), physical, state, reads: failed.reads.clone() }))
+        let (schema, reads) = (Arc::clone(&failed.schema), failed.reads.clone());
+        Ok(Some(Runnable { logical: failed.logical.clone(), physical, state, schema, reads }))
     }
 
-    fn state(&self, threads: usize, hash_joins: bool) -> SessionState {
-        let mut state = self.narrow.clone();
-        if threads > 1 || !hash_joins {
-            let options = state.config_mut().options_mut();
-            options.execution.target_partitions = threads;
-            options.optimizer.prefer_hash_join = hash_joins;
-        }
-        state.mark_start_execution();
-        state
+    fn state(&self, options: &QueryOptions, threads: usize, hash_joins: bool) -> SessionState {
+        let state = if options.postgres.is_some() { &self.postgres } else { &self.narrow };
+        with_threads(state.clone(), threads, hash_joins)
     }
+
+    /// All tables and views, with the columns of views too.
+    async fn listed(&self) -> Result<Arc<[Listed]>> {
+        let stamp = match self.listing.look(self.catalog.as_ref()).await? {
+            Ok(listed) => return Ok(listed),
+            Err(stamp) => stamp,
+        };
+        let (now, _) = self.catalog.fix(At::Now, &[]).await?;
+        let mut listed = self.catalog.list(now).await?;
+        let options = QueryOptions::default();
+        let state = self.state(&options, 1, true);
+        let lookup = Lookup { planner: self, options: &options, seen: Mutex::default(), is_listing: true };
+        for table in listed.iter_mut().filter(|table| table.definition.is_some() && table.schema.is_none()) {
+            let Some(Found::View { sql, columns }) = self.catalog.find(&table.name, now).await? else { continue };
+            // One view that cannot be planned does not hide the others.
+            let view = lookup.view(&state, &table.name, &sql, columns, now, 0).await;
+            table.schema = view.ok().map(|view| view.schema());
+        }
+        let listed: Arc<[Listed]> = listed.into();
+        self.listing.keep(stamp, &listed);
+        Ok(listed)
+    }
+}
+
+fn with_threads(mut state: SessionState, threads: usize, hash_joins: bool) -> SessionState {
+    if threads > 1 || !hash_joins {
+        let options = state.config_mut().options_mut();
+        options.execution.target_partitions = threads;
+        options.optimizer.prefer_hash_join = hash_joins;
+    }
+    state.mark_start_execution();
+    state
+}
+
+/// The types of parameters that are cast at once, as `$1::date`, where nothing else tells them.
+fn cast_parameters(plan: &LogicalPlan) -> Result<HashMap<String, Option<DataType>>> {
+    let mut types = HashMap::new();
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|inner| {
+                if let Expr::Cast(cast) = inner
+                    && let Expr::Placeholder(placeholder) = &*cast.expr
+                    && placeholder.field.is_none()
+                {
+                    types.insert(placeholder.id.clone(), Some(cast.field.data_type().clone()));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(types)
+}
+
+/// Unnamed fields of these types; none where the type is not known.
+fn parameter_fields(types: Vec<Option<DataType>>) -> Vec<Option<FieldRef>> {
+    types.into_iter().map(|known| Some(Arc::new(Field::new("", known?, true)))).collect()
+}
+
+/// The same columns by other names, where there are some.
+fn renamed(schema: &SchemaRef, names: Vec<Option<String>>) -> SchemaRef {
+    if names.iter().all(Option::is_none) || names.len() != schema.fields().len() {
+        return Arc::clone(schema);
+    }
+    let fields = schema.fields().iter().zip(names).map(|(field, name)| match name {
+        None => Arc::clone(field),
+        Some(name) => Arc::new(field.as_ref().clone().with_name(name)),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()))
 }
 
 fn has_hash_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
@@ -265,6 +359,8 @@ struct Logical {
     plan: LogicalPlan,
     kind: Kind,
     reads: Option<Reads>,
+    /// Names for columns, where PostgreSQL would name them otherwise than DataFusion.
+    names: Vec<Option<String>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -305,6 +401,8 @@ struct Lookup<'a> {
     planner: &'a Planner,
     options: &'a QueryOptions,
     seen: Mutex<Seen>,
+    /// True while all tables are being listed: a view that asks for the list gets it without the columns of views.
+    is_listing: bool,
 }
 
 /// What a statement and its views read.
@@ -337,7 +435,7 @@ impl Lookup<'_> {
                 && let Some(provider) = self.options.tables.get(&name.table)
             {
                 own.insert(name.clone(), provider_as_source(provider.clone()));
-            } else if let (false, Some(base)) = (name.is_information, table.table.strip_suffix("_latest")) {
+            } else if let (Space::Lake, Some(base)) = (name.space, table.table.strip_suffix("_latest")) {
                 latest_of.push(base);
             }
         }
@@ -355,7 +453,8 @@ impl Lookup<'_> {
         for (name, table) in wanted {
             let source = match own.remove(&name) {
                 Some(source) => source,
-                None if name.is_information => self.information(state, &table, at).await?,
+                None if name.space == Space::Information => self.information(state, &table, at).await?,
+                None if name.space == Space::Postgres => self.postgres(state, &table, at).await?,
                 None => self.find(state, &table, at, &newest, views).await?,
             };
             sources.insert(name, source);
@@ -369,22 +468,37 @@ impl Lookup<'_> {
 
     async fn information(&self, state: &SessionState, wanted: &Wanted, at: Moment) -> Result<Arc<dyn TableSource>> {
         self.seen().has_more = true;
-        if !information::is_table(&wanted.table) {
-            return Err(Error::UnknownTable {
-                name: format!("{}.{}", resolve::INFORMATION_SCHEMA, wanted.table),
-                position: wanted.position,
-                near: nearest(&wanted.table, information::names())
-                    .map(|n| format!("{}.{n}", resolve::INFORMATION_SCHEMA)),
-            });
+        if !information::is_table(&wanted.table) && self.options.postgres.is_none() {
+            return Err(unknown_in(resolve::INFORMATION_SCHEMA, wanted, information::names()));
         }
         let listed = self.listed(state, at).await?;
-        let table = information::table(&wanted.table, &listed)?;
-        table.map(provider_as_source).ok_or_else(|| Error::Internal { message: format!("no `{}`", wanted.table) })
+        let table = match &self.options.postgres {
+            None => information::table(&wanted.table, &listed)?,
+            Some(_) => pg_catalog::information(&wanted.table, &listed)?,
+        };
+        table
+            .map(provider_as_source)
+            .ok_or_else(|| unknown_in(resolve::INFORMATION_SCHEMA, wanted, pg_catalog::information_names()))
     }
 
-    /// All that the caller may see.
+    /// A table of `pg_catalog`, for those who speak PostgreSQL.
+    async fn postgres(&self, state: &SessionState, wanted: &Wanted, at: Moment) -> Result<Arc<dyn TableSource>> {
+        self.seen().has_more = true;
+        let Some(session) = &self.options.postgres else {
+            return Err(unknown_in(pg_catalog::PG_CATALOG, wanted, std::iter::empty()));
+        };
+        let listed = self.listed(state, at).await?;
+        let table = self.planner.pg_catalog.table(&wanted.table, &listed, &self.options.caller.user, session)?;
+        table.map(provider_as_source).ok_or_else(|| unknown_in(pg_catalog::PG_CATALOG, wanted, pg_catalog::names()))
+    }
+
+    /// All that the caller may see: `information_schema`, `pg_catalog` and hints show this and nothing else.
     async fn listed(&self, state: &SessionState, at: Moment) -> Result<Vec<Listed>> {
-        let listed = self.planner.catalog.list(at).await?;
+        let listed = if self.options.at == At::Now && !self.is_listing {
+            Box::pin(self.planner.listed()).await?.to_vec()
+        } else {
+            self.planner.catalog.list(at).await?
+        };
         Ok(access::visible(&self.options.caller.access, listed, &Names::none(state)))
     }
 
@@ -508,7 +622,7 @@ impl Lookup<'_> {
             return Err(unreadable(Error::Refused { what: "a view that is no query".to_owned(), position: None }));
         };
         let (sources, _) = Box::pin(self.sources(state, wanted, Some(at), views + 1)).await.map_err(unreadable)?;
-        let names = Names { state, sources };
+        let names = Names::new(state, sources, self.options);
         let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
         let planned =
             planner.statement_to_plan(of_statement(Statement::Query(query))).map_err(|e| unreadable(e.into()))?;
@@ -533,6 +647,14 @@ impl Lookup<'_> {
     }
 }
 
+fn unknown_in(schema: &str, wanted: &Wanted, names: impl Iterator<Item = &'static str>) -> Error {
+    Error::UnknownTable {
+        name: format!("{schema}.{}", wanted.table),
+        position: wanted.position,
+        near: nearest(&wanted.table, names).map(|name| format!("{schema}.{name}")),
+    }
+}
+
 /// The newest partition of a table as a condition with literal values, which prunes; `ds = (select max(ds) ...)` prunes nothing.
 fn newest_rows(schema: &Schema, key: Option<&PartitionKey>) -> Result<Expr, DataFusionError> {
     let Some(key) = key else { return Ok(lit(false)) };
@@ -554,12 +676,19 @@ fn latest(base: &str, table: Arc<dyn TableSource>, rows: Expr) -> Result<Arc<dyn
 pub(crate) struct Names<'a> {
     state: &'a SessionState,
     sources: Sources,
+    /// The session of the PostgreSQL protocol, and whose it is.
+    session: Option<(&'a PgSession, &'a str)>,
 }
 
 impl<'a> Names<'a> {
+    fn new(state: &'a SessionState, sources: Sources, options: &'a QueryOptions) -> Self {
+        let session = options.postgres.as_deref().map(|session| (session, options.caller.user.as_str()));
+        Self { state, sources, session }
+    }
+
     /// Functions only.
     pub(crate) fn none(state: &'a SessionState) -> Self {
-        Self { state, sources: Sources::new() }
+        Self { state, sources: Sources::new(), session: None }
     }
 
     pub(crate) fn parser_options(&self) -> ParserOptions {
@@ -590,8 +719,8 @@ fn parser_options(options: &ConfigOptions) -> ParserOptions {
 
 impl ContextProvider for Names<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>, DataFusionError> {
-        let is_information = name.schema() == Some(resolve::INFORMATION_SCHEMA);
-        let key = Name { is_information, is_bare: name.schema().is_none(), table: name.table().to_owned() };
+        let space = Space::of(name.schema()).unwrap_or(Space::Lake);
+        let key = Name { space, is_bare: name.schema().is_none(), table: name.table().to_owned() };
         self.sources.get(&key).cloned().ok_or_else(|| DataFusionError::Plan(format!("table `{name}` does not exist")))
     }
 
@@ -621,10 +750,15 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        None
+        self.session.is_some().then(pg_catalog::type_planner)
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        if let Some((session, user)) = self.session
+            && let Some(function) = pg_catalog::session_function(name, user, session)
+        {
+            return Some(function);
+        }
         self.state.scalar_functions().get(name).cloned()
     }
 

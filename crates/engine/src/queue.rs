@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use headworks_domain::nearest;
@@ -19,7 +20,15 @@ pub const DEFAULT_QUEUE: &str = "default";
 /// All queues of an engine.
 pub(crate) struct Queues {
     queues: Vec<Arc<Queue>>,
+    /// For what takes no time: questions of clients about the server and its tables. Nobody asks for it by name.
+    quick: Arc<Queue>,
 }
+
+/// The queue of such questions.
+const QUICK_QUEUE: &str = "catalog";
+const QUICK_SLOTS: usize = 8;
+const QUICK_TIMEOUT: Duration = Duration::from_secs(60);
+const QUICK_MEMORY_BYTES_MAX: usize = 256 << 20;
 
 /// A named workload with slots and memory of its own.
 pub(crate) struct Queue {
@@ -70,17 +79,16 @@ impl Queues {
         }
         let queue = |options: QueueOptions| {
             let share = memory_bytes / 100 * usize::from(options.memory_percent);
-            let share = if options.memory_percent >= 100 { memory_bytes } else { share };
-            let gate = Gate { free: options.slots.max(1), ..Gate::default() };
-            Arc::new(Queue {
-                budget: Budget::new(share),
-                options,
-                gate: Mutex::new(gate),
-                entered: AtomicU64::new(0),
-                refused: AtomicU64::new(0),
-            })
+            Queue::new(options.clone(), if options.memory_percent >= 100 { memory_bytes } else { share })
         };
-        Self { queues: options.into_iter().map(queue).collect() }
+        let quick = QueueOptions { slots: QUICK_SLOTS, timeout: Some(QUICK_TIMEOUT), ..QueueOptions::new(QUICK_QUEUE) };
+        let quick = Queue::new(quick, QUICK_MEMORY_BYTES_MAX.min(memory_bytes));
+        Self { queues: options.into_iter().map(queue).collect(), quick }
+    }
+
+    /// The queue for what takes no time.
+    pub(crate) fn quick(&self) -> &Arc<Queue> {
+        &self.quick
     }
 
     /// Finds the queue of a query: the one it asks for, else the first that takes its application, else its role, else `default`.
@@ -116,7 +124,7 @@ impl Queues {
 
     /// Lets nobody in any more.
     pub(crate) fn close(&self) {
-        for queue in &self.queues {
+        for queue in self.queues.iter().chain([&self.quick]) {
             let mut gate = queue.gate();
             gate.closed = true;
             gate.waiting = 0;
@@ -140,6 +148,17 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 impl Queue {
+    fn new(options: QueueOptions, memory_bytes: usize) -> Arc<Self> {
+        let gate = Gate { free: options.slots.max(1), ..Gate::default() };
+        Arc::new(Self {
+            budget: Budget::new(memory_bytes),
+            options,
+            gate: Mutex::new(gate),
+            entered: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
     fn gate(&self) -> MutexGuard<'_, Gate> {
         // Nothing that holds the lock can leave half a change behind.
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,23 +10,48 @@ use datafusion::sql::sqlparser::ast::{
 use crate::{
     At, Error, Position, Result, SqlLimits,
     parse::{AtClause, Parsed, Reading, VERSION_MARK, misplaced_version, refused_in_body, refused_in_query},
+    pg_catalog::PG_CATALOG,
 };
 
 /// The one catalog's name.
 pub(crate) const CATALOG: &str = "headworks";
 /// The schema that all tables of the lake are in.
 pub(crate) const SCHEMA: &str = "main";
+/// The name that clients of PostgreSQL look for it under.
+pub(crate) const PG_SCHEMA: &str = "public";
 /// The schema that describes the others.
 pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// A table's name as a statement uses it, without the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
-    /// True for a table of `information_schema`.
-    pub(crate) is_information: bool,
+    pub(crate) space: Space,
     /// True when it was written without a schema, so that it may mean one of the statement's own tables.
     pub(crate) is_bare: bool,
     pub(crate) table: String,
+}
+
+/// The schemas there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Space {
+    /// The tables of the lake, and those that a statement brings.
+    Lake,
+    /// `information_schema`.
+    Information,
+    /// `pg_catalog`.
+    Postgres,
+}
+
+impl Space {
+    /// The schema of that name, the lake's when there is no name; `None` when there is no such schema.
+    pub(crate) fn of(schema: Option<&str>) -> Option<Self> {
+        match schema {
+            None | Some(SCHEMA | PG_SCHEMA) => Some(Self::Lake),
+            Some(INFORMATION_SCHEMA) => Some(Self::Information),
+            Some(PG_CATALOG) => Some(Self::Postgres),
+            Some(_) => None,
+        }
+    }
 }
 
 /// A table to look up.
@@ -176,9 +201,8 @@ impl Finder<'_> {
         }
         let schema = parts.pop();
         let catalog = parts.pop().filter(|c| !self.any_catalog && c != CATALOG);
-        let is_information = match (catalog, schema.as_deref()) {
-            (None, None | Some(SCHEMA)) => false,
-            (None, Some(INFORMATION_SCHEMA)) => true,
+        let space = match (catalog, Space::of(schema.as_deref())) {
+            (None, Some(space)) => space,
             _ => return stop(Error::UnknownTable { name: name.to_string(), position, near: Some(table) }),
         };
         let is_bare = schema.is_none();
@@ -198,7 +222,7 @@ impl Finder<'_> {
         };
         let is_bare = is_bare || version.is_some();
         let wanted = Wanted { table, at: version.map(|v| v.at), position };
-        self.wanted.entry(Name { is_information, is_bare, table: shown }).or_insert(wanted);
+        self.wanted.entry(Name { space, is_bare, table: shown }).or_insert(wanted);
         ControlFlow::Continue(())
     }
 }
@@ -338,7 +362,10 @@ mod tests {
     fn found(sql: &str) -> Result<Vec<String>> {
         let mut parsed = parse(sql, &SqlLimits::default())?;
         let found = tables(&mut parsed, &SqlLimits::default(), false)?;
-        Ok(found.into_keys().map(|n| if n.is_information { format!("i.{}", n.table) } else { n.table }).collect())
+        Ok(found
+            .into_keys()
+            .map(|n| if n.space == Space::Information { format!("i.{}", n.table) } else { n.table })
+            .collect())
     }
 
     #[test]

@@ -1,0 +1,165 @@
+//! `pg_catalog` and what else clients of the PostgreSQL protocol ask the catalog: the same list of tables, told as PostgreSQL
+//! tells it.
+//!
+//! What never changes (types, operators, functions of PostgreSQL 16) comes from `datafusion-pg-catalog`. What depends on the
+//! lake is made here: that crate numbers objects anew for each list, and ours differ by who asks.
+
+mod functions;
+mod prune;
+mod rewrite;
+mod spelling;
+mod tables;
+mod types;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use datafusion::{
+    arrow::datatypes::SchemaRef,
+    catalog::{CatalogProvider, MemTable, MemoryCatalogProvider, TableProvider},
+    datasource::TableType,
+    error::{DataFusionError, Result},
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::planner::TypePlanner,
+    prelude::SessionContext,
+};
+use datafusion_pg_catalog::pg_catalog::{
+    PG_CATALOG_TABLES, PgCatalogSchemaProvider, PgCatalogStaticTables, catalog_info::CatalogInfo,
+    context::EmptyContextProvider, oid_type_planner::PgOidTypePlanner,
+};
+
+use crate::{Listed, resolve::CATALOG};
+
+pub(crate) use functions::session_function;
+pub(crate) use rewrite::{Rewritten, column_names, names_catalog, parse_postgres, reads_catalog_alone, reads_nothing};
+pub(crate) use tables::information_names;
+pub use types::{PgType, pg_type};
+
+/// The schema that PostgreSQL's catalog is in.
+pub(crate) const PG_CATALOG: &str = "pg_catalog";
+
+/// What `version()` says.
+pub const PG_VERSION: &str = concat!("PostgreSQL 16.0 (Headworks ", env!("CARGO_PKG_VERSION"), ")");
+
+/// A session of the PostgreSQL protocol, for what SQL may ask about it. With it, a statement is read as PostgreSQL reads it:
+/// `pg_catalog` is there, `::regclass` and `= ANY (...)` work, unnamed columns have PostgreSQL's names.
+#[derive(Debug, Clone, Default)]
+pub struct PgSession {
+    /// The number by which the client knows the session.
+    pub pid: i32,
+    /// Its parameters by their lowercase names, for `current_setting`.
+    pub settings: HashMap<String, String>,
+}
+
+/// The object ids of tables: given once in a process and kept, also when somebody sees fewer tables than others.
+#[derive(Default)]
+pub(crate) struct Oids(Mutex<HashMap<String, i32>>);
+
+/// PostgreSQL's first id for objects that users made.
+const FIRST_OID: i32 = 16_384;
+
+impl Oids {
+    fn of(&self, name: &str) -> i32 {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = ids.get(name) {
+            return *id;
+        }
+        let id = i32::try_from(ids.len()).map_or(i32::MAX, |n| FIRST_OID.saturating_add(n));
+        ids.insert(name.to_owned(), id);
+        id
+    }
+}
+
+/// Tables and functions of PostgreSQL; built once for an engine.
+pub(crate) struct PgCatalog {
+    unchanging: PgCatalogSchemaProvider<Nothing, EmptyContextProvider>,
+    oids: Oids,
+}
+
+impl PgCatalog {
+    pub(crate) fn new() -> Result<Self> {
+        let tables = Arc::new(PgCatalogStaticTables::try_new()?);
+        let unchanging = PgCatalogSchemaProvider::try_new(Nothing, tables, EmptyContextProvider)?;
+        Ok(Self { unchanging, oids: Oids::default() })
+    }
+
+    /// One table of `pg_catalog` over the tables that the caller sees; none when there is no such table.
+    pub(crate) fn table(
+        &self,
+        name: &str,
+        listed: &[Listed],
+        user: &str,
+        session: &PgSession,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(batch) = tables::table(name, listed, &self.oids, user, session)? {
+            return Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)));
+        }
+        match self.unchanging.build_table_by_name(name)? {
+            None => Ok(None),
+            Some(table) if prune::EMPTY.contains(&name) => {
+                Ok(Some(Arc::new(MemTable::try_new(table.schema(), vec![Vec::new()])?)))
+            }
+            Some(table) => table.try_into_table_provider().map(Some),
+        }
+    }
+}
+
+/// The names of its tables, for a hint.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    PG_CATALOG_TABLES.iter().copied().chain(tables::MORE)
+}
+
+/// Adds PostgreSQL's functions and type names to a session.
+pub(crate) fn with_functions(state: &SessionState) -> Result<SessionState> {
+    let context = SessionContext::new_with_state(state.clone());
+    let catalog: Arc<dyn CatalogProvider> = Arc::new(MemoryCatalogProvider::new());
+    context.register_catalog(CATALOG, catalog);
+    datafusion_pg_catalog::setup_pg_catalog(&context, CATALOG, EmptyContextProvider).map_err(|error| *error)?;
+    for function in functions::all() {
+        context.register_udf(function);
+    }
+    // The one that `setup_pg_catalog` has put the catalog into goes again: our planner looks names up by itself.
+    let catalogs = Arc::clone(state.catalog_list());
+    Ok(SessionStateBuilder::new_from_existing(context.state()).with_catalog_list(catalogs).build())
+}
+
+/// Reads `regclass`, `oid` and `pg_catalog.text` as types.
+pub(crate) fn type_planner() -> Arc<dyn TypePlanner> {
+    Arc::new(PgOidTypePlanner)
+}
+
+/// One table of `information_schema` as PostgreSQL has it; none when there is no such table.
+pub(crate) fn information(name: &str, listed: &[Listed]) -> Result<Option<Arc<dyn TableProvider>>> {
+    let Some(batch) = tables::information(name, listed)? else { return Ok(None) };
+    Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
+}
+
+/// A catalog of no tables: what the library would list, we do.
+#[derive(Debug, Clone)]
+struct Nothing;
+
+#[async_trait]
+impl CatalogInfo for Nothing {
+    async fn catalog_names(&self) -> Result<Vec<String>, DataFusionError> {
+        Ok(Vec::new())
+    }
+
+    async fn schema_names(&self, _catalog: &str) -> Result<Option<Vec<String>>, DataFusionError> {
+        Ok(None)
+    }
+
+    async fn table_names(&self, _catalog: &str, _schema: &str) -> Result<Option<Vec<String>>, DataFusionError> {
+        Ok(None)
+    }
+
+    async fn table_schema(&self, _: &str, _: &str, _: &str) -> Result<Option<SchemaRef>, DataFusionError> {
+        Ok(None)
+    }
+
+    async fn table_type(&self, _: &str, _: &str, _: &str) -> Result<Option<TableType>, DataFusionError> {
+        Ok(None)
+    }
+}
