@@ -1,0 +1,332 @@
+//! Single values as PostgreSQL writes them with `DateStyle = ISO`, `IntervalStyle = postgres`, `bytea_output = hex`.
+
+use std::fmt::Write as _;
+
+use arrow::datatypes::IntervalMonthDayNano;
+use bytes::{BufMut, BytesMut};
+
+/// 2000-01-01, from which PostgreSQL counts, in days since 1970.
+pub(in super::super) const EPOCH_DAYS: i32 = 10_957;
+/// The same in microseconds.
+pub(in super::super) const EPOCH_MICROS: i64 = EPOCH_DAYS as i64 * DAY_MICROS;
+
+const SECOND_MICROS: i64 = 1_000_000;
+const DAY_MICROS: i64 = 86_400 * SECOND_MICROS;
+
+/// Writing into memory does not fail.
+macro_rules! put {
+    ($out:expr, $($form:tt)*) => {{
+        let _ = write!($out, $($form)*);
+    }};
+}
+
+pub(super) fn integer(value: i64, out: &mut BytesMut) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.put_u8(b'-');
+    }
+    out.put_slice(&digits[at..]);
+}
+
+pub(super) fn float32(value: f32, out: &mut BytesMut) {
+    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), || format!("{value:e}"), 6, out);
+}
+
+pub(super) fn float64(value: f64, out: &mut BytesMut) {
+    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), || format!("{value:e}"), 15, out);
+}
+
+/// The shortest digits that give the same number again, with an exponent from so many digits on.
+fn float(
+    is_nan: bool,
+    is_infinite: bool,
+    is_negative: bool,
+    short: impl Fn() -> String,
+    most: i32,
+    out: &mut BytesMut,
+) {
+    if is_nan {
+        out.put_slice(b"NaN");
+        return;
+    }
+    if is_infinite {
+        out.put_slice(if is_negative { b"-Infinity" } else { b"Infinity" });
+        return;
+    }
+    let short = short();
+    let Some((mantissa, exponent)) = short.split_once('e') else { return };
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if exponent < -4 || exponent >= most {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        put!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs());
+        return;
+    }
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    if is_negative {
+        out.put_u8(b'-');
+    }
+    let Ok(whole) = usize::try_from(exponent) else {
+        let zeros = usize::try_from(-exponent - 1).unwrap_or(0);
+        put!(out, "0.{:0<zeros$}{digits}", "");
+        return;
+    };
+    if digits.len() <= whole + 1 {
+        put!(out, "{digits:0<width$}", width = whole + 1);
+    } else {
+        put!(out, "{}.{}", &digits[..=whole], &digits[whole + 1..]);
+    }
+}
+
+/// A number from its digits without a point.
+pub(super) fn decimal(digits: &str, scale: i8, out: &mut BytesMut) {
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
+    out.put_slice(sign.as_bytes());
+    match usize::try_from(scale) {
+        Ok(0) => out.put_slice(digits.as_bytes()),
+        Ok(scale) if digits.len() > scale => {
+            let (whole, fraction) = digits.split_at(digits.len() - scale);
+            put!(out, "{whole}.{fraction}");
+        }
+        Ok(scale) => put!(out, "0.{digits:0>scale$}"),
+        Err(_) if digits == "0" => out.put_u8(b'0'),
+        Err(_) => put!(out, "{digits}{:0<zeros$}", "", zeros = usize::from(scale.unsigned_abs())),
+    }
+}
+
+/// The binary form of such a number: digits of base 10,000 around the point.
+pub(super) fn numeric(digits: &str, scale: i8, out: &mut BytesMut) {
+    let (is_negative, digits) = digits.strip_prefix('-').map_or((false, digits), |digits| (true, digits));
+    let fraction = usize::try_from(scale).unwrap_or(0);
+    let zeros = if scale < 0 { usize::from(scale.unsigned_abs()) } else { 0 };
+    // Filled up so that the point stands between two groups of four.
+    let whole_digits = digits.len().saturating_sub(fraction) + zeros;
+    let left = (4 - whole_digits % 4) % 4;
+    let right = (4 - fraction % 4) % 4;
+    let leading = fraction.saturating_sub(digits.len());
+    let filled = format!("{}{digits}{}", "0".repeat(left + leading), "0".repeat(zeros + right));
+    let groups: Vec<i16> = filled
+        .as_bytes()
+        .chunks(4)
+        .map(|group| group.iter().fold(0, |sum, digit| sum * 10 + i16::from(digit - b'0')))
+        .collect();
+    let weight = (whole_digits + left) / 4;
+    let first = groups.iter().position(|group| *group != 0).unwrap_or(groups.len());
+    let last = groups.iter().rposition(|group| *group != 0).map_or(first, |last| last + 1);
+    let groups = &groups[first..last];
+    let weight = i64::try_from(weight).unwrap_or(0) - i64::try_from(first).unwrap_or(0) - 1;
+    out.put_i16(i16::try_from(groups.len()).unwrap_or(0));
+    out.put_i16(if groups.is_empty() { 0 } else { i16::try_from(weight).unwrap_or(0) });
+    out.put_u16(if is_negative && !groups.is_empty() { 0x4000 } else { 0 });
+    out.put_u16(u16::try_from(fraction).unwrap_or(0));
+    for group in groups {
+        out.put_i16(*group);
+    }
+}
+
+pub(super) fn hex(bytes: &[u8], out: &mut BytesMut) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.put_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+pub(super) fn uuid(bytes: &[u8], out: &mut BytesMut) {
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            out.put_u8(b'-');
+        }
+        hex(&[*byte], out);
+    }
+}
+
+/// Year, month and day of a day since 1970, in the calendar that PostgreSQL goes on with into the past.
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Counted in eras of 400 years from a first of March: leap days come last then.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Writes the day; true when it is before the year one, which comes behind the time.
+fn day(days: i64, out: &mut BytesMut) -> bool {
+    let (year, month, day) = civil(days);
+    let shown = if year > 0 { year } else { 1 - year };
+    put!(out, "{shown:04}-{month:02}-{day:02}");
+    year <= 0
+}
+
+pub(super) fn date(days: i64, out: &mut BytesMut) {
+    if day(days, out) {
+        out.put_slice(b" BC");
+    }
+}
+
+pub(super) fn time(micros: i64, out: &mut BytesMut) {
+    let seconds = micros / SECOND_MICROS;
+    put!(out, "{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    let fraction = micros % SECOND_MICROS;
+    if fraction != 0 {
+        let digits = format!("{fraction:06}");
+        put!(out, ".{}", digits.trim_end_matches('0'));
+    }
+}
+
+pub(super) fn timestamp(micros: i64, has_zone: bool, out: &mut BytesMut) {
+    let is_before = day(micros.div_euclid(DAY_MICROS), out);
+    out.put_u8(b' ');
+    time(micros.rem_euclid(DAY_MICROS), out);
+    if has_zone {
+        out.put_slice(b"+00");
+    }
+    if is_before {
+        out.put_slice(b" BC");
+    }
+}
+
+pub(super) fn interval(value: IntervalMonthDayNano, out: &mut BytesMut) {
+    let (years, months) = (value.months / 12, value.months % 12);
+    let mut is_first = true;
+    let mut was_negative = false;
+    for (count, unit) in [(years, "year"), (months, "mon"), (value.days, "day")] {
+        if count == 0 {
+            continue;
+        }
+        let space = if is_first { "" } else { " " };
+        let sign = if was_negative && count > 0 { "+" } else { "" };
+        let plural = if count == 1 { "" } else { "s" };
+        put!(out, "{space}{sign}{count} {unit}{plural}");
+        (is_first, was_negative) = (false, count < 0);
+    }
+    let micros = value.nanoseconds.div_euclid(1_000);
+    if micros != 0 || is_first {
+        if !is_first {
+            out.put_u8(b' ');
+        }
+        if micros < 0 {
+            out.put_u8(b'-');
+        } else if was_negative {
+            out.put_u8(b'+');
+        }
+        time(micros.checked_abs().unwrap_or(i64::MAX), out);
+    }
+}
+
+pub(super) fn json_text(text: &str, out: &mut BytesMut) {
+    out.put_u8(b'"');
+    for c in text.chars() {
+        match c {
+            '"' => out.put_slice(b"\\\""),
+            '\\' => out.put_slice(b"\\\\"),
+            '\n' => out.put_slice(b"\\n"),
+            '\r' => out.put_slice(b"\\r"),
+            '\t' => out.put_slice(b"\\t"),
+            c if c < ' ' => put!(out, "\\u{:04x}", u32::from(c)),
+            c => put!(out, "{c}"),
+        }
+    }
+    out.put_u8(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut BytesMut)) -> String {
+        let mut out = BytesMut::new();
+        write(&mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_written_as_postgresql_does() {
+        for value in [0, 7, -7, 1_000, i64::MAX, i64::MIN] {
+            assert_eq!(text(|out| integer(value, out)), value.to_string());
+        }
+        let check = |value: f64, expected: &str| assert_eq!(text(|out| float64(value, out)), expected);
+        check(0.0, "0");
+        check(-0.0, "-0");
+        check(1.5, "1.5");
+        check(-12.25, "-12.25");
+        check(0.1, "0.1");
+        check(0.0001, "0.0001");
+        check(0.00001, "1e-05");
+        check(100_000_000_000_000.0, "100000000000000");
+        check(1e15, "1e+15");
+        check(1.25e-300, "1.25e-300");
+        check(123_456.789, "123456.789");
+        check(f64::NEG_INFINITY, "-Infinity");
+        check(f64::NAN, "NaN");
+        assert_eq!(text(|out| float32(1_000_000.0, out)), "1e+06");
+        assert_eq!(text(|out| float32(0.1, out)), "0.1");
+        let check = |digits: &str, scale: i8, expected: &str| {
+            assert_eq!(text(|out| decimal(digits, scale, out)), expected);
+        };
+        check("12345", 2, "123.45");
+        check("-5", 2, "-0.05");
+        check("-5", 0, "-5");
+        check("12", -2, "1200");
+        check("0", 3, "0.000");
+    }
+
+    #[test]
+    fn numerics_have_groups_of_four_digits() {
+        let check = |digits: &str, scale: i8, expected: &[i16]| {
+            let mut out = BytesMut::new();
+            numeric(digits, scale, &mut out);
+            let found: Vec<i16> = out.chunks(2).map(|pair| i16::from_be_bytes([pair[0], pair[1]])).collect();
+            assert_eq!(found, expected, "{digits} {scale}");
+        };
+        // Count, weight, sign, scale, groups.
+        check("0", 2, &[0, 0, 0, 2]);
+        check("1", 0, &[1, 0, 0, 0, 1]);
+        check("-12345678", 2, &[3, 1, 0x4000, 2, 12, 3456, 7800]);
+        check("1", 4, &[1, -1, 0, 4, 1]);
+        check("1", 6, &[1, -2, 0, 6, 100]);
+        check("10000", 0, &[1, 1, 0, 0, 1]);
+        check("5", -3, &[1, 0, 0, 0, 5000]);
+    }
+
+    #[test]
+    fn days_and_times_are_those_of_the_calendar() {
+        let check = |micros: i64, expected: &str| assert_eq!(text(|out| timestamp(micros, false, out)), expected);
+        check(0, "1970-01-01 00:00:00");
+        check(EPOCH_MICROS, "2000-01-01 00:00:00");
+        check(-1, "1969-12-31 23:59:59.999999");
+        check(951_782_400_000_000 + 500_000, "2000-02-29 00:00:00.5");
+        check(-62_135_596_800_000_000, "0001-01-01 00:00:00");
+        check(-62_135_596_800_000_001, "0001-12-31 23:59:59.999999 BC");
+        check(253_402_300_800_000_000, "10000-01-01 00:00:00");
+        assert_eq!(text(|out| timestamp(0, true, out)), "1970-01-01 00:00:00+00");
+        assert_eq!(text(|out| date(-719_528, out)), "0001-01-01 BC");
+    }
+
+    #[test]
+    fn intervals_have_units_and_signs() {
+        let check = |months, days, nanoseconds, expected: &str| {
+            let value = IntervalMonthDayNano { months, days, nanoseconds };
+            assert_eq!(text(|out| interval(value, out)), expected);
+        };
+        check(0, 0, 0, "00:00:00");
+        check(14, 3, 3_661_500_000_000, "1 year 2 mons 3 days 01:01:01.5");
+        check(-1, 1, 0, "-1 mons +1 day");
+        check(0, -2, 1_000_000_000, "-2 days +00:00:01");
+        check(0, 0, -1_000_000_000, "-00:00:01");
+        check(1, 0, 0, "1 mon");
+    }
+}

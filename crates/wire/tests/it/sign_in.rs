@@ -1,0 +1,139 @@
+use std::sync::Arc;
+
+use headworks_wire::postgres::{Options, Tls};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, pki_types::ServerName},
+};
+
+use crate::{
+    raw::{Raw, error_field, kinds, message, shown, startup},
+    support::Server,
+};
+
+#[tokio::test]
+async fn wrong_passwords_and_unknown_users_are_answered_alike() {
+    let server = Server::start().await;
+    let attempt = async |user: &str, password: &str| {
+        let mut raw = Raw::open(server.address).await;
+        raw.send(&startup(&[("user", user), ("database", "headworks")])).await;
+        let said = raw.sign_in(password, None).await;
+        let message = error_field(&said, b'M').unwrap_or_default();
+        (kinds(&said), error_field(&said, b'C'), message.replace(user, "<user>"))
+    };
+    let wrong = attempt("ann", "wrong").await;
+    assert_eq!((wrong.0.as_str(), wrong.1.as_deref()), ("E", Some("28P01")));
+    assert_eq!(attempt("nobody", "wrong").await, wrong);
+    assert_eq!(attempt("ann", "").await, wrong);
+    assert!(attempt("ann", "pencil").await.0.ends_with('Z'));
+    assert_eq!(attempt("blocked", "pencil").await.1.as_deref(), Some("28000"));
+    assert_eq!(*server.people.failed.lock().unwrap(), ["ann", "nobody", "ann"]);
+}
+
+#[tokio::test]
+async fn what_is_no_sign_in_is_refused() {
+    let server = Server::start().await;
+    let check = async |parameters: &[(&str, &str)], state: &str| {
+        let mut raw = Raw::open(server.address).await;
+        raw.send(&startup(parameters)).await;
+        let said = if state == "28000" { raw.until_ready().await } else { raw.sign_in("pencil", None).await };
+        assert_eq!(error_field(&said, b'C').as_deref(), Some(state), "{parameters:?}");
+    };
+    check(&[("database", "headworks")], "28000").await;
+    check(&[("user", "ann"), ("database", "other")], "3D000").await;
+    check(&[("user", "ann"), ("replication", "true")], "0A000").await;
+    check(&[("user", "ann"), ("TimeZone", "Asia/Tokyo")], "22023").await;
+    check(&[("user", "ann"), ("options", "-c nonsense=1")], "42704").await;
+    // Cleartext, a query, or nothing instead of SCRAM.
+    for bytes in [message(b'p', b"pencil\0"), message(b'Q', b"select 1\0"), message(b'p', b"PLAIN\0\xff\xff\xff\xff")] {
+        let mut raw = Raw::open(server.address).await;
+        raw.send(&startup(&[("user", "ann")])).await;
+        raw.next().await;
+        raw.send(&bytes).await;
+        assert_eq!(error_field(&raw.until_ready().await, b'C').as_deref(), Some("08P01"));
+        assert_eq!(raw.next().await, None);
+    }
+}
+
+#[tokio::test]
+async fn newer_protocols_are_negotiated_down() {
+    let server = Server::start().await;
+    let mut raw = Raw::open(server.address).await;
+    let mut bytes = startup(&[("user", "ann"), ("_pq_.new", "1")]);
+    bytes[7] = 2;
+    raw.send(&bytes).await;
+    assert_eq!(raw.next().await.unwrap(), (b'v', b"\0\0\0\0\0\0\0\x01_pq_.new\0".to_vec()));
+    assert!(kinds(&raw.sign_in("pencil", None).await).ends_with('Z'));
+}
+
+struct Certificate {
+    tls: Tls,
+    connector: TlsConnector,
+    endpoint: Vec<u8>,
+}
+
+fn certificate(alpn: bool) -> Certificate {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let der = made.cert.der().clone();
+    let tls = Tls::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(der.clone()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    if alpn {
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+    }
+    let endpoint = ring::digest::digest(&ring::digest::SHA256, &der).as_ref().to_vec();
+    Certificate { tls, connector: TlsConnector::from(Arc::new(config)), endpoint }
+}
+
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
+
+#[tokio::test]
+async fn connections_are_encrypted_and_bound_to_the_certificate() {
+    use tokio::io::AsyncReadExt as _;
+    for is_direct in [false, true] {
+        let certificate = certificate(is_direct);
+        let options = Options { tls: Some(certificate.tls), tls_required: true, ..Options::default() };
+        let server = Server::start_with(options).await;
+        let mut tcp = Raw::open(server.address).await;
+        if !is_direct {
+            tcp.send(&SSL_REQUEST).await;
+            assert_eq!(tcp.stream.read_u8().await.unwrap(), b'S');
+        }
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = certificate.connector.connect(name, tcp.stream).await.unwrap();
+        let mut raw = Raw { stream };
+        raw.send(&startup(&[("user", "ann")])).await;
+        let said = raw.sign_in("pencil", Some(&certificate.endpoint)).await;
+        assert!(kinds(&said).ends_with('Z'), "{said:?}");
+        assert_eq!(shown(&raw.ask("select 1").await), "1");
+
+        let mut plain = Raw::open(server.address).await;
+        plain.send(&startup(&[("user", "ann")])).await;
+        assert_eq!(error_field(&plain.until_ready().await, b'C').as_deref(), Some("28000"));
+
+        // Bytes in plain text behind the request would be taken for encrypted ones.
+        let mut smuggler = Raw::open(server.address).await;
+        smuggler.send(&[&SSL_REQUEST[..], &startup(&[("user", "ann")])].concat()).await;
+        assert_eq!(smuggler.stream.read_u8().await.unwrap(), b'S');
+        assert_eq!(smuggler.next().await, None);
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_connections_go_on_in_plain_text() {
+    use tokio::io::AsyncReadExt as _;
+    let server = Server::start().await;
+    let mut raw = Raw::open(server.address).await;
+    for request in [[0, 0, 0, 8, 4, 0xd2, 0x16, 0x30], SSL_REQUEST] {
+        raw.send(&request).await;
+        assert_eq!(raw.stream.read_u8().await.unwrap(), b'N');
+    }
+    raw.send(&startup(&[("user", "ann")])).await;
+    assert!(kinds(&raw.sign_in("pencil", None).await).ends_with('Z'));
+}
