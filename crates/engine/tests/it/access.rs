@@ -499,7 +499,7 @@ async fn plans_show_nothing_behind_the_barrier() {
             assert!(!shown.contains(hidden), "{explain} shows {hidden}: {shown}");
         }
     }
-    let open = bench.sees("explain analyze select count(*) from events", &[on("events")]).await.join("\n");
+    let open = bench.sees("explain analyze select id from events", &[on("events")]).await.join("\n");
     assert!(
         open.contains("DataSource") && !open.contains("Granted"),
         "nothing stands before what is all granted: {open}"
@@ -663,7 +663,7 @@ async fn filters_are_read_as_conditions_on_one_row() {
         ("n = $1", "a row filter cannot have a parameter in it"),
         ("random() > 0.5", "a row filter cannot have a function that gives something else each time in it"),
         ("nonsense(n)", "invalid function `nonsense`"),
-        ("ds > 5", "cannot"),
+        ("n and true", "cannot"),
     ] {
         let checked = check(unfit).await.unwrap_or_else(|error| panic!("{unfit}: {error}"));
         let [(name, error)] = checked.unfitting.as_slice() else { panic!("{unfit}: {checked:?}") };
