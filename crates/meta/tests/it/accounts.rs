@@ -113,18 +113,16 @@ async fn wrong_passwords_are_slowed_and_not_told_apart(world: World) {
     assert!(accounts.authenticate_password("ann", &secret(), from(1)).await.is_ok());
     assert!(matches!(accounts.authenticate_password("ann", &wrong, from(1)).await, Err(Error::SignIn)));
 
-    // The best of a few, which a busy machine disturbs least.
-    let time = async |user: &str, from: IpAddr| {
-        let mut best = Duration::MAX;
-        for _ in 0..3 {
+    // The best of several, taken by turns, which a busy machine disturbs least.
+    let (mut known, mut unknown) = (Duration::MAX, Duration::MAX);
+    for n in 10..18 {
+        for (user, best) in [("ann", &mut known), ("nobody at all", &mut unknown)] {
             let start = Instant::now();
-            accounts.authenticate_password(user, &wrong, from).await.unwrap_err();
-            best = best.min(start.elapsed());
+            accounts.authenticate_password(user, &wrong, from(n)).await.unwrap_err();
+            *best = start.elapsed().min(*best);
         }
-        best
-    };
-    let (known, unknown) = (time("ann", from(8)).await, time("nobody at all", from(9)).await);
-    assert!(unknown * 2 > known && known * 2 > unknown, "{known:?} {unknown:?}");
+    }
+    assert!(unknown * 3 > known && known * 3 > unknown, "{known:?} {unknown:?}");
 }
 
 async fn tokens_sign_in_until_they_end(world: World) {
@@ -230,7 +228,7 @@ async fn grants_are_of_users_and_roles(world: World) {
     let second = accounts.grant(Grantee::Role(AccountRole::Viewer), only.clone()).await.unwrap();
     assert!(second.id > first.id);
     let kept = self::accounts(&world).await.grants().await.unwrap();
-    assert_eq!(kept, [first.clone(), second], "as they were given, from the database");
+    assert_eq!(kept, [first.clone(), second.clone()], "as they were given, from the database");
     let access = accounts.account("ann").await.unwrap().access;
     assert_eq!(access.on("events_clicks").unwrap().collect::<Vec<_>>(), [&full]);
     assert!(access.hides("t"));
@@ -240,8 +238,9 @@ async fn grants_are_of_users_and_roles(world: World) {
     accounts.revoke_grant(first.id).await.unwrap();
     assert!(hides("ann", "events_clicks").await);
     assert!(matches!(accounts.revoke_grant(first.id).await, Err(Error::UnknownGrant { .. })));
+    accounts.revoke_grant(second.id).await.unwrap();
     let again = accounts.grant(Grantee::User(name("ann")), only).await.unwrap();
-    assert!(again.id > first.id, "a number is not used again");
+    assert!(again.id > second.id, "a number is not used again");
     let nobody = accounts.grant(Grantee::User(name("nobody")), full).await.unwrap_err();
     assert_eq!(nobody.kind(), ErrorKind::NotFound);
 }
@@ -260,12 +259,15 @@ async fn changes_count_everywhere_within_a_second(world: World) {
     };
     within_a_second(true).await;
     // From memory: the database is not asked for each.
-    let start = Instant::now();
-    for _ in 0..2_000 {
-        assert!(is_known(&there).await);
+    let mut best = Duration::MAX;
+    for _ in 0..10 {
+        let start = Instant::now();
+        for _ in 0..200 {
+            assert!(is_known(&there).await);
+        }
+        best = best.min(start.elapsed() / 200);
     }
-    let each = start.elapsed() / 2_000;
-    assert!(each < Duration::from_micros(250), "{each:?}");
+    assert!(best < Duration::from_micros(25), "{best:?}");
     here.revoke_token(&row.id).await.unwrap();
     assert!(!is_known(&here).await, "at once where it was revoked");
     within_a_second(false).await;
