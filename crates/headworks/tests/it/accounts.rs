@@ -48,7 +48,7 @@ fn grants_say_what_a_user_reads() {
         "--rows",
         "n < 3",
     ]);
-    assert_eq!(reads("select * from numbers order by n").stdout, "n,ds\n1,2026-01-02\n2,2026-01-02\n");
+    assert_eq!(reads("select * from numbers order by n").stdout, "ds,n\n2026-01-02,1\n2026-01-02,2\n");
     assert_eq!(reads("select count(*) as n from numbers_latest").stdout, "n\n2\n");
     assert_eq!(
         reads("select max(ds) as ds, min(n) as n from numbers where 1 / (n - 3) < 0").stdout,
