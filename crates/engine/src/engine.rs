@@ -34,7 +34,8 @@ use crate::{
     CacheState, Catalog, EngineOptions, Error, GrantCheck, Priority, QueryId, QueryOptions, QueryState, QueueState,
     Result,
     cache::{Cache, Flight, Looked},
-    live::{Entered, Live, Registry},
+    guard::{ValueLimits, Watch},
+    live::{Entered, Live, Registry, Running},
     parse, pg_catalog,
     plan::{Planned, Planner, Runnable},
     pool::QueryPool,
@@ -54,6 +55,8 @@ struct Inner {
     /// Taken out on the way down: a runtime may not be dropped where futures run.
     runtimes: Vec<Runtime>,
     shared: Arc<Shared>,
+    /// Ends the thread that watches memory by going away.
+    _watch: Option<std::sync::mpsc::Sender<()>>,
 }
 
 /// What running queries need; no reference back to the runtimes, which could otherwise be dropped on their own threads.
@@ -64,6 +67,8 @@ struct Shared {
     spill: HashMap<String, Arc<RuntimeEnv>>,
     cache: Arc<Cache>,
     registry: Arc<Registry>,
+    /// A thread that is never busy: there time limits are kept.
+    control: Handle,
     /// Threads of queries that people wait for, and of those that nobody does.
     normal: Handle,
     low: Handle,
@@ -109,20 +114,36 @@ impl Engine {
         if queues.all().iter().any(|queue| queue.options.priority == Priority::Low) {
             runtimes.push(runtime(&options, queries_max, "headworks-low", Some(LOW_NICE))?);
         }
+        let control = runtime(&EngineOptions { threads: 1, ..options.clone() }, 1, "headworks-control", None)?;
         let (normal, low) = (runtimes[0].handle().clone(), runtimes[runtimes.len() - 1].handle().clone());
+        let control_handle = control.handle().clone();
+        runtimes.push(control);
+        let limits = ValueLimits::of(&options);
+        let registry = Registry::new(options.clock, options.listener);
+        let watch = match options.allocated {
+            Some(allocated) => Some(Watch::new(allocated, options.memory_bytes, Arc::clone(&registry)).start()?),
+            None => None,
+        };
         let shared = Arc::new(Shared {
-            planner: Planner::new(Arc::clone(&catalog), base, options.threads.max(1), options.parallel_bytes_min)?,
+            planner: Planner::new(
+                Arc::clone(&catalog),
+                base,
+                options.threads.max(1),
+                options.parallel_bytes_min,
+                limits,
+            )?,
             catalog,
             queues,
             spill,
             cache: Cache::new(options.cache, results),
-            registry: Registry::new(options.clock, options.listener),
+            registry,
+            control: control_handle,
             normal,
             low,
             batches_ahead: options.batches_ahead.max(1),
             closing: watch::Sender::new(false),
         });
-        Ok(Self { inner: Arc::new(Inner { runtimes, shared }) })
+        Ok(Self { inner: Arc::new(Inner { runtimes, shared, _watch: watch }) })
     }
 
     /// Plans one statement and starts it, or finds its result in the cache. Batches come as they are made; the query waits
@@ -130,18 +151,25 @@ impl Engine {
     ///
     /// Errors: those of [`Error`]; what fails while rows are made comes as the stream's last item.
     pub async fn query(&self, sql: &str, options: QueryOptions) -> Result<QueryStream> {
+        if is_quick(&self.inner.shared, sql, &options).await? {
+            let queue = Arc::clone(self.inner.shared.queues.quick());
+            return self.start_in(queue, sql, options).rows().await;
+        }
         self.start(sql, options)?.rows().await
     }
 
     /// Starts one statement and does not wait for its turn. Errors: `UnknownQueue`.
     pub fn start(&self, sql: &str, options: QueryOptions) -> Result<Started> {
+        let queue = Arc::clone(self.inner.shared.queues.of(options.queue.as_deref(), &options.caller)?);
+        Ok(self.start_in(queue, sql, options))
+    }
+
+    fn start_in(&self, queue: Arc<Queue>, sql: &str, options: QueryOptions) -> Started {
         let shared = Arc::clone(&self.inner.shared);
-        let queue = Arc::clone(shared.queues.of(options.queue.as_deref(), &options.caller)?);
-        let queue = if is_quick(&shared, sql, &options).await? { Arc::clone(shared.queues.quick()) } else { queue };
         let entered = shared.registry.enter(sql, options.caller.clone(), queue);
         let (live, sql) = (Arc::clone(entered.live()), sql.to_owned());
-        let task = Stopping::of(shared.normal.clone().spawn(start(shared, sql, options, entered)));
-        Ok(Started { live, task })
+        let task = Stopping::of(shared.control.clone().spawn(start(shared, sql, options, entered)));
+        Started { live, task }
     }
 
     /// Runs one statement and keeps its whole result in memory: for results that are known to be small.
@@ -229,6 +257,8 @@ fn runtime(options: &EngineOptions, queries_max: usize, name: &str, nice: Option
         // Planning recurses as deep as a statement nests, and so does dropping it: blocking threads have this stack too.
         .thread_stack_size(options.stack_bytes)
         .max_blocking_threads(queries_max.max(4) * 2)
+        // Queries give way every ten milliseconds: so timers, which end them, are late by no more than eight of these.
+        .event_interval(8)
         .enable_all();
     if let Some(nice) = nice {
         builder.on_thread_start(move || {
@@ -459,7 +489,7 @@ async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered:
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => Err(Error::Cancelled),
-            () = live.stopped() => Err(Error::Cancelled),
+            error = live.stopped() => Err(error),
             prepared = prepare(&shared, sql, options, &live) => prepared,
         }
     });
@@ -504,7 +534,8 @@ async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered:
         Priority::Normal => &shared.normal,
         Priority::Low => &shared.low,
     };
-    let driver = lane.spawn(driver.drive(planned, slot, deadline, entered)).abort_handle();
+    let driver = driver.drive(planned, slot, deadline, entered, lane.clone());
+    let driver = shared.control.spawn(driver).abort_handle();
     Ok(QueryStream { live, schema, batches: Batches::Made { batches, driver } })
 }
 
@@ -652,30 +683,37 @@ impl From<Error> for Halt {
 
 impl Driver {
     /// Runs a plan to its end, its reader's end, its deadline, or the engine's.
-    async fn drive(mut self, planned: Planned, slot: Slot, deadline: Deadline, entered: Entered) {
-        let (shared, live) = (Arc::clone(&self.shared), Arc::clone(&self.live));
+    ///
+    /// The plan itself is at work elsewhere, where a step may take long: who waits for its end is told in time. The slot is
+    /// taken until the plan has let go.
+    async fn drive(mut self, planned: Planned, slot: Slot, deadline: Deadline, entered: Entered, lane: Handle) {
+        let (shared, live, sender) = (Arc::clone(&self.shared), Arc::clone(&self.live), self.sender.clone());
         let mut closing = shared.closing.subscribe();
+        let work = lane.spawn(async move {
+            let _slot = slot;
+            let done = self.run(planned).await;
+            done.map(|()| self)
+        });
+        let work = Stopping::of(work);
         let run = async {
             tokio::select! {
                 biased;
                 _ = closing.wait_for(|closing| *closing) => Err(Error::Cancelled),
-                () = live.stopped() => Err(Error::Cancelled),
+                error = live.stopped() => Err(error),
                 error = scans_too_much(&live) => Err(error),
-                done = self.run(planned) => done,
+                done = work.joined() => done,
             }
         };
         let done = Box::pin(deadline.limit(run)).await;
         match done {
-            Ok(()) => {
-                self.keep();
-                drop(slot);
+            Ok(mut driver) => {
+                driver.keep();
                 entered.end(None);
             }
             Err(error) => {
-                // The error waits for a slow reader; the slot and whoever waits for the same do not.
-                drop((slot, self.keeping.take()));
                 entered.end(Some(&error));
-                let _ = self.sender.send(Made { batch: Err(error), _ahead: None }).await;
+                // It waits for a slow reader; the plan was stopped.
+                let _ = sender.send(Made { batch: Err(error), _ahead: None }).await;
             }
         }
     }
@@ -715,7 +753,11 @@ impl Driver {
     /// Runs a plan once.
     async fn attempt(&mut self, plan: &Runnable) -> Result<()> {
         let pool: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(Arc::clone(&self.live.queue().budget)));
-        self.live.runs(Some((Arc::clone(&plan.physical), Arc::clone(&pool))));
+        self.live.runs(Some(Running {
+            plan: Arc::clone(&plan.physical),
+            pool: Arc::clone(&pool),
+            may_grow: plan.nature.may_grow,
+        }));
         let mut stream = self.batches(plan, pool)?;
         while let Some(batch) = stream.next().await {
             match self.give(batch?).await {

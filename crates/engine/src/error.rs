@@ -207,6 +207,9 @@ pub enum Error {
     },
 }
 
+/// Stands in the message of a function whose values would be too large.
+pub(crate) const VALUE_LIMIT: &str = "above the limit for values of";
+
 /// What the engine's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -270,6 +273,9 @@ impl Error {
                 Ok(own) => *own,
                 Err(inner) => match inner.downcast::<DataFusionError>() {
                     Ok(inner) => Self::classified(*inner, position),
+                    Err(inner) if inner.to_string().starts_with("regex parse error") => {
+                        Self::Data { message: "a regular expression cannot be read, or is too large".to_owned() }
+                    }
                     Err(inner) => crate::lake::external(inner),
                 },
             },
@@ -411,6 +417,9 @@ impl Fault for Error {
                 "read fewer partitions (`where ds = ...`) or columns, or raise `queues.{queue}.scanned_bytes_max`"
             )),
             Self::Timeout { .. } => Some("read fewer partitions (`where ds = ...`), or raise the timeout".to_owned()),
+            Self::Exhausted { message } if message.contains(VALUE_LIMIT) => Some(
+                "make smaller values, or raise `sql.value_bytes_max` and `engine.memory` in headworks.toml".to_owned(),
+            ),
             Self::Exhausted { .. } => {
                 Some("read fewer partitions or columns, or raise `engine.memory` in headworks.toml".to_owned())
             }

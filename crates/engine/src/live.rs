@@ -137,6 +137,8 @@ pub(crate) struct Live {
     started_at: DateTime<Utc>,
     facts: Mutex<Facts>,
     stop: watch::Sender<bool>,
+    /// Why, when it was not on request.
+    stopped_for: Mutex<Option<Error>>,
 }
 
 struct Facts {
@@ -153,9 +155,12 @@ struct Facts {
     is_truncated: bool,
 }
 
-struct Running {
-    plan: Arc<dyn ExecutionPlan>,
-    pool: Arc<dyn MemoryPool>,
+/// A plan at work.
+pub(crate) struct Running {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) pool: Arc<dyn MemoryPool>,
+    /// True when it makes values that the pool does not count.
+    pub(crate) may_grow: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -198,6 +203,7 @@ impl Registry {
                 is_truncated: false,
             }),
             stop: watch::Sender::new(false),
+            stopped_for: Mutex::default(),
         });
         self.queries().insert(live.id, Arc::clone(&live));
         Entered { registry: Arc::clone(self), live, is_over: false }
@@ -211,10 +217,13 @@ impl Registry {
         self.queries().get(&id).cloned()
     }
 
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
+        self.queries().values().cloned().collect()
+    }
+
     /// All of them, the oldest first.
     pub(crate) fn states(&self) -> Vec<QueryState> {
-        let queries: Vec<Arc<Live>> = self.queries().values().cloned().collect();
-        let mut states: Vec<QueryState> = queries.iter().map(|live| live.state()).collect();
+        let mut states: Vec<QueryState> = self.all().iter().map(|live| live.state()).collect();
         states.sort_by_key(|state| state.id);
         states
     }
@@ -238,11 +247,38 @@ impl Live {
         self.stop.send_replace(true);
     }
 
-    /// Waits until somebody asked it to stop.
-    pub(crate) async fn stopped(&self) {
+    /// The same, with an error that tells its reader why.
+    pub(crate) fn stop_for(&self, error: Error) {
+        self.stopped_for.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.stop();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Bytes that its operators say they hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.facts().running.as_ref().map_or(0, |running| running.pool.reserved())
+    }
+
+    /// True when it is planned or runs.
+    pub(crate) fn is_at_work(&self) -> bool {
+        matches!(self.facts().stage, Stage::Planning | Stage::Running)
+    }
+
+    /// True when it may hold more than its operators say: constants are computed while it is planned.
+    pub(crate) fn may_grow(&self) -> bool {
+        let facts = self.facts();
+        facts.running.as_ref().map_or(facts.stage == Stage::Planning, |running| running.may_grow)
+    }
+
+    /// Waits until somebody asked it to stop; gives why.
+    pub(crate) async fn stopped(&self) -> Error {
         let mut stop = self.stop.subscribe();
         // The sender lives as long as we do.
         let _ = stop.wait_for(|stop| *stop).await;
+        self.stopped_for.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Error::Cancelled)
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -261,10 +297,10 @@ impl Live {
         facts.stage = Stage::Planning;
     }
 
-    pub(crate) fn runs(&self, plan: Option<(Arc<dyn ExecutionPlan>, Arc<dyn MemoryPool>)>) {
+    pub(crate) fn runs(&self, running: Option<Running>) {
         let mut facts = self.facts();
         facts.stage = Stage::Running;
-        facts.running = plan.map(|(plan, pool)| Running { plan, pool });
+        facts.running = running;
     }
 
     pub(crate) fn is_cached(&self) {

@@ -26,6 +26,11 @@ pub struct EngineOptions {
     pub parallel_bytes_min: u64,
     /// Record batches that wait between a query and its reader.
     pub batches_ahead: usize,
+    /// The most that one value which a function makes may have, in bytes; a 64th of the memory when that is less.
+    pub value_bytes_max: usize,
+    /// Tells how many bytes the process has allocated, for an engine that watches it: queries are stopped when they hold
+    /// more than `memory_bytes` and a fifth. Called fifty times a second.
+    pub allocated: Option<fn() -> usize>,
     /// Stack of each of the engine's threads, in bytes. Address space only: untouched pages cost nothing.
     pub stack_bytes: usize,
     /// Tells when queries were asked.
@@ -170,6 +175,8 @@ impl EngineOptions {
             cache: CacheOptions::default(),
             parallel_bytes_min: 8 << 20,
             batches_ahead: 4,
+            value_bytes_max: 64 << 20,
+            allocated: None,
             stack_bytes: 64 << 20,
             clock: Arc::new(SystemClock),
             listener: None,

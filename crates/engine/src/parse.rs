@@ -3,13 +3,13 @@
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::sql::sqlparser::{
     ast::{DescribeAlias, Expr, Query, SetExpr, Statement},
-    dialect::{Dialect, GenericDialect},
+    dialect::Dialect,
     keywords::Keyword,
     parser::Parser,
     tokenizer::{Token, TokenWithSpan, Tokenizer, Word},
 };
 
-use crate::{At, Error, Position, Result, SqlLimits};
+use crate::{At, Error, Position, Result, SqlLimits, dialect::Sql};
 
 /// One statement as the engine knows it.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) const VERSION_MARK: char = '\u{1}';
 
 /// Parses one statement. Errors: `TooLarge`, `Syntax`, `Refused`.
 pub(crate) fn parse(sql: &str, limits: &SqlLimits) -> Result<Parsed> {
-    parse_as(sql, limits, &GenericDialect {})
+    parse_as(sql, limits, &Sql)
 }
 
 /// Cuts a text into tokens, spaces and comments left out. Errors: `TooLarge`, `Syntax`.
@@ -90,7 +90,7 @@ pub(crate) fn parse_as(sql: &str, limits: &SqlLimits, dialect: &dyn Dialect) -> 
 
 /// Parses one expression, and nothing behind it. Errors: `TooLarge`, `Syntax`.
 pub(crate) fn expression(sql: &str, limits: &SqlLimits) -> Result<Expr> {
-    let dialect = GenericDialect {};
+    let dialect = Sql;
     let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(Error::from_tokenizer)?;
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
     check_tokens(&tokens, limits)?;
@@ -104,7 +104,7 @@ pub(crate) fn canonical(sql: &str, limits: &SqlLimits) -> Option<String> {
     if sql.len() > limits.text_bytes_max {
         return None;
     }
-    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().ok()?;
+    let tokens = Tokenizer::new(&Sql, sql).tokenize().ok()?;
     let mut text = String::with_capacity(sql.len());
     for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
         match token {
@@ -307,7 +307,7 @@ pub(crate) fn allowed(statement: Statement) -> Result<Reading> {
 
 /// Parses a query that we wrote ourselves.
 pub(crate) fn generated(sql: &str) -> Result<Box<Query>> {
-    let statement = Parser::parse_sql(&GenericDialect {}, sql).map_err(|e| Error::from_parser(e, 0))?.pop();
+    let statement = Parser::parse_sql(&Sql, sql).map_err(|e| Error::from_parser(e, 0))?.pop();
     match statement {
         Some(Statement::Query(query)) => Ok(query),
         _ => Err(Error::Internal { message: format!("`{sql}` is not a query") }),

@@ -15,7 +15,7 @@ use datafusion::{
     config::ConfigOptions,
     datasource::{ViewTable, provider_as_source},
     error::DataFusionError,
-    execution::{SessionState, SessionStateBuilder, context::SQLOptions, runtime_env::RuntimeEnv},
+    execution::{FunctionRegistry, SessionState, SessionStateBuilder, context::SQLOptions, runtime_env::RuntimeEnv},
     logical_expr::{
         AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility,
         WindowUDF, col, lit,
@@ -37,8 +37,10 @@ use crate::{
     At, Catalog, Described, Error, Found, GrantCheck, Listed, Moment, Newest, PgSession, QueryOptions, Result,
     SqlLimits,
     access::{self, Barrier, Guarded, Shown},
-    coop::CooperativeJoins,
+    coop::Pauses,
     extremes::Extremes,
+    functions,
+    guard::{self, Nature, ValueLimits},
     information, lake,
     listing::Listing,
     parse::{self, Reading},
@@ -60,6 +62,7 @@ pub(crate) struct Planner {
     listing: Listing,
     threads: usize,
     parallel_bytes_min: u64,
+    limits: ValueLimits,
 }
 
 /// A statement that is ready to run.
@@ -80,6 +83,7 @@ pub(crate) struct Runnable {
     schema: SchemaRef,
     /// What the rows depend on; `None` when they depend on more than that, as on the time.
     reads: Option<Reads>,
+    pub(crate) nature: Nature,
 }
 
 /// What a query's rows depend on.
@@ -114,11 +118,12 @@ impl Planner {
         runtime: Arc<RuntimeEnv>,
         threads: usize,
         parallel_bytes_min: u64,
+        limits: ValueLimits,
     ) -> Result<Self> {
         let mut config = SessionConfig::new().with_target_partitions(1).with_create_default_catalog_and_schema(false);
         let options = config.options_mut();
         options.sql_parser.collect_spans = true;
-        let narrow = SessionStateBuilder::new()
+        let mut narrow = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
             .with_default_features()
@@ -126,16 +131,21 @@ impl Planner {
             .with_file_formats(Vec::new())
             .with_table_factories(HashMap::new())
             .with_optimizer_rule(Arc::new(Extremes))
-            .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
+            .with_physical_optimizer_rule(Arc::new(Pauses))
             .build();
+        functions::register(&mut narrow)?;
+        guard::hold(&mut narrow, limits)?;
+        let operators = functions::operators(&narrow)?;
+        let planners = [vec![operators], narrow.expr_planners().to_vec()].concat();
+        let narrow = SessionStateBuilder::new_from_existing(narrow).with_expr_planners(planners).build();
         let postgres = pg_catalog::with_functions(&narrow)?;
         let (pg_catalog, listing) = (PgCatalog::new()?, Listing::default());
-        Ok(Self { catalog, narrow, postgres, pg_catalog, listing, threads, parallel_bytes_min })
+        Ok(Self { catalog, narrow, postgres, pg_catalog, listing, threads, parallel_bytes_min, limits })
     }
 
     /// Plans one statement. Runs on a thread with a large stack.
     pub(crate) async fn plan(&self, sql: &str, options: &QueryOptions) -> Result<Planned> {
-        let state = self.state(options, 1, true);
+        let state = self.state_of(options)?;
         let types = options.parameters.iter().map(|value| Some(value.data_type())).collect();
         let Logical { plan, kind, reads, names } = self.logical(sql, options, types, &state).await?;
         if kind == Kind::Describe {
@@ -156,7 +166,7 @@ impl Planner {
 
     /// Plans one statement as far as its columns and parameters are known.
     pub(crate) async fn describe(&self, sql: &str, options: &QueryOptions) -> Result<Described> {
-        let state = self.state(options, 1, true);
+        let state = self.state_of(options)?;
         let Logical { plan, kind, names, .. } =
             self.logical(sql, options, options.parameter_types.clone(), &state).await?;
         let schema = match kind {
@@ -255,10 +265,12 @@ impl Planner {
             query => query,
         };
         let is_wide = threads > 1 && lake::bytes(read, &narrow).await? >= self.parallel_bytes_min;
-        let state = if is_wide { self.state(options, threads, true) } else { narrow };
+        let mut state = if is_wide { self.state(options, threads, true) } else { narrow };
+        let nature = self.limits.nature(&logical)?;
+        nature.apply(&mut state);
         let physical = physical_plan(&logical, &state).await?;
         let schema = physical.schema();
-        Ok(Runnable { logical, physical, state, schema, reads })
+        Ok(Runnable { logical, physical, state, schema, reads, nature })
     }
 
     /// Plans once more for a query that ran out of memory: joins sort and spill instead of holding one side in a hash
@@ -269,10 +281,26 @@ impl Planner {
         }
         // With one part DataFusion plans hash joins only.
         let threads = (failed.state.config().target_partitions() / 2).max(2);
-        let state = with_threads(failed.state.clone(), threads, false);
+        let mut state = with_threads(failed.state.clone(), threads, false);
+        failed.nature.apply(&mut state);
         let physical = physical_plan(&failed.logical, &state).await?;
-        let (schema, reads) = (Arc::clone(&failed.schema), failed.reads.clone());
-        Ok(Some(Runnable { logical: failed.logical.clone(), physical, state, schema, reads }))
+        Ok(Some(Runnable {
+            logical: failed.logical.clone(),
+            physical,
+            state,
+            schema: Arc::clone(&failed.schema),
+            reads: failed.reads.clone(),
+            nature: failed.nature,
+        }))
+    }
+
+    /// For one thread, with the functions that depend on who asks.
+    fn state_of(&self, options: &QueryOptions) -> Result<SessionState> {
+        let mut state = self.state(options, 1, true);
+        if options.postgres.is_none() {
+            state.register_udf(Arc::new(functions::CurrentUser::udf(&options.caller.user)))?;
+        }
+        Ok(state)
     }
 
     fn state(&self, options: &QueryOptions, threads: usize, hash_joins: bool) -> SessionState {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned, Statement, TableAlias, TableFactor,
-    VisitMut, VisitorMut, With,
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableAlias,
+    TableFactor, VisitMut, VisitorMut, With,
 };
 
 use crate::{
-    At, Error, Position, Result, SqlLimits,
+    At, Error, Position, Result, SqlLimits, functions,
     parse::{AtClause, Parsed, Reading, VERSION_MARK, misplaced_version, refused_in_body, refused_in_query},
     pg_catalog::PG_CATALOG,
 };
@@ -283,6 +283,14 @@ impl VisitorMut for Finder<'_> {
         if let Some(frame) = self.queries.last_mut() {
             frame.row = frame.row.max(joins);
         }
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) = item
+                && let Some(name) = functions::written(expr)
+            {
+                let alias = Ident::with_quote('"', name);
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+            }
+        }
         self.check(joins, || Position::of(select.select_token.0.span.start))
     }
 
@@ -341,9 +349,13 @@ impl VisitorMut for Finder<'_> {
         self.enter(|| if let Expr::Identifier(i) = expr { Position::of(i.span.start) } else { None })
     }
 
-    fn post_visit_expr(&mut self, _expr: &mut Expr) -> Flow {
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> Flow {
         self.depth -= 1;
-        ControlFlow::Continue(())
+        let copied = functions::rewrite(expr);
+        if let Some(frame) = self.queries.last_mut() {
+            frame.size.nodes = frame.size.nodes.saturating_add(copied);
+        }
+        self.check(0, || None)
     }
 }
 

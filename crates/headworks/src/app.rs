@@ -362,6 +362,7 @@ impl App {
                 let is_shared = options.listener.is_some();
                 let queues = self.config()?.queues();
                 options.queues = queues.iter().map(|(name, queue)| queue_options(name, queue, is_shared)).collect();
+                options.allocated = Some(crate::memory::allocated_bytes);
                 Ok(Engine::new(catalog, options)?)
             })
             .await

@@ -11,6 +11,7 @@ mod execute;
 mod fail;
 mod lakes;
 mod live;
+mod memory;
 mod output;
 mod planner;
 mod progress;

@@ -4,6 +4,7 @@
 
 mod access;
 mod checks;
+mod guard;
 mod hostile;
 mod lake;
 mod names;
@@ -12,3 +13,15 @@ mod queues;
 mod running;
 mod slt;
 mod support;
+
+/// The allocator of the program, so that memory can be watched as it is there.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Bytes that this process has allocated now.
+fn allocated_bytes() -> usize {
+    match tikv_jemalloc_ctl::epoch::advance() {
+        Ok(_) => tikv_jemalloc_ctl::stats::allocated::read().unwrap_or(0),
+        Err(_) => 0,
+    }
+}

@@ -1,0 +1,126 @@
+//! Functions that people know from Presto, Redshift and PostgreSQL and DataFusion does not have, or has otherwise.
+//!
+//! What only has another name is rewritten in the parsed text ([`spelling`]); the rest is computed here.
+
+mod by_type;
+mod dates;
+mod formats;
+mod json;
+mod operators;
+mod own;
+mod spelling;
+mod urls;
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use arrow::{array::StringArray, datatypes::DataType};
+use datafusion::{
+    common::ScalarValue,
+    error::Result,
+    execution::{FunctionRegistry, SessionState},
+    logical_expr::{
+        ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, planner::ExprPlanner,
+    },
+    sql::sqlparser::ast::BinaryOperator,
+};
+
+pub(crate) use spelling::{rewrite, written};
+
+use self::own::{Own, wrong_count};
+
+/// Gives a session our functions.
+pub(crate) fn register(state: &mut SessionState) -> Result<()> {
+    let own = [json::udfs(), dates::udfs(), urls::udfs(), vec![type_name(), operators::concatenation()]];
+    for function in own.into_iter().flatten() {
+        state.register_udf(Arc::new(function))?;
+    }
+    for (name, of_list) in [("contains", "array_has"), ("reverse", "array_reverse")] {
+        let function = by_type::ByType::udf(name, state.udf(of_list)?, state.udf(name)?);
+        state.register_udf(Arc::new(function))?;
+    }
+    Ok(())
+}
+
+/// Plans the operators that are functions of ours; asked before DataFusion's planners.
+pub(crate) fn operators(state: &SessionState) -> Result<Arc<dyn ExprPlanner>> {
+    let functions = [
+        (BinaryOperator::Arrow, "json_get"),
+        (BinaryOperator::LongArrow, "json_get_text"),
+        (BinaryOperator::HashArrow, "json_get_path"),
+        (BinaryOperator::HashLongArrow, "json_get_path_text"),
+        (BinaryOperator::StringConcat, "||"),
+    ];
+    let functions = functions.into_iter().map(|(op, name)| Ok((op, state.udf(name)?))).collect::<Result<_>>()?;
+    Ok(Arc::new(operators::Operators {
+        functions,
+        array: state.udf("make_array")?,
+        array_concat: state.udf("array_concat")?,
+        matches: state.udf("regexp_like")?,
+        row: state.udf("struct")?,
+        named_row: state.udf("named_struct")?,
+    }))
+}
+
+/// The SQL name of a value's type.
+fn type_name() -> ScalarUDF {
+    Own::udf(
+        "typeof",
+        &["pg_typeof"],
+        |name, given| match given {
+            [given] => Ok((vec![given.clone()], DataType::Utf8)),
+            _ => wrong_count(name, "one value"),
+        },
+        |args, rows, _| {
+            let name = crate::sql_type_name(args[0].data_type());
+            Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(name, rows))))
+        },
+    )
+}
+
+/// `current_user` of one caller. Not immutable: what depends on it is not kept for others.
+#[derive(Debug)]
+pub(crate) struct CurrentUser {
+    user: String,
+    signature: Signature,
+}
+
+impl CurrentUser {
+    pub(crate) fn udf(user: &str) -> ScalarUDF {
+        ScalarUDF::from(Self { user: user.to_owned(), signature: Signature::nullary(Volatility::Stable) })
+    }
+}
+
+impl PartialEq for CurrentUser {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user
+    }
+}
+
+impl Eq for CurrentUser {}
+
+impl Hash for CurrentUser {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.user.hash(state);
+    }
+}
+
+impl ScalarUDFImpl for CurrentUser {
+    fn name(&self) -> &str {
+        "current_user"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(self.user.clone()))))
+    }
+}

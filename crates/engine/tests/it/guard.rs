@@ -1,0 +1,94 @@
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures::TryStreamExt;
+use headworks_domain::{ErrorKind, Fault};
+use headworks_engine::{Engine, QueryOptions, Stage};
+
+use crate::support::{bench, bench_with, lake};
+
+#[tokio::test]
+async fn values_have_a_limit_before_they_are_made() {
+    let bench = bench();
+    for sql in [
+        "select repeat('x', 2000000000)",
+        "select lpad('x', 2000000000)",
+        "select rpad('x', 100000000, 'ab')",
+        "select replace(repeat('x', 1000000), 'x', repeat('y', 1000))",
+        "select regexp_replace(repeat('x', 1000000), 'x', repeat('y', 1000), 'g')",
+        "select array_repeat(1, 100000000)",
+        "select range(0, 9000000000)",
+        "select generate_series(timestamp '1700-01-01', timestamp '2200-01-01', interval '1 second')",
+        "select array_to_string(array_repeat('', 1000000), repeat('x', 1000))",
+        "select repeat('x', 40000000) || repeat('y', 40000000)",
+        "select concat(repeat('x', 40000000), repeat('y', 40000000))",
+        "select [range(0, 5000000), range(0, 5000000)]",
+        "select repeat('x', value) from generate_series(1, 1000000)",
+        "select string_agg(repeat('x', 100000), ',') from generate_series(1, 1000)",
+        "select array_agg(value) from generate_series(1, 100000000)",
+        "select array_agg(value) over (order by value) from generate_series(1, 100000)",
+        "with recursive t as (select 'x' as x union all select x || x from t) select max(length(x)) from t",
+    ] {
+        let error = bench.fails(sql).await;
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
+        assert!(error.hint().unwrap().contains("sql.value_bytes_max"), "{sql}: {error}");
+    }
+    assert_eq!(bench.value("select length(repeat('x', 16000000))").await, "16000000");
+    // A row of a constant this large makes batches small.
+    let rows =
+        "select count(x) from (select repeat('x', 15000000) as x, value from generate_series(1, 100)) where value > 0";
+    assert_eq!(bench.value(rows).await, "100");
+}
+
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+async fn count(engine: Engine, sql: &str) -> headworks_engine::Result<usize> {
+    let stream = engine.query(sql, QueryOptions::default()).await?;
+    Ok(stream.try_collect::<Vec<_>>().await?.len())
+}
+
+#[tokio::test]
+async fn the_query_that_takes_the_memory_is_stopped_and_no_other() {
+    let bench = bench_with(lake(), |options| {
+        options.memory_bytes = 100 << 20;
+        options.allocated = Some(|| ALLOCATED.load(Ordering::Relaxed));
+    });
+    let large = "select count(distinct repeat('x', value % 10)) from generate_series(1, 100000000000)";
+    let small = "select count(*) from generate_series(1, 100000000000)";
+    let large = tokio::spawn(count(bench.engine.clone(), large));
+    let small = tokio::spawn(count(bench.engine.clone(), small));
+    let run = || bench.engine.queries().iter().filter(|query| query.stage == Stage::Running).count();
+    while run() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A fifth above the limit is still borne.
+    ALLOCATED.store(119 << 20, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(run(), 2);
+    ALLOCATED.store(121 << 20, Ordering::Relaxed);
+    let error = tokio::time::timeout(Duration::from_secs(5), large).await.unwrap().unwrap().unwrap_err();
+    assert!(error.kind() == ErrorKind::Exhausted && error.to_string().contains("is taken to hold most"), "{error}");
+    ALLOCATED.store(0, Ordering::Relaxed);
+    assert_eq!(run(), 1);
+    small.abort();
+}
+
+#[tokio::test]
+async fn heavy_rows_do_not_keep_a_query_from_being_stopped() {
+    let bench = bench();
+    for sql in [
+        "select count(*) from (select distinct repeat('x', 1000000) || value from generate_series(1, 1000000))",
+        "select sum(length(x || x)) from (select repeat('x', 1000000) || value as x from generate_series(1, 1000000))",
+        "select count(*) from (select unnest(range(0, 10000)) from generate_series(1, 100000000))",
+        "with recursive t as (select 1 as n union all select n + 1 from t) select count(*) from t",
+        "select sum(value) over (order by value rows between 1000 preceding and current row) from generate_series(1, 1000000000)",
+    ] {
+        let options = QueryOptions { timeout: Some(Duration::from_millis(500)), ..QueryOptions::default() };
+        let asked = std::time::Instant::now();
+        let ended = bench.engine.rows(sql, options).await;
+        assert!(asked.elapsed() < Duration::from_millis(1_500), "{sql}: {:?}", asked.elapsed());
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::Exhausted, "{sql}");
+    }
+}
