@@ -52,7 +52,9 @@ fn unknown(detail: &str) -> Response {
     };
     let hint = "send `Authorization: Bearer <token>`; headworks tokens create makes one";
     let mut response = problem.hint(hint).into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic charset=\"UTF-8\""));
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic charset=\"UTF-8\""));
     response
 }
 

@@ -63,7 +63,8 @@ impl Api {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut description = Description::openapi();
     let components = description.components.get_or_insert_default();
-    let scheme = |scheme, text: &str| SecurityScheme::Http(Http::builder().scheme(scheme).description(Some(text)).build());
+    let scheme =
+        |scheme, text: &str| SecurityScheme::Http(Http::builder().scheme(scheme).description(Some(text)).build());
     components.add_security_scheme("token", scheme(HttpAuthScheme::Bearer, "an API token, as `hw_...`"));
     components.add_security_scheme("password", scheme(HttpAuthScheme::Basic, "a user's name and password"));
     description

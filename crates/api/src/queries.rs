@@ -150,7 +150,11 @@ impl QueryBody {
         let state = kept.state();
         // The last rows are out before the result is whole.
         let stage = if state.stage == Stage::Done && !kept.is_over() { Stage::Running } else { state.stage };
-        Self { error, columns: kept.schema().map(|schema| results::columns(&schema)), ..Self::of(&QueryState { stage, ..state }) }
+        Self {
+            error,
+            columns: kept.schema().map(|schema| results::columns(&schema)),
+            ..Self::of(&QueryState { stage, ..state })
+        }
     }
 }
 

@@ -160,8 +160,7 @@ pub(crate) async fn page(kept: &Arc<Kept>, offset: u64, limit: usize) -> Result<
         Ok((output::json_rows(&batches)?, read))
     });
     let internal = |detail: String| Problem::new(ErrorKind::Internal, "SQL_INTERNAL", detail);
-    let (text, read) =
-        read.await.map_err(|error| internal(error.to_string()))?.map_err(|error| Problem::of(&error))?;
+    let (text, read) = read.await.map_err(|error| internal(error.to_string()))?.map_err(|error| Problem::of(&error))?;
     let data = RawValue::from_string(text).map_err(|error| internal(error.to_string()))?;
     let after = offset.saturating_add(read);
     let next = (after < rows && read > 0)

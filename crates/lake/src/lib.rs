@@ -170,7 +170,8 @@ impl Lake {
     }
 
     fn new(id: String, store: Store, storage: Storage, clock: Arc<dyn Clock>) -> Self {
-        let (tables, unseen, touched) = (Mutex::default(), tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let (tables, unseen, touched) =
+            (Mutex::default(), tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
         let asked = AtomicU64::new(0);
         Self { inner: Arc::new(Inner { id, store, storage, clock, tables, unseen, touched, asked }) }
     }

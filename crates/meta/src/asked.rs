@@ -101,7 +101,9 @@ impl AskedLog {
             let places = rows_of_places(some.len(), COLUMN_COUNT);
             let sql = format!("insert into hw_query ({COLUMNS}) values {places} on conflict (id) do nothing");
             let values: Vec<Value> = some.iter().flat_map(row).collect();
-            self.store.write(move |tx| Box::pin(async move { Ok::<_, Error>(tx.execute(&sql, &values).await?) })).await?;
+            self.store
+                .write(move |tx| Box::pin(async move { Ok::<_, Error>(tx.execute(&sql, &values).await?) }))
+                .await?;
         }
         Ok(())
     }

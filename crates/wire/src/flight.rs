@@ -153,7 +153,9 @@ impl Flight {
     async fn signed<T>(&self, request: &Request<T>) -> Result<Signed, Status> {
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let credentials = shown.and_then(Credentials::of_header).ok_or_else(|| {
-            Status::unauthenticated("nobody has signed in: send `authorization: Bearer <token>`, or a user and password")
+            Status::unauthenticated(
+                "nobody has signed in: send `authorization: Bearer <token>`, or a user and password",
+            )
         })?;
         let session = match &credentials {
             Credentials::Token(token) => self.user_of_session(token),
@@ -165,9 +167,9 @@ impl Flight {
             None => self.accounts.sign_in(credentials, from).await,
         };
         let signed = signed.map_err(|error| match error {
-            SignInError::Slowed(seconds) => Status::unavailable(format!(
-                "too many have failed to sign in by this name: try again in {seconds} s"
-            )),
+            SignInError::Slowed(seconds) => {
+                Status::unavailable(format!("too many have failed to sign in by this name: try again in {seconds} s"))
+            }
             SignInError::Wrong => Status::unauthenticated("the token, or the name and password, are not right"),
             SignInError::Unavailable => Status::unavailable("the accounts cannot be read now"),
         })?;

@@ -229,7 +229,10 @@ async fn nobody_asks_without_signing_in() {
     assert!(anonymous.headers().contains_key("www-authenticate"));
     let me = server.client.get(format!("{}/me", server.address)).basic_auth("a", Some("right")).send().await.unwrap();
     let (status, me) = json_of(me).await;
-    assert_eq!((status, me), (StatusCode::OK, json!({"user": "a", "role": "analyst", "may_query": true, "may_manage": false})));
+    assert_eq!(
+        (status, me),
+        (StatusCode::OK, json!({"user": "a", "role": "analyst", "may_query": true, "may_manage": false}))
+    );
 }
 
 #[test]
@@ -240,5 +243,8 @@ fn the_description_is_written_down() {
         std::fs::write(&path, &text).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == text, "docs/reference/openapi.json is behind: UPDATE_OPENAPI=1 cargo nextest run -p headworks-api");
+    assert!(
+        written == text,
+        "docs/reference/openapi.json is behind: UPDATE_OPENAPI=1 cargo nextest run -p headworks-api"
+    );
 }

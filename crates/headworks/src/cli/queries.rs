@@ -93,7 +93,11 @@ fn table(asked: &[Asked]) -> Table {
     ]);
     for query in asked {
         let text: String = query.sql.split_whitespace().collect::<Vec<_>>().join(" ");
-        let short = if text.chars().count() > SQL_CHARS { text.chars().take(SQL_CHARS - 1).chain(['…']).collect() } else { text };
+        let short = if text.chars().count() > SQL_CHARS {
+            text.chars().take(SQL_CHARS - 1).chain(['…']).collect()
+        } else {
+            text
+        };
         let state = match (&query.error, query.is_cached) {
             (Some(code), _) => code.clone(),
             (None, true) => "cached".to_owned(),

@@ -66,7 +66,11 @@ impl Runner {
 
     /// Plans a view's SQL once, so that a broken one is never published.
     pub(super) async fn try_view(&self, plan: &RunPlan, sql: &str) -> Result<(), Stop> {
-        self.engine.query(&format!("explain {sql}"), options(&plan.job.name)).await.map(drop).map_err(|e| sql_stop(plan, &e))
+        self.engine
+            .query(&format!("explain {sql}"), options(&plan.job.name))
+            .await
+            .map(drop)
+            .map_err(|e| sql_stop(plan, &e))
     }
 }
 

@@ -204,7 +204,8 @@ impl Runner {
 
     async fn query(&self, segment: &Segment, plan: &RunPlan, sql: &SqlTask) -> Result<Option<Value>, Failure> {
         segment.log.line(format!("running SQL:\n{}", sql.sql));
-        let stream = self.engine.query(&sql.sql, options(&plan.job.name)).await.map_err(|error| query_failure(&error))?;
+        let stream =
+            self.engine.query(&sql.sql, options(&plan.job.name)).await.map_err(|error| query_failure(&error))?;
         let max = segment.output_bytes_max();
         let mut rows = Bounded { bytes: Vec::new(), max };
         match headworks_engine::output::write_json(stream, &mut rows).await {

@@ -1,7 +1,8 @@
-//! The doors of the query service: the HTTP API, Flight SQL on the same port, and who may pass.
+//! The doors of the query service: the HTTP API, Flight SQL on the same port, PostgreSQL on its own, and who may pass.
 
 use std::{net::IpAddr, sync::Arc};
 
+use anyhow::Context;
 use async_trait::async_trait;
 use axum::{
     Router,
@@ -10,10 +11,10 @@ use axum::{
     response::Response,
 };
 use headworks_api::{Api, Peer, Tls};
-use headworks_domain::{ErrorKind, Right};
+use headworks_domain::{ErrorKind, Fault, Right};
 use headworks_engine::{Caller, Credentials, KeptOptions, KeptQueries, SignIn, SignInError, Signed};
 use headworks_meta::{Account, Accounts, Error};
-use headworks_wire::flight;
+use headworks_wire::{flight, postgres};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{app::App, fail::Failure};
@@ -47,6 +48,73 @@ pub(super) async fn queries(app: &App) -> anyhow::Result<Router> {
         .route_service(flight::PATH, flight::service(engine.clone(), Arc::clone(&gate)))
         .layer(middleware::from_fn(with_address));
     Ok(Api::new(engine, kept, gate).router().merge(flight))
+}
+
+/// The PostgreSQL server with its port; `None` when the setting is empty. Errors: the port is taken.
+pub(super) async fn postgres(app: &App) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
+    let config = app.config()?;
+    let server = &config.server;
+    if server.postgres_listen.is_empty() {
+        return Ok(None);
+    }
+    let mut options = postgres::Options::default();
+    if let (Some(certificate), Some(key)) = (&server.tls_certificate, &server.tls_key) {
+        let read = |path: &str| {
+            let path = app.root()?.join(path);
+            std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
+        };
+        let tls = postgres::Tls::from_pem(&read(certificate)?, &read(key)?);
+        options.tls = Some(tls.map_err(|error| {
+            let message = format!("the server's certificate cannot be used: {error}");
+            Failure::new(ErrorKind::Invalid, "SERVE_TLS", message)
+        })?);
+    }
+    let listener = super::health::bind(&server.postgres_listen, "server.postgres_listen").await?;
+    let gate = Arc::new(Gate { accounts: app.accounts().await?.clone() });
+    Ok(Some((postgres::Service::new(app.engine().await?.clone(), gate, options), listener)))
+}
+
+/// Serves clients of PostgreSQL until `stop` turns true.
+pub(super) async fn serve_postgres(service: postgres::Service, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = service.run(listener, stopped).await {
+        tracing::error!(%error, "the PostgreSQL server ended");
+    }
+}
+
+#[async_trait]
+impl postgres::Accounts for Gate {
+    async fn verifier(&self, user: &str, from: IpAddr) -> Result<postgres::ScramVerifier, Box<dyn Fault>> {
+        self.accounts.may_try(user, from).map_err(fault)?;
+        let verifier = self.accounts.scram_verifier(user).await.map_err(fault)?;
+        Ok(postgres::ScramVerifier {
+            salt: verifier.salt,
+            iterations: verifier.iterations,
+            stored_key: verifier.stored_key,
+            server_key: verifier.server_key,
+        })
+    }
+
+    async fn signed_in(&self, user: &str, from: IpAddr) -> Result<Caller, Box<dyn Fault>> {
+        let account = self.accounts.account(user).await.map_err(fault)?;
+        self.accounts.succeeded(user, from);
+        if !account.may(Right::Query) {
+            let message = format!("`{}` may not ask queries", account.name);
+            let hint = "an admin can give another role, or a token with the scope `query`";
+            return Err(Box::new(Failure::new(ErrorKind::Denied, "ACCOUNT_DENIED", message).hint(hint)));
+        }
+        Ok(signed(account).caller)
+    }
+
+    async fn failed(&self, user: &str, from: IpAddr) {
+        self.accounts.failed(user, from);
+    }
+}
+
+fn fault(error: Error) -> Box<dyn Fault> {
+    Box::new(error)
 }
 
 /// Tells a service that knows nothing of our listener where its requests come from.

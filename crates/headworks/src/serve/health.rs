@@ -192,10 +192,10 @@ impl Health {
 }
 
 /// Opens the port. Errors: it is taken, or the address is none.
-pub(super) async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+pub(super) async fn bind(listen: &str, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|error| {
         Failure::new(ErrorKind::Unavailable, "SERVE_LISTEN", format!("cannot listen on `{listen}`: {error}"))
-            .hint("name another address with --listen or server.listen; port 0 takes any free one")
+            .hint(format!("name another address in {setting}; port 0 takes any free one"))
             .into()
     })
 }

@@ -94,10 +94,10 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
 
     let listen = options.listen.unwrap_or_else(|| config.server.listen.clone());
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone(), runs.clone()));
-    let server = health::bind(&listen).await?;
+    let server = health::bind(&listen, "--listen or server.listen").await?;
 
     let tls = front::tls(app)?;
-    let mut writes_down = None;
+    let (mut writes_down, mut postgres) = (None, None);
     let mut routes = health::routes(Arc::clone(&health));
     if options.role == Role::Scheduler {
         let log = AskedLog::open(app.store().await?.clone()).await?;
@@ -106,6 +106,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         writes_down = Some(pen);
         routes = routes.merge(front::queries(app).await?);
         health.watch(app.engine().await?.clone());
+        postgres = front::postgres(app).await?;
     }
 
     let alerts = alert::Service::open(app, live.clone()).await?;
@@ -144,8 +145,14 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
 
     let out = app.out;
     let schedules = live.current().jobs.values().filter(|job| job.schedule.is_some()).count();
+    let doors = match &postgres {
+        Some((_, listener)) => {
+            format!(", queries on http://{0} and postgres://{1}", server.local_addr()?, listener.local_addr()?)
+        }
+        None => String::new(),
+    };
     out.note(format_args!(
-        "{} keeps running{}: {schedules} jobs with a schedule, health on http://{}/healthz; Ctrl-C stops it",
+        "{} keeps running{}: {schedules} jobs with a schedule, health on http://{}/healthz{doors}; Ctrl-C stops it",
         live.current().name(),
         Some(takes.to_string())
             .filter(|takes| !takes.is_empty())
@@ -156,6 +163,9 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let mut parts = JoinSet::new();
     let listened = stopped.clone();
     parts.spawn(front::serve(server, tls, routes, listened));
+    if let Some((service, listener)) = postgres {
+        parts.spawn(front::serve_postgres(service, listener, stopped.clone()));
+    }
     if let Some(pen) = writes_down {
         parts.spawn(pen.run(stopped.clone()));
     }

@@ -10,7 +10,7 @@ use crate::{
 /// What a client is told on its command line: the address, a token, a user's name and password, the package's folder.
 const CLIENTS: &str = r#"
 import os, sys, signal, threading, time, urllib.request, urllib.error
-address, token, user, password, package = sys.argv[1:6]
+address, token, user, password, package, postgres = sys.argv[1:7]
 sys.path.insert(0, package)
 os.environ["HEADWORKS_URL"] = f"http://{address}"
 os.environ["HEADWORKS_TOKEN"] = token
@@ -74,6 +74,20 @@ try:
     raise SystemExit("it should fail")
 except Exception as error:
     assert "UNAUTHENTICATED" in str(error).upper(), error
+# PostgreSQL, with a password and with a token's own user name.
+import psycopg
+host, port = postgres.split(":")
+with psycopg.connect(host=host, port=port, user=user, password=password, dbname="headworks") as db:
+    assert db.execute("select n, name from numbers where n = %s order by ds", (2,)).fetchall()[0][0] == 2
+    assert ("numbers",) in db.execute("select relname from pg_class where relkind = 'r'").fetchall()
+try:
+    psycopg.connect(host=host, port=port, user=user, password="wrong-password", dbname="headworks")
+    raise SystemExit("it should fail")
+except psycopg.OperationalError as error:
+    assert "password authentication failed" in str(error), error
+login = "token_" + token.split("_")[1]
+with psycopg.connect(host=host, port=port, user=login, password=token, dbname="headworks", autocommit=True) as db:
+    assert db.execute("select current_user").fetchone() == (user,), db.execute("select current_user").fetchone()
 print("fine")
 "#;
 
@@ -81,16 +95,21 @@ print("fine")
 fn clients_ask_over_http_and_flight_and_it_is_written_down() {
     let project = Project::numbers();
     project.ok(&["backfill", "numbers", "--from", "2026-01-01", "--to", "2026-01-02"]);
-    let made = project.run_with_input(&["users", "create", "ann", "--role", "analyst", "--password-stdin"], "correct horse 9\n");
+    let made = project
+        .run_with_input(&["users", "create", "ann", "--role", "analyst", "--password-stdin"], "correct horse 9\n");
     assert_eq!(made.code, 0, "{made:?}");
     let token = project.ok(&["tokens", "create", "--user", "ann", "--name", "tests"]).trim().to_owned();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let up = Serving::start(project.command(&["up", "--listen", &address]));
+    let postgres = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut command = project.command(&["up", "--listen", &address]);
+    command.env("HEADWORKS__SERVER__POSTGRES_LISTEN", &postgres);
+    let up = Serving::start(command);
     until("the port", || std::net::TcpStream::connect(&address).ok());
     let package = workspace_root().join("python/src").display().to_string();
-    let said = python(CLIENTS, &[&address, &token, "ann", "correct horse 9", &package]).unwrap();
+    let said = python(CLIENTS, &[&address, &token, "ann", "correct horse 9", &package, &postgres]).unwrap();
     assert_eq!(said.trim(), "fine");
-    let asked = || project.json(&["queries", "list", "--user", "ann", "--limit", "100"])["queries"].as_array().unwrap().clone();
+    let asked =
+        || project.json(&["queries", "list", "--user", "ann", "--limit", "100"])["queries"].as_array().unwrap().clone();
     let asked = until("the record", || Some(asked()).filter(|asked| asked.iter().any(|q| q["state"] == "cancelled")));
     let of = |key: &str, value: serde_json::Value| asked.iter().filter(|q| q[key] == value).count();
     assert!(of("state", "failed".into()) >= 2 && of("is_cached", true.into()) >= 1, "{asked:?}");

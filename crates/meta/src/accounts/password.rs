@@ -179,7 +179,9 @@ mod tests {
     fn weak_passwords_are_refused() {
         let user = "administrator".parse().unwrap();
         let check = |text: &str| check(&user, &Secret::new(text)).is_ok();
-        assert!(check("correct horse") && check("日本語のとても長い秘密の言葉") && check("administrator of many boats"));
+        assert!(
+            check("correct horse") && check("日本語のとても長い秘密の言葉") && check("administrator of many boats")
+        );
         for weak in
             ["", "short", "elevenchars", "administrator1", "Administrator", "aaaaaaaaaaaaaaaa", "tabs\tand\nlines ok"]
         {

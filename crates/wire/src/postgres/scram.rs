@@ -16,10 +16,14 @@ use ring::{
 /// Written as PostgreSQL does: `SCRAM-SHA-256$4096:<salt>$<stored key>:<server key>`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramVerifier {
-    iterations: u32,
-    salt: Vec<u8>,
-    stored_key: [u8; 32],
-    server_key: [u8; 32],
+    /// How often the password is mixed with the salt.
+    pub iterations: u32,
+    /// What it is mixed with.
+    pub salt: Vec<u8>,
+    /// The hash of the key with which a client proves itself.
+    pub stored_key: [u8; 32],
+    /// The key with which the server proves itself.
+    pub server_key: [u8; 32],
 }
 
 impl ScramVerifier {
