@@ -11,10 +11,7 @@ mod own;
 mod spelling;
 mod urls;
 
-use std::{
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arrow::{array::StringArray, datatypes::DataType};
 use datafusion::{
@@ -33,7 +30,7 @@ use self::own::{Own, wrong_count};
 
 /// Gives a session our functions.
 pub(crate) fn register(state: &mut SessionState) -> Result<()> {
-    let own = [json::udfs(), dates::udfs(), urls::udfs(), vec![type_name(), operators::concatenation()]];
+    let own = [json::udfs(), dates::udfs(), urls::udfs(), vec![type_name(), version(), operators::concatenation()]];
     for function in own.into_iter().flatten() {
         state.register_udf(Arc::new(function))?;
     }
@@ -81,35 +78,32 @@ fn type_name() -> ScalarUDF {
 }
 
 /// `current_user` of one caller. Not immutable: what depends on it is not kept for others.
-#[derive(Debug)]
-pub(crate) struct CurrentUser {
-    user: String,
+pub(crate) fn current_user(user: &str) -> ScalarUDF {
+    Constant::udf("current_user", user, Volatility::Stable)
+}
+
+/// What answers here. Clients that speak PostgreSQL are told one of its versions instead.
+fn version() -> ScalarUDF {
+    Constant::udf("version", concat!("Headworks ", env!("CARGO_PKG_VERSION")), Volatility::Immutable)
+}
+
+/// A function without arguments that gives one text.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Constant {
+    name: &'static str,
+    value: String,
     signature: Signature,
 }
 
-impl CurrentUser {
-    pub(crate) fn udf(user: &str) -> ScalarUDF {
-        ScalarUDF::from(Self { user: user.to_owned(), signature: Signature::nullary(Volatility::Stable) })
+impl Constant {
+    fn udf(name: &'static str, value: &str, volatility: Volatility) -> ScalarUDF {
+        ScalarUDF::from(Self { name, value: value.to_owned(), signature: Signature::nullary(volatility) })
     }
 }
 
-impl PartialEq for CurrentUser {
-    fn eq(&self, other: &Self) -> bool {
-        self.user == other.user
-    }
-}
-
-impl Eq for CurrentUser {}
-
-impl Hash for CurrentUser {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.user.hash(state);
-    }
-}
-
-impl ScalarUDFImpl for CurrentUser {
+impl ScalarUDFImpl for Constant {
     fn name(&self) -> &str {
-        "current_user"
+        self.name
     }
 
     fn signature(&self) -> &Signature {
@@ -121,6 +115,6 @@ impl ScalarUDFImpl for CurrentUser {
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(self.user.clone()))))
+        Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(self.value.clone()))))
     }
 }

@@ -298,7 +298,7 @@ impl Planner {
     fn state_of(&self, options: &QueryOptions) -> Result<SessionState> {
         let mut state = self.state(options, 1, true);
         if options.postgres.is_none() {
-            state.register_udf(Arc::new(functions::CurrentUser::udf(&options.caller.user)))?;
+            state.register_udf(Arc::new(functions::current_user(&options.caller.user)))?;
         }
         Ok(state)
     }

@@ -106,15 +106,12 @@ const TEMPLATES: &[(&str, usize, &str)] = &[
     ("string_split", 2, "string_to_array($1, $2)"),
     ("to_base64", 1, "encode($1, 'base64')"),
     ("ucase", 1, "upper($1)"),
-    ("version", 0, VERSION),
     // Arrays and maps.
     ("element_at", 2, "$1[$2]"),
     ("sequence", 2, "generate_series($1, $2)"),
     ("sequence", 3, "generate_series($1, $2, $3)"),
     ("slice", 3, "array_slice($1, $2, $2 + $3 - 1)"),
 ];
-
-const VERSION: &str = concat!("'Headworks ", env!("CARGO_PKG_VERSION"), "'");
 
 /// Calls whose first argument may be a unit without quotes, as `dateadd(day, 1, ds)`.
 const WITH_UNIT: [&str; 7] = ["date_add", "date_diff", "date_part", "date_trunc", "dateadd", "datediff", "date_bucket"];

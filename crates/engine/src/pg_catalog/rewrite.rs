@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use datafusion::sql::sqlparser::{
     ast::{Expr, Query, SelectItem, SetExpr, Statement, Value},
-    dialect::{GenericDialect, PostgreSqlDialect},
+    dialect::PostgreSqlDialect,
     tokenizer::{Token, Tokenizer},
 };
 use datafusion_pg_catalog::{
@@ -20,6 +20,7 @@ use datafusion_pg_catalog::{
 use super::{PG_CATALOG, prune, spelling, tables};
 use crate::{
     Error, Result, SqlLimits,
+    dialect::Sql,
     parse::{self, Parsed, Reading},
     resolve::{self, INFORMATION_SCHEMA, Space},
 };
@@ -71,7 +72,7 @@ pub(crate) fn parse_postgres(sql: &str, limits: &SqlLimits) -> Result<Rewritten>
     {
         return Ok(rewritten);
     }
-    let mut parsed = match parse::parse_as(sql, limits, &GenericDialect {}) {
+    let mut parsed = match parse::parse_as(sql, limits, &Sql) {
         // PostgreSQL's dialect has operators that the generic one lacks.
         Err(error @ Error::Syntax { .. }) => parse::parse_as(sql, limits, &PostgreSqlDialect {}).map_err(|_| error)?,
         other => other?,
