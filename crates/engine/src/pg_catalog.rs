@@ -18,17 +18,18 @@ use std::{
 
 use async_trait::async_trait;
 use datafusion::{
-    arrow::datatypes::SchemaRef,
+    arrow::datatypes::{DataType, Field, FieldRef, SchemaRef},
     catalog::{CatalogProvider, MemTable, MemoryCatalogProvider, TableProvider},
     datasource::TableType,
     error::{DataFusionError, Result},
     execution::{SessionState, SessionStateBuilder},
     logical_expr::planner::TypePlanner,
     prelude::SessionContext,
+    sql::sqlparser::ast::{ArrayElemTypeDef, DataType as SqlType},
 };
 use datafusion_pg_catalog::pg_catalog::{
     PG_CATALOG_TABLES, PgCatalogSchemaProvider, PgCatalogStaticTables, catalog_info::CatalogInfo,
-    context::EmptyContextProvider, oid_type_planner::PgOidTypePlanner,
+    context::EmptyContextProvider, oid_field::OID_ALIAS_KEY, oid_type_planner::PgOidTypePlanner,
 };
 
 use crate::{Listed, resolve::CATALOG};
@@ -128,7 +129,30 @@ pub(crate) fn with_functions(state: &SessionState) -> Result<SessionState> {
 
 /// Reads `regclass`, `oid` and `pg_catalog.text` as types.
 pub(crate) fn type_planner() -> Arc<dyn TypePlanner> {
-    Arc::new(PgOidTypePlanner)
+    Arc::new(Types)
+}
+
+/// The library's type names, and arrays of object ids, which clients are told of as such.
+#[derive(Debug)]
+struct Types;
+
+impl TypePlanner for Types {
+    fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        let element = match sql_type {
+            SqlType::Array(
+                ArrayElemTypeDef::SquareBracket(element, _)
+                | ArrayElemTypeDef::AngleBracket(element)
+                | ArrayElemTypeDef::Parenthesis(element),
+            ) => element,
+            other => return PgOidTypePlanner.plan_type_field(other),
+        };
+        if element.to_string().to_lowercase().trim_start_matches("pg_catalog.") != "oid" {
+            return Ok(None);
+        }
+        let metadata = [(OID_ALIAS_KEY.to_owned(), "oid".to_owned())].into();
+        let item = Field::new_list_field(DataType::Int32, true).with_metadata(metadata);
+        Ok(Some(Arc::new(Field::new("", DataType::List(Arc::new(item)), true))))
+    }
 }
 
 /// One table of `information_schema` as PostgreSQL has it; none when there is no such table.

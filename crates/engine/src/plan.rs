@@ -224,7 +224,7 @@ impl Planner {
     ) -> Result<Logical> {
         let Rewritten { mut parsed, written } = match &options.postgres {
             None => Rewritten { parsed: parse::parse(sql, &options.limits)?, written: None },
-            Some(_) => pg_catalog::parse_postgres(sql, &options.limits)?,
+            Some(_) => pg_catalog::parse_postgres(sql, &options.limits, &parameter_types)?,
         };
         let wanted = resolve::tables(&mut parsed, &options.limits, false)?;
         let lookup = Lookup { planner: self, options, seen: Mutex::default(), is_listing: false };

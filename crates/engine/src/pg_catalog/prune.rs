@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr,
-    Ident, JoinOperator, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableFactor, Value, VisitMut,
-    VisitorMut, visit_expressions,
+    Ident, JoinOperator, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableFactor, Value, Visit,
+    VisitMut, Visitor, VisitorMut,
 };
 
 use super::rewrite::column_name;
@@ -159,20 +159,6 @@ fn is_empty_table(table: &TableFactor) -> bool {
 
 /// True when a select may give one row of no rows.
 fn aggregates(select: &Select) -> bool {
-    const NAMES: [&str; 12] = [
-        "count",
-        "sum",
-        "min",
-        "max",
-        "avg",
-        "array_agg",
-        "string_agg",
-        "bool_and",
-        "bool_or",
-        "every",
-        "json_agg",
-        "jsonb_agg",
-    ];
     let has_groups = match &select.group_by {
         GroupByExpr::All(_) => true,
         GroupByExpr::Expressions(exprs, _) => !exprs.is_empty(),
@@ -180,18 +166,54 @@ fn aggregates(select: &Select) -> bool {
     if has_groups {
         return false;
     }
-    let is_aggregate = |expr: &Expr| match expr {
-        Expr::Function(function) => {
-            let last = function.name.0.last().and_then(|part| part.as_ident()).map(resolve::normal);
+    let mut finder = Aggregates { depth: 0 };
+    select.having.is_some() || select.projection.iter().any(|item| item.visit(&mut finder).is_break())
+}
+
+/// Finds aggregates, but not those of subqueries.
+struct Aggregates {
+    depth: usize,
+}
+
+impl Visitor for Aggregates {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        const NAMES: [&str; 12] = [
+            "count",
+            "sum",
+            "min",
+            "max",
+            "avg",
+            "array_agg",
+            "string_agg",
+            "bool_and",
+            "bool_or",
+            "every",
+            "json_agg",
+            "jsonb_agg",
+        ];
+        if let Expr::Function(function) = expr
+            && self.depth == 0
             // One over a window gives as many rows as there were.
-            function.over.is_none() && last.is_some_and(|name| NAMES.contains(&name.as_str()))
+            && function.over.is_none()
+            && let Some(name) = function.name.0.last().and_then(|part| part.as_ident()).map(resolve::normal)
+            && NAMES.contains(&name.as_str())
+        {
+            return ControlFlow::Break(());
         }
-        _ => false,
-    };
-    let found = visit_expressions(&select.projection, |expr| {
-        if is_aggregate(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    found.is_break() || select.having.is_some()
+        ControlFlow::Continue(())
+    }
 }
 
 /// The same columns of no rows; none when they cannot be named without the tables.
@@ -281,4 +303,52 @@ fn max(expr: Expr) -> Expr {
         over: None,
         within_group: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse;
+
+    #[test]
+    fn only_what_gives_nothing_is_pruned() {
+        let check = |sql: &str, expected: &str| {
+            let mut query = parse::generated(sql).unwrap();
+            without_empty(&mut query);
+            assert_eq!(query.to_string().to_lowercase(), expected, "{sql}");
+        };
+        let same = |sql: &str| check(sql, sql);
+        let nothing = "select null::text as \"indexrelid\" where false";
+        check("select indexrelid from pg_index", nothing);
+        check("select i.indexrelid from pg_class c join pg_catalog.pg_index i on true order by 1 limit 5", nothing);
+        check("select i.indexrelid from pg_index i left join pg_class c on true", nothing);
+        check("select (select 1 from pg_index), exists (select 1 from pg_index)", "select null, false");
+        check("select a from t where a in (select 1 from pg_trigger)", "select a from t where false");
+        check("select a from t where a not in (select 1 from pg_trigger)", "select a from t where true");
+        check("select x.a from (select 1 as a from pg_policy) as x, t", "select null::text as \"a\" where false");
+        same("select count(*) from pg_index");
+        let inner = "select (select count(*) from t) as n from pg_index";
+        check(inner, "select null::text as n where false");
+        same("select max(indexrelid) from pg_index having true");
+        same("select c.oid from pg_class as c left join pg_index as i on true");
+        same("select c.oid from pg_class as c right join pg_index as i on true");
+        same("select oid from pg_class where false or true");
+        same("select 1 from pg_index union all select 2");
+    }
+
+    #[test]
+    fn subqueries_for_one_value_aggregate() {
+        let check = |sql: &str, expected: &str| {
+            let mut statement = Statement::Query(parse::generated(sql).unwrap());
+            with_one_value(&mut statement);
+            assert_eq!(statement.to_string(), expected, "{sql}");
+        };
+        check(
+            "select (select a from t where t.b = u.b) from u",
+            "SELECT (SELECT max(a) FROM t WHERE t.b = u.b) FROM u",
+        );
+        check("select (select count(*) from t)", "SELECT (SELECT count(*) FROM t)");
+        check("select (select a from t order by b limit 1)", "SELECT (SELECT a FROM t ORDER BY b LIMIT 1)");
+        check("select (select 1)", "SELECT (SELECT 1)");
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::LazyLock;
 
+use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::{
-    ast::{Expr, Query, SelectItem, SetExpr, Statement, Value},
+    ast::{Expr, Query, SelectItem, SetExpr, Statement},
     dialect::PostgreSqlDialect,
     tokenizer::{Token, Tokenizer},
 };
@@ -66,9 +67,9 @@ pub(crate) fn names_catalog(sql: &str) -> bool {
 }
 
 /// Parses one statement of a client that speaks PostgreSQL. Errors: as [`parse::parse`].
-pub(crate) fn parse_postgres(sql: &str, limits: &SqlLimits) -> Result<Rewritten> {
+pub(crate) fn parse_postgres(sql: &str, limits: &SqlLimits, types: &[Option<DataType>]) -> Result<Rewritten> {
     if names_catalog(sql)
-        && let Some(rewritten) = of_catalog(sql, limits)
+        && let Some(rewritten) = of_catalog(sql, limits, types)
     {
         return Ok(rewritten);
     }
@@ -82,7 +83,7 @@ pub(crate) fn parse_postgres(sql: &str, limits: &SqlLimits) -> Result<Rewritten>
         _ => None,
     };
     if let Some(mut query) = written.clone() {
-        spelling::of_statement(&mut query);
+        spelling::of_statement(&mut query, types);
         parsed.statement = Reading::Query(apply(&RULES, query)?);
     }
     Ok(Rewritten { parsed, written })
@@ -96,13 +97,13 @@ fn apply(rules: &[Box<dyn SqlStatementRewriteRule>], query: Box<Query>) -> Resul
 }
 
 /// A statement that reads nothing but the catalog; `None` for others.
-fn of_catalog(sql: &str, limits: &SqlLimits) -> Option<Rewritten> {
+fn of_catalog(sql: &str, limits: &SqlLimits, types: &[Option<DataType>]) -> Option<Rewritten> {
     let mut parsed = parse::parse_as(sql, limits, &PostgreSqlDialect {}).ok()?;
     let Reading::Query(written) = &parsed.statement else { return None };
     let written = written.clone();
     let mut query = written.clone();
     spelling::of_catalog(&mut query);
-    spelling::of_statement(&mut query);
+    spelling::of_statement(&mut query, types);
     let mut query = apply(&RULES[..2], query).ok()?;
     prune::without_empty(&mut query);
     let query = apply(&CATALOG_RULES, query).ok()?;
@@ -121,7 +122,7 @@ fn of_catalog(sql: &str, limits: &SqlLimits) -> Option<Rewritten> {
 ///
 /// Runs on a thread with a large stack.
 pub(crate) fn reads_catalog_alone(sql: &str, limits: &SqlLimits) -> bool {
-    of_catalog(sql, limits).is_some()
+    of_catalog(sql, limits, &[]).is_some()
 }
 
 /// True when a statement reads no table and is short, as `select 1` and `select version()`.
@@ -207,7 +208,6 @@ pub(super) fn column_name(expr: &Expr) -> Option<String> {
         Expr::AtTimeZone { .. } => named("timezone"),
         Expr::Interval(_) => named("interval"),
         Expr::Tuple(_) => named("row"),
-        Expr::Value(value) if matches!(value.value, Value::Boolean(_)) => named("bool"),
         _ => None,
     }
 }
@@ -234,4 +234,41 @@ fn type_name(written: &str) -> String {
         other => other,
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_without_a_name_have_postgresqls() {
+        let check = |sql: &str, count: usize, expected: &[Option<&str>]| {
+            let query = parse::generated(sql).unwrap();
+            let names = column_names(&query, count);
+            assert_eq!(names.iter().map(Option::as_deref).collect::<Vec<_>>(), expected, "{sql}");
+        };
+        check(
+            "select 1, a, a::text, upper(a), a as b from t",
+            5,
+            &[Some("?column?"), Some("a"), Some("a"), Some("upper"), None],
+        );
+        check("select '1'::int, null::numeric(1), true", 3, &[Some("int4"), Some("numeric"), Some("?column?")]);
+        check("select 1, *, 2 from t", 4, &[Some("?column?"), None, None, Some("?column?")]);
+        check("select *, 1, t.* from t", 5, &[None; 5]);
+        check("select count(*) from t union all select 2", 1, &[Some("count")]);
+        check("values (1)", 1, &[None]);
+    }
+
+    #[test]
+    fn statements_of_clients_are_told_from_others() {
+        assert!(names_catalog("select * from pg_class"));
+        assert!(names_catalog("select * from \"information_schema\".tables"));
+        assert!(!names_catalog("select pg_backend_pid(), 'pg_class' from pg_mine"));
+        assert!(reads_nothing("select version()"));
+        assert!(!reads_nothing("select 1 from t"));
+        let alone = |sql: &str| reads_catalog_alone(sql, &SqlLimits::default());
+        assert!(alone("select c.relname from pg_class c, pg_catalog.pg_namespace n"));
+        assert!(!alone("select c.relname from pg_class c, flights"));
+        assert!(!alone("insert into pg_class values (1)"));
+    }
 }

@@ -5,26 +5,55 @@ use std::{collections::HashSet, ops::ControlFlow};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
     OrderByKind, Query, Select, SelectItem, SetExpr, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut,
-    VisitorMut, visit_expressions_mut,
+    VisitorMut, With, visit_expressions_mut,
 };
 
 use super::rewrite::column_name;
 use crate::{parse, resolve};
 
-/// For every statement.
-pub(super) fn of_statement(query: &mut Query) {
-    let _: ControlFlow<()> = query.visit(&mut Any);
+/// For every statement. `types` are those of its parameters that are known.
+pub(super) fn of_statement(query: &mut Query, types: &[Option<arrow::datatypes::DataType>]) {
+    let _: ControlFlow<()> = query.visit(&mut Any { types });
     name_columns(&mut query.body);
 }
 
+/// What asyncpg asks about types that it does not know, arrays above all, without the recursion through types of rows.
+const ASYNCPG_TYPES: &str = "select t.oid as oid, n.nspname as ns, t.typname as name, t.typtype as kind, \
+    null::int as basetype, t.typelem as elemtype, e.typdelim as elemdelim, null::int as range_subtype, \
+    null::text as attrtypoids, null::text as attrnames, 0 as depth, null::text as basetype_name, \
+    e.typname as elemtype_name, null::text as range_subtype_name \
+    from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace \
+    left join pg_catalog.pg_type e on e.oid = t.typelem and t.typlen = -1 \
+    where array_has($1::oid[], t.oid)";
+
 /// For statements that read the catalog alone.
 pub(super) fn of_catalog(query: &mut Query) {
+    let is_asyncpg = |with: &With| with.cte_tables.iter().any(|cte| cte.alias.name.value == "typeinfo_tree");
+    if query.with.as_ref().is_some_and(is_asyncpg)
+        && let Ok(types) = parse::generated(ASYNCPG_TYPES)
+    {
+        *query = *types;
+    }
     let _: ControlFlow<()> = query.visit(&mut Catalog);
 }
 
-struct Any;
+struct Any<'a> {
+    types: &'a [Option<arrow::datatypes::DataType>],
+}
 
-impl VisitorMut for Any {
+impl Any<'_> {
+    /// True for a parameter that may be a list of texts: clients send one without a type.
+    fn is_texts(&self, placeholder: &str) -> bool {
+        let number = placeholder.trim_start_matches('$').parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+        match number.and_then(|n| self.types.get(n)) {
+            Some(Some(arrow::datatypes::DataType::List(item))) => item.data_type().is_string(),
+            Some(Some(_)) => false,
+            _ => true,
+        }
+    }
+}
+
+impl VisitorMut for Any<'_> {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
@@ -49,6 +78,20 @@ impl VisitorMut for Any {
                 {
                     **pattern = replaced;
                     *escape = None;
+                }
+            }
+            // `x = any($1)` with a list of no type is one of texts, and so compares texts.
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+                let list = match &**right {
+                    Expr::Nested(inner) => inner.as_ref(),
+                    other => other,
+                };
+                if let Expr::Value(ValueWithSpan { value: Value::Placeholder(placeholder), .. }) = list
+                    && self.is_texts(placeholder)
+                    && let (Some(list), Some(text)) =
+                        (expression(&format!("{placeholder}::text[]")), expression(&format!("({left})::text")))
+                {
+                    (**left, **right) = (text, list);
                 }
             }
             Expr::Function(function) => {

@@ -67,7 +67,7 @@ fn of(data_type: &DataType) -> PgType {
         | DataType::LargeList(item)
         | DataType::FixedSizeList(item, _)
         | DataType::ListView(item)
-        | DataType::LargeListView(item) => array_of(of(item.data_type())),
+        | DataType::LargeListView(item) => array_of(pg_type(item)),
         DataType::Struct(_) | DataType::Map(..) | DataType::Union(..) => JSON,
         DataType::Dictionary(_, value) => of(value),
         DataType::RunEndEncoded(_, value) => of(value.data_type()),
@@ -89,6 +89,7 @@ fn array_of(element: PgType) -> PgType {
         21 => (1005, "smallint[]"),
         23 => (1007, "integer[]"),
         25 => (1009, "text[]"),
+        26 => (1028, "oid[]"),
         700 => (1021, "real[]"),
         701 => (1022, "double precision[]"),
         1082 => (1182, "date[]"),

@@ -371,8 +371,12 @@ mod tests {
         check("0.05", 1700, Some("0.05"));
         check("-12.50", 1700, Some("-12.50"));
         check("1e3", 1700, Some("1000"));
-        check("1 day, 0:00:03", 1186, Some("1 days 3.000000000 secs"));
-        check("-1 mons 04:05:06.5", 1186, Some("-1 mons 4 hours 5 mins 6.500000000 secs"));
+        check("1 day, 0:00:03", 1186, Some("IntervalMonthDayNano { months: 0, days: 1, nanoseconds: 3000000000 }"));
+        check(
+            "-1 mons 04:05:06.5",
+            1186,
+            Some("IntervalMonthDayNano { months: -1, days: 0, nanoseconds: 14706500000000 }"),
+        );
         check("soon", 1186, None);
         check(".", 1700, None);
         check("{1,NULL,3}", 1016, Some("[1, , 3]"));

@@ -39,6 +39,7 @@ const KNOWN: &[(&str, &str, Takes)] = &[
     ("client_encoding", "UTF8", Takes::Utf8),
     ("client_min_messages", "notice", Takes::Anything),
     ("datestyle", "ISO, MDY", Takes::OneOf(&["iso", "iso, mdy", "iso,mdy", "iso, dmy", "iso, ymd", "mdy"])),
+    ("default_table_access_method", "heap", Takes::Itself),
     ("default_tablespace", "", Takes::Anything),
     ("default_transaction_deferrable", "off", Takes::Bool),
     ("default_transaction_isolation", "read committed", Takes::Anything),
