@@ -40,8 +40,8 @@ pub trait SignIn: Send + Sync + 'static {
     /// Errors: `Wrong` for all that does not fit, whatever of it; it may take a while then.
     async fn sign_in(&self, credentials: Credentials, from: IpAddr) -> Result<Signed, SignInError>;
 
-    /// The account of somebody who has signed in by this name before, as it is now. Errors: `Wrong` when it may not any more.
-    async fn again(&self, user: &str) -> Result<Signed, SignInError>;
+    /// The account behind a [`Signed::session`], as it is now. Errors: `Wrong` when it may not any more.
+    async fn again(&self, session: &str) -> Result<Signed, SignInError>;
 }
 
 /// What a client shows.
@@ -67,6 +67,9 @@ pub struct Signed {
     pub may_query: bool,
     /// May see and stop everybody's queries.
     pub may_manage: bool,
+    /// The name by which [`SignIn::again`] finds the account; `None` when each request must show the credentials, as with a
+    /// token, which has fewer rights than its owner and an end of its own.
+    pub session: Option<String>,
 }
 
 /// Why nobody was signed in.

@@ -304,11 +304,14 @@ impl FlightSqlService for Flight {
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = match shown.and_then(Credentials::of_header) {
             Some(Credentials::Token(token)) => token.expose().to_owned(),
+            // A token in the place of a password goes on as what it is.
+            Some(Credentials::Password { password, .. }) if signed.session.is_none() => password.expose().to_owned(),
             Some(Credentials::Password { .. }) => {
                 let token = format!("session_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
                 let mut desk = self.desk();
                 make_room(&mut desk.sessions, SESSIONS_MAX, |session| session.used);
-                let session = Session { user: signed.caller.user, used: Instant::now() };
+                let user = signed.session.unwrap_or_default();
+                let session = Session { user, used: Instant::now() };
                 desk.sessions.insert(token.clone(), session);
                 token
             }

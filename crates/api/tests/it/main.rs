@@ -29,6 +29,7 @@ impl SignIn for Names {
             "a" | "b" | "viewer" | "root" => Ok(Signed {
                 may_query: name != "viewer",
                 may_manage: name == "root",
+                session: None,
                 caller: Caller { role: Some("analyst".to_owned()), ..Caller::trusted(name) },
             }),
             "slow" => Err(SignInError::Slowed(7)),

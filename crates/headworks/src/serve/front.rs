@@ -152,8 +152,8 @@ impl SignIn for Gate {
         account.map(signed).map_err(|error| why(&error))
     }
 
-    async fn again(&self, user: &str) -> Result<Signed, SignInError> {
-        self.accounts.account(user).await.map(signed).map_err(|error| why(&error))
+    async fn again(&self, session: &str) -> Result<Signed, SignInError> {
+        self.accounts.account(session).await.map(signed).map_err(|error| why(&error))
     }
 }
 
@@ -161,6 +161,7 @@ fn signed(account: Account) -> Signed {
     Signed {
         may_query: account.may(Right::Query),
         may_manage: account.may(Right::ManageAccounts),
+        session: account.scopes.is_none().then(|| account.name.to_string()),
         caller: Caller {
             user: account.name.to_string(),
             role: Some(account.role.to_string()),
