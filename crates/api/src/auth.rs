@@ -70,6 +70,6 @@ pub(crate) struct Me {
 /// Who am I
 #[utoipa::path(get, path = "/me", tag = "accounts", responses((status = 200, body = Me), (status = 401, body = Problem)))]
 pub(crate) async fn me(By(signed): By) -> Json<Me> {
-    let Signed { caller, may_query, may_manage } = signed;
+    let Signed { caller, may_query, may_manage, .. } = signed;
     Json(Me { user: caller.user, role: caller.role, may_query, may_manage })
 }

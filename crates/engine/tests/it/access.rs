@@ -598,7 +598,7 @@ async fn lists_show_what_is_granted() {
     assert_eq!(sees("select column_name from information_schema.columns where table_name = 'salaries'").await, ["who"]);
     assert_eq!(
         sees("select distinct table_name from information_schema.columns").await,
-        ["events", "events_latest", "salaries"]
+        ["events", "events_latest", "pays", "salaries"]
     );
     let views = "select table_name, view_definition from information_schema.views";
     assert_eq!(sees(views).await, ["events_latest | NULL", "pays | select pay from salaries"]);

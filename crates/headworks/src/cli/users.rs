@@ -21,7 +21,9 @@ pub(crate) enum Command {
     List(ListArgs),
     Passwd(PasswdArgs),
     Role(RoleArgs),
+    /// Let a user sign in no more, nor their tokens
     Disable(NameArg),
+    /// Let a user sign in again
     Enable(NameArg),
 }
 

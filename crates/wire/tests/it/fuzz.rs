@@ -145,7 +145,7 @@ async fn frames(total: usize, seed: u64) {
             while reader.read(&mut sink).await.is_ok_and(|read| read > 0) {}
         };
         let both = async { tokio::join!(write, read) };
-        let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+        let ended = Box::pin(tokio::time::timeout(Duration::from_secs(30), both)).await;
         assert!(ended.is_ok(), "the server hangs: seed {seed}, frames up to {sent}: {all:02x?}");
     }
     server.is_quiet().await;
