@@ -576,7 +576,7 @@ mod tests {
         check(
             "[queues.default]\nmemory_percent = 70\n[queues.a]\nmemory_percent = 40\n",
             &[
-                "1:9 the queues have 111 of 100 parts of memory together (lower their `memory_percent`: a 40, default 70, jobs 1)",
+                "1:2 the queues have 111 of 100 parts of memory together (lower their `memory_percent`: a 40, default 70, jobs 1)",
             ],
         );
         check(

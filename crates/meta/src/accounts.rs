@@ -287,10 +287,7 @@ async fn secret(store: &Store, random: &SystemRandom) -> Result<String> {
                 let sql = "update hw_account_state set secret = $1 where id = 1 and secret is null";
                 tx.execute(sql, &values![made]).await?;
                 let row = tx.row(READ, &[]).await?;
-                row.map_or_else(
-                    || Err(rows::wrong("hw_account_state", "its row is missing")),
-                    |row| Ok(row.text(0)?),
-                )
+                row.map_or_else(|| Err(rows::wrong("hw_account_state", "its row is missing")), |row| Ok(row.text(0)?))
             })
         })
         .await

@@ -285,8 +285,8 @@ async fn cached_results_live_until_one_of_their_tables_is_published() {
     world.publish("orders", "ds=2013-01-03", "select 1 as id, 'x' as name").await;
     assert_eq!(ask(all).await, answer("31", false));
     assert_eq!(ask(latest).await, answer("1", false));
-    assert_eq!(ask("select count(*) from orders AT (VERSION => 3)").await.1, false);
-    assert_eq!(ask("select count(*) from orders AT (VERSION => 3)").await.1, true);
+    assert!(!ask("select count(*) from orders AT (VERSION => 3)").await.1);
+    assert!(ask("select count(*) from orders AT (VERSION => 3)").await.1);
     // What was not there is there.
     assert!(world.fails("select count(*) from later").await.to_string().contains("later"));
     world.publish("later", "ds=2013-01-03", "select 1 as id").await;
