@@ -584,12 +584,12 @@ mod tests {
             &[
                 "1:9 `a b` is not the name of a queue (use at most 64 bytes of letters, digits, `_`, `-` and `.`, as `dashboards`)",
                 "2:9 `queues.a b.slots` cannot be 0 (write a number from 1 to 10000)",
-                "3:12 `queues.a b.priority` cannot be the text `high` (it is one of `normal`, `low`)",
+                "3:12 `queues.a b.priority` cannot be `high` (write one of `normal`, `low`)",
             ],
         );
         check(
             "[server]\ntls_key = \"k.pem\"\n",
-            &["2:11 `server.tls_key` is of no use without `server.tls_certificate` (give both, or none)"],
+            &["2:1 `server.tls_key` is of no use without `server.tls_certificate` (give both, or none)"],
         );
     }
 
