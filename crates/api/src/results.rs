@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// Rows of a page that does not say how many it wants.
-pub(crate) const PAGE_ROWS: usize = 1_000;
+pub(crate) const PAGE_ROWS: u64 = 1_000;
 /// The most rows of a page.
-const PAGE_ROWS_MAX: usize = 100_000;
+const PAGE_ROWS_MAX: u64 = 100_000;
 
 /// A column of a result.
 #[derive(Serialize, ToSchema)]
@@ -123,8 +123,8 @@ pub(crate) async fn read(
     }
     let (content, ending) = match which.format {
         Format::Json => {
-            let limit = which.limit.map_or(PAGE_ROWS, |limit| usize::try_from(limit).unwrap_or(PAGE_ROWS_MAX));
-            return Ok(Json(page(&kept, which.offset, limit.min(PAGE_ROWS_MAX)).await?).into_response());
+            let limit = which.limit.unwrap_or(PAGE_ROWS).min(PAGE_ROWS_MAX);
+            return Ok(Json(page(&kept, which.offset, limit).await?).into_response());
         }
         Format::Jsonl => ("application/x-ndjson", "jsonl"),
         Format::Csv => ("text/csv; charset=utf-8", "csv"),
@@ -150,7 +150,7 @@ fn not_done(kept: &Kept) -> Problem {
         .hint("ask again with wait_ms=60000, or follow its events")
 }
 
-pub(crate) async fn page(kept: &Arc<Kept>, offset: u64, limit: usize) -> Result<Page, Problem> {
+pub(crate) async fn page(kept: &Arc<Kept>, offset: u64, limit: u64) -> Result<Page, Problem> {
     let (Some(schema), Some(rows)) = (kept.schema(), kept.rows()) else { return Err(not_done(kept)) };
     let from = Arc::clone(kept);
     // It may come from a file.

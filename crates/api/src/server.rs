@@ -1,6 +1,6 @@
 //! Answers on a port, with or without TLS.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,6 +16,7 @@ use tokio_rustls::{
     TlsAcceptor,
     rustls::{
         ServerConfig,
+        crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
     server::TlsStream,
@@ -32,17 +33,18 @@ pub struct Tls {
 pub struct TlsError(pub String);
 
 impl Tls {
-    /// Reads a certificate with its chain and its key, both PEM files. Errors: what is wrong with them.
-    pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let wrong = |path: &Path, error: &dyn std::fmt::Display| TlsError(format!("`{}`: {error}", path.display()));
-        let chain = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| wrong(certificate, &error))?;
-        let own = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain, own)
-            .map_err(|error| wrong(certificate, &error))?;
+    /// Takes a certificate with those that vouch for it behind it, and its private key, both as PEM. Errors: what is wrong
+    /// with them.
+    pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let wrong = |what: &str, error: &dyn std::fmt::Display| TlsError(format!("the {what}: {error}"));
+        let chain = CertificateDer::pem_slice_iter(certificates)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| wrong("certificate", &error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("private key", &error))?;
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().map_err(|error| wrong("protocol", &error))?;
+        let config = config.with_no_client_auth().with_single_cert(chain, key);
+        let mut config = config.map_err(|error| wrong("certificate", &error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config) })
     }

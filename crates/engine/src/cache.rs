@@ -16,7 +16,10 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use hashlink::LinkedHashMap;
 use tokio::sync::watch;
 
-use crate::{CacheOptions, CacheState, Catalog, Result, stored, stored::Stored};
+use crate::{
+    CacheOptions, CacheState, Catalog, Result, stored,
+    stored::{Rows, Stored},
+};
 
 /// Texts of which it is known that their results are not kept; more are forgotten.
 const NOT_KEPT_MAX: usize = 4_096;
@@ -165,10 +168,7 @@ impl Cache {
             return Ok(entry.stored);
         }
         let from = Arc::clone(&entry.stored);
-        let read = move || {
-            let batches = (0..from.batches()).filter_map(|index| from.batch(index).transpose());
-            batches.collect::<Result<Vec<RecordBatch>>>()
-        };
+        let read = move || Rows::new(from, 0, u64::MAX).collect::<Result<Vec<RecordBatch>>>();
         let batches = tokio::task::spawn_blocking(read).await.map_err(crate::engine::not_joined)??;
         let schema = entry.stored.schema();
         let stored = Arc::new(Stored::in_memory(Arc::clone(&schema), batches.clone()));

@@ -40,7 +40,7 @@ use crate::{
     plan::{Planned, Planner, Runnable},
     pool::QueryPool,
     queue::{Queue, Queues, Slot},
-    stored::{Stored, bytes_of},
+    stored::{Rows, Stored, bytes_of, first_rows},
 };
 
 /// Runs SQL over a lake, on threads of its own: the one way in for everybody who asks the lake.
@@ -320,7 +320,7 @@ enum Batches {
     /// From a query that runs; batches beyond those that are kept have a permit, so that it does not run ahead.
     Made { batches: mpsc::Receiver<Made>, driver: AbortHandle },
     /// From the cache, or from a result that was kept on request.
-    Kept { stored: Arc<Stored>, next: usize, skip: u64, left: u64 },
+    Kept(Rows),
 }
 
 struct Made {
@@ -341,14 +341,14 @@ impl QueryStream {
 
     /// Rows of a result that is kept. Reading blocks while they come from a file.
     pub(crate) fn of_stored(live: Arc<Live>, stored: Arc<Stored>, skip: u64, left: u64) -> Self {
-        Self { live, schema: stored.schema(), batches: Batches::Kept { stored, next: 0, skip, left } }
+        Self { live, schema: stored.schema(), batches: Batches::Kept(Rows::new(stored, skip, left)) }
     }
 
     /// The whole result, when it is there already and nobody took any of it.
     pub(crate) fn stored(&self) -> Option<Arc<Stored>> {
         match &self.batches {
-            Batches::Kept { stored, next: 0, skip: 0, left } if *left >= stored.rows() => Some(Arc::clone(stored)),
-            _ => None,
+            Batches::Kept(rows) => rows.whole(),
+            Batches::Made { .. } => None,
         }
     }
 
@@ -370,27 +370,9 @@ impl Stream for QueryStream {
     fn poll_next(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match &mut self.batches {
             Batches::Made { batches, .. } => batches.poll_recv(ctx).map(|made| Some(made?.batch)),
-            Batches::Kept { left: 0, .. } => Poll::Ready(None),
-            Batches::Kept { stored, next, skip, left } => {
-                while let Some(rows) = stored.rows_of(*next).filter(|rows| *rows <= *skip) {
-                    *skip -= rows;
-                    *next += 1;
-                }
-                let batch = stored.batch(*next).transpose();
-                *next += 1;
-                let from = usize::try_from(std::mem::take(skip)).unwrap_or(usize::MAX);
-                let part = |batch: RecordBatch| first_rows(batch.slice(from, batch.num_rows() - from), left);
-                Poll::Ready(batch.map(|batch| batch.map(part)))
-            }
+            Batches::Kept(rows) => Poll::Ready(rows.next()),
         }
     }
-}
-
-/// The rows of a batch that are still wanted.
-fn first_rows(batch: RecordBatch, left: &mut u64) -> RecordBatch {
-    let rows = batch.num_rows().min(usize::try_from(*left).unwrap_or(usize::MAX));
-    *left -= rows as u64;
-    if rows == batch.num_rows() { batch } else { batch.slice(0, rows) }
 }
 
 impl Drop for QueryStream {
@@ -508,12 +490,7 @@ async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered:
                 live.is_truncated();
             }
             entered.end(None);
-            let schema = stored.schema();
-            return Ok(QueryStream {
-                live,
-                schema,
-                batches: Batches::Kept { stored, next: 0, skip: 0, left: rows_wanted },
-            });
+            return Ok(QueryStream::of_stored(live, stored, 0, rows_wanted));
         }
         Prepared::Planned(planned, slot, keeping) => (planned, slot, keeping),
     };

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     Engine, Error, QueryId, QueryOptions, QueryState, QueryStream, Result, Started,
     live::Live,
-    stored::{Collector, Stored},
+    stored::{Collector, Rows, Stored},
 };
 
 /// How much is kept of the results that people come back for.
@@ -234,8 +234,8 @@ impl Kept {
     }
 
     /// At most `limit` rows from the row `offset` on, once it has ended well. Reads a file when it is large.
-    pub fn page(&self, offset: u64, limit: usize) -> Result<Option<Vec<RecordBatch>>> {
-        self.stored().map(|stored| stored.page(offset, limit)).transpose()
+    pub fn page(&self, offset: u64, limit: u64) -> Result<Option<Vec<RecordBatch>>> {
+        self.stored().map(|stored| Rows::new(stored, offset, limit).collect()).transpose()
     }
 
     /// The rows from `offset` on, at most `limit`, once it has ended well. Polling it reads a file when the result is large.

@@ -77,18 +77,8 @@ impl Stored {
         matches!(self.body, Body::File(_))
     }
 
-    /// How many batches it has.
-    pub(crate) fn batches(&self) -> usize {
-        self.counts.len()
-    }
-
-    /// Rows of one batch; `None` behind the last.
-    pub(crate) fn rows_of(&self, index: usize) -> Option<u64> {
-        self.counts.get(index).map(|rows| *rows as u64)
-    }
-
     /// Reads one batch; `None` behind the last. Errors: `Spool` when its file cannot be read.
-    pub(crate) fn batch(&self, index: usize) -> Result<Option<RecordBatch>> {
+    fn batch(&self, index: usize) -> Result<Option<RecordBatch>> {
         match &self.body {
             Body::Memory(batches) => Ok(batches.get(index).cloned()),
             Body::File(_) if index >= self.counts.len() => Ok(None),
@@ -99,23 +89,53 @@ impl Stored {
             }
         }
     }
+}
 
-    /// Reads at most `limit` rows from the row `offset` on. Errors: as of [`batch`](Self::batch).
-    pub fn page(&self, offset: u64, limit: usize) -> Result<Vec<RecordBatch>> {
-        let (mut before, mut left, mut page) = (0_u64, limit, Vec::new());
-        for (index, count) in self.counts.iter().enumerate() {
-            let after = before + *count as u64;
-            if left > 0 && after > offset && *count > 0 {
-                let Some(batch) = self.batch(index)? else { break };
-                let from = usize::try_from(offset.saturating_sub(before)).unwrap_or(*count);
-                let part = batch.slice(from, left.min(count - from));
-                left -= part.num_rows();
-                page.push(part);
-            }
-            before = after;
-        }
-        Ok(page)
+/// Rows of a result from one on, batch by batch. Reading them blocks while they come from a file.
+pub(crate) struct Rows {
+    stored: Arc<Stored>,
+    next: usize,
+    skip: u64,
+    left: u64,
+}
+
+impl Rows {
+    /// At most `left` rows, the first `skip` left out.
+    pub(crate) fn new(stored: Arc<Stored>, skip: u64, left: u64) -> Self {
+        Self { stored, next: 0, skip, left }
     }
+
+    /// The result, when these are all of its rows and none was taken.
+    pub(crate) fn whole(&self) -> Option<Arc<Stored>> {
+        let is_whole = self.next == 0 && self.skip == 0 && self.left >= self.stored.rows();
+        is_whole.then(|| Arc::clone(&self.stored))
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some(rows) = self.stored.counts.get(self.next).map(|rows| *rows as u64).filter(|n| *n <= self.skip) {
+            self.skip -= rows;
+            self.next += 1;
+        }
+        if self.left == 0 {
+            return None;
+        }
+        let batch = self.stored.batch(self.next).transpose();
+        self.next += 1;
+        let from = usize::try_from(std::mem::take(&mut self.skip)).unwrap_or(usize::MAX);
+        let part = |batch: RecordBatch| first_rows(batch.slice(from, batch.num_rows() - from), &mut self.left);
+        batch.map(|batch| batch.map(part))
+    }
+}
+
+/// The rows of a batch that are still wanted.
+pub(crate) fn first_rows(batch: RecordBatch, left: &mut u64) -> RecordBatch {
+    let rows = batch.num_rows().min(usize::try_from(*left).unwrap_or(usize::MAX));
+    *left -= rows as u64;
+    if rows == batch.num_rows() { batch } else { batch.slice(0, rows) }
 }
 
 fn open(path: &Path) -> Result<FileReader<BufReader<File>>> {
@@ -191,12 +211,10 @@ impl Collector {
 }
 
 /// The same result in a file. Errors: `Spool`.
-pub(crate) fn to_file(stored: &Stored, folder: &Path) -> Result<Stored> {
+pub(crate) fn to_file(stored: &Arc<Stored>, folder: &Path) -> Result<Stored> {
     let mut collector = Collector::new(stored.schema(), folder, 0);
-    let mut index = 0;
-    while let Some(batch) = stored.batch(index)? {
-        collector.push(batch)?;
-        index += 1;
+    for batch in Rows::new(Arc::clone(stored), 0, u64::MAX) {
+        collector.push(batch?)?;
     }
     collector.finish()
 }
@@ -231,10 +249,11 @@ mod tests {
             for batch in [batch(0..3), batch(3..3), batch(3..10)] {
                 collector.push(batch).unwrap();
             }
-            let stored = collector.finish().unwrap();
-            assert_eq!((stored.rows(), stored.batches(), stored.is_on_disk()), (10, 3, memory_max == 0));
-            let check = |offset: u64, limit: usize, expected: &[i64]| {
-                let page = stored.page(offset, limit).unwrap();
+            let stored = Arc::new(collector.finish().unwrap());
+            assert_eq!((stored.rows(), stored.counts.len(), stored.is_on_disk()), (10, 3, memory_max == 0));
+            let check = |offset: u64, limit: u64, expected: &[i64]| {
+                let page: Vec<RecordBatch> =
+                    Rows::new(Arc::clone(&stored), offset, limit).collect::<Result<_>>().unwrap();
                 let values: Vec<i64> =
                     page.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
                 assert_eq!(values, expected, "{offset} {limit}");

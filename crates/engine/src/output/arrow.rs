@@ -1,36 +1,19 @@
 use std::io::Write;
 
-use arrow::{
-    error::ArrowError,
-    ipc::{
-        CompressionType,
-        writer::{IpcWriteOptions, StreamWriter},
-    },
+use arrow::ipc::{
+    CompressionType,
+    writer::{IpcWriteOptions, StreamWriter},
 };
-use futures::StreamExt;
 
+use super::{failed, write_batches};
 use crate::{Error, QueryStream, Result};
 
 /// Writes an Arrow IPC stream, its buffers compressed with LZ4. Returns the rows written.
-pub async fn write_arrow(mut stream: QueryStream, out: &mut impl Write) -> Result<usize> {
+pub async fn write_arrow(stream: QueryStream, out: &mut impl Write) -> Result<usize> {
     let options = IpcWriteOptions::default();
     let options = options.try_with_compression(Some(CompressionType::LZ4_FRAME)).map_err(failed)?;
-    let mut writer = StreamWriter::try_new_with_options(&mut *out, &stream.schema(), options).map_err(failed)?;
-    let mut rows = 0;
-    while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        rows += batch.num_rows();
-        writer.write(&batch).map_err(failed)?;
-    }
-    writer.finish().map_err(failed)?;
-    drop(writer);
+    let writer = StreamWriter::try_new_with_options(&mut *out, &stream.schema(), options).map_err(failed)?;
+    let rows = write_batches(stream, writer).await?;
     out.flush().map_err(Error::Output)?;
     Ok(rows)
-}
-
-fn failed(error: ArrowError) -> Error {
-    match error {
-        ArrowError::IoError(_, io) => Error::Output(io),
-        other => Error::Internal { message: format!("the Arrow stream cannot be written: {other}") },
-    }
 }

@@ -6,9 +6,8 @@ use arrow::{
     error::ArrowError,
     json::writer::{EncoderOptions, JsonArray, JsonFormat, LineDelimited, WriterBuilder, make_encoder},
 };
-use datafusion::error::DataFusionError;
-use futures::StreamExt;
 
+use super::{failed, write_batches};
 use crate::{Error, QueryStream, Result};
 
 /// Writes one JSON object per line. Nulls are written; binary values are hex text, times ISO 8601. Returns the rows written.
@@ -23,25 +22,11 @@ pub async fn write_json(stream: QueryStream, out: &mut impl Write) -> Result<usi
     Ok(rows)
 }
 
-async fn write<F: JsonFormat>(mut stream: QueryStream, out: &mut impl Write) -> Result<usize> {
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(&mut *out);
-    let mut rows = 0;
-    while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        rows += batch.num_rows();
-        writer.write(&batch).map_err(failed)?;
-    }
-    writer.finish().map_err(failed)?;
-    drop(writer);
+async fn write<F: JsonFormat>(stream: QueryStream, out: &mut impl Write) -> Result<usize> {
+    let writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(&mut *out);
+    let rows = write_batches(stream, writer).await?;
     out.flush().map_err(Error::Output)?;
     Ok(rows)
-}
-
-fn failed(error: ArrowError) -> Error {
-    match error {
-        ArrowError::IoError(_, io) => Error::Output(io),
-        other => Error::from(DataFusionError::from(other)),
-    }
 }
 
 /// The rows as a JSON array of arrays, one value per column; values as [`write_json_lines`] writes them.

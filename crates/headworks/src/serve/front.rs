@@ -19,18 +19,30 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{app::App, fail::Failure};
 
-/// The server's certificate, when the settings name one. Errors: it cannot be used.
-pub(super) fn tls(app: &App) -> anyhow::Result<Option<Tls>> {
+/// The server's certificate for its two ports.
+pub(super) struct Certificate {
+    pub(super) http: Tls,
+    pub(super) postgres: postgres::Tls,
+}
+
+/// The certificate that the settings name, if they do. Errors: it cannot be read or used.
+pub(super) fn certificate(app: &App) -> anyhow::Result<Option<Certificate>> {
     let server = &app.config()?.server;
     let (Some(certificate), Some(key)) = (&server.tls_certificate, &server.tls_key) else { return Ok(None) };
-    let root = app.root()?;
-    let read = Tls::read(&root.join(certificate), &root.join(key));
-    let tls = read.map_err(|error| {
-        let message = format!("the server's certificate cannot be used: {}", error.0);
+    let read = |path: &str| {
+        let path = app.root()?.join(path);
+        std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
+    };
+    let (certificate, key) = (read(certificate)?, read(key)?);
+    let wrong = |error: &dyn std::fmt::Display| {
+        let message = format!("the server's certificate cannot be used: {error}");
         Failure::new(ErrorKind::Invalid, "SERVE_TLS", message)
             .hint("server.tls_certificate and server.tls_key name PEM files that belong together")
-    })?;
-    Ok(Some(tls))
+    };
+    Ok(Some(Certificate {
+        http: Tls::from_pem(&certificate, &key).map_err(|error| wrong(&error.0))?,
+        postgres: postgres::Tls::from_pem(&certificate, &key).map_err(|error| wrong(&error))?,
+    }))
 }
 
 /// The routes that ask the lake.
@@ -51,24 +63,15 @@ pub(super) async fn queries(app: &App) -> anyhow::Result<Router> {
 }
 
 /// The PostgreSQL server with its port; `None` when the setting is empty. Errors: the port is taken.
-pub(super) async fn postgres(app: &App) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
-    let config = app.config()?;
-    let server = &config.server;
+pub(super) async fn postgres(
+    app: &App,
+    tls: Option<postgres::Tls>,
+) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
+    let server = &app.config()?.server;
     if server.postgres_listen.is_empty() {
         return Ok(None);
     }
-    let mut options = postgres::Options::default();
-    if let (Some(certificate), Some(key)) = (&server.tls_certificate, &server.tls_key) {
-        let read = |path: &str| {
-            let path = app.root()?.join(path);
-            std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
-        };
-        let tls = postgres::Tls::from_pem(&read(certificate)?, &read(key)?);
-        options.tls = Some(tls.map_err(|error| {
-            let message = format!("the server's certificate cannot be used: {error}");
-            Failure::new(ErrorKind::Invalid, "SERVE_TLS", message)
-        })?);
-    }
+    let options = postgres::Options { tls, ..postgres::Options::default() };
     let listener = super::health::bind(&server.postgres_listen, "server.postgres_listen").await?;
     let gate = Arc::new(Gate { accounts: app.accounts().await?.clone() });
     Ok(Some((postgres::Service::new(app.engine().await?.clone(), gate, options), listener)))

@@ -96,7 +96,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone(), runs.clone()));
     let server = health::bind(&listen, "--listen or server.listen").await?;
 
-    let tls = front::tls(app)?;
+    let (tls, postgres_tls) = front::certificate(app)?.map(|both| (both.http, both.postgres)).unzip();
     let (mut writes_down, mut postgres) = (None, None);
     let mut routes = health::routes(Arc::clone(&health));
     if options.role == Role::Scheduler {
@@ -106,7 +106,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         writes_down = Some(pen);
         routes = routes.merge(front::queries(app).await?);
         health.watch(app.engine().await?.clone());
-        postgres = front::postgres(app).await?;
+        postgres = front::postgres(app, postgres_tls).await?;
     }
 
     let alerts = alert::Service::open(app, live.clone()).await?;
