@@ -58,6 +58,8 @@ pub(crate) async fn run(app: &App, dry_run: bool) -> anyhow::Result<Report> {
     let now = app.clock.now();
     let live = Live::look(app).await?;
     let runs = app.run_store().await?;
+    // Before anything is written: a lake of a newer version is not ours to clean.
+    let lake = app.lake().await?;
     let before = now - days(retention.runs.duration());
     let outdated = if dry_run { runs.outdated(before).await? } else { runs.forget_before(before).await? };
     if !dry_run {
@@ -73,7 +75,7 @@ pub(crate) async fn run(app: &App, dry_run: bool) -> anyhow::Result<Report> {
         remove_logs(&folder, &logs)?;
     }
 
-    let (lake, keep) = (app.lake().await?, keep_for(app, &live)?);
+    let keep = keep_for(app, &live)?;
     let removals = if dry_run { lake.removals(&keep).await? } else { lake.remove(&keep).await? };
     Ok(Report { removals, runs: outdated, logs })
 }
