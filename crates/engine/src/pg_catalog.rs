@@ -53,6 +53,8 @@ pub struct PgSession {
     pub pid: i32,
     /// Its parameters by their lowercase names, for `current_setting`.
     pub settings: HashMap<String, String>,
+    /// The names of its open cursors, for `pg_cursors`.
+    pub cursors: Vec<String>,
 }
 
 /// The object ids of tables: given once in a process and kept, also when somebody sees fewer tables than others.

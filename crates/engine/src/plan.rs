@@ -123,6 +123,8 @@ impl Planner {
         let mut config = SessionConfig::new().with_target_partitions(1).with_create_default_catalog_and_schema(false);
         let options = config.options_mut();
         options.sql_parser.collect_spans = true;
+        // What has a zone is told in this one; without it `timestamptz` would be a type without zone.
+        options.execution.time_zone = Some("UTC".to_owned());
         let mut narrow = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)

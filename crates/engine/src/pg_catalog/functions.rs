@@ -87,7 +87,7 @@ pub(super) fn all() -> Vec<ScalarUDF> {
     add(&empty, &text(""));
     add(&["current_schema"], &text(PG_SCHEMA));
     add(&["current_database", "current_catalog"], &text(CATALOG));
-    add(&["pg_client_encoding"], &text("UTF8"));
+    add(&["pg_client_encoding", "pg_encoding_to_char"], &text("UTF8"));
     add(&["pg_get_userbyid"], &text(CATALOG));
     functions.push(ScalarUDF::from(Format { signature: any_arguments() }));
     functions

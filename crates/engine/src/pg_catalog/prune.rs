@@ -15,8 +15,9 @@ use super::rewrite::column_name;
 use crate::resolve;
 
 /// Tables of `pg_catalog` that have no rows, because a lake has no such things.
-pub(super) const EMPTY: [&str; 34] = [
+pub(super) const EMPTY: [&str; 35] = [
     "pg_attrdef",
+    "pg_auth_members",
     "pg_collation",
     "pg_constraint",
     "pg_db_role_setting",
@@ -150,11 +151,27 @@ fn is_empty_table(table: &TableFactor) -> bool {
             last.is_some_and(|name| EMPTY.contains(&name.as_str()))
         }
         TableFactor::Derived { subquery, .. } => is_empty(subquery),
+        // Storage parameters, which no relation has.
+        TableFactor::UNNEST { array_exprs, .. } => matches!(array_exprs.as_slice(), [array] if is_reloptions(array)),
+        TableFactor::Table { name, args: Some(args), .. } => {
+            let last = name.0.last().and_then(|part| part.as_ident()).map(resolve::normal);
+            last.as_deref() == Some("unnest")
+                && matches!(args.args.as_slice(), [FunctionArg::Unnamed(FunctionArgExpr::Expr(array))] if is_reloptions(array))
+        }
         TableFactor::NestedJoin { table_with_joins, .. } if table_with_joins.joins.is_empty() => {
             is_empty_table(&table_with_joins.relation)
         }
         _ => false,
     }
+}
+
+fn is_reloptions(expr: &Expr) -> bool {
+    let column = match expr {
+        Expr::Identifier(name) => Some(name),
+        Expr::CompoundIdentifier(names) => names.last(),
+        _ => None,
+    };
+    column.is_some_and(|name| resolve::normal(name) == "reloptions")
 }
 
 /// True when a select may give one row of no rows.
@@ -320,6 +337,11 @@ mod tests {
         let same = |sql: &str| check(sql, sql);
         let nothing = "select null::text as \"indexrelid\" where false";
         check("select indexrelid from pg_index", nothing);
+        check(
+            "select array(select x from pg_catalog.unnest(c.reloptions) x) from pg_class c",
+            "select null from pg_class c",
+        );
+        same("select array(select x from unnest(c.other) as x) from pg_class as c");
         check("select i.indexrelid from pg_class c join pg_catalog.pg_index i on true order by 1 limit 5", nothing);
         check("select i.indexrelid from pg_index i left join pg_class c on true", nothing);
         check("select (select 1 from pg_index), exists (select 1 from pg_index)", "select null, false");

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use datafusion::{
     arrow::{
-        array::{ArrayRef, BooleanArray, Float32Array, Int16Array, Int32Array, RecordBatch, StringArray},
-        datatypes::{Field, Schema},
+        array::{
+            ArrayRef, BooleanArray, Float32Array, Int16Array, Int32Array, RecordBatch, StringArray, new_null_array,
+        },
+        datatypes::{DataType, Field, Schema},
     },
     error::Result,
 };
@@ -21,7 +23,7 @@ use crate::{
 };
 
 /// Tables that the library does not have.
-pub(super) const MORE: [&str; 3] = ["pg_user", "pg_indexes", "pg_sequences"];
+pub(super) const MORE: [&str; 4] = ["pg_user", "pg_cursors", "pg_indexes", "pg_sequences"];
 
 const NAMESPACE_CATALOG: i32 = 11;
 const NAMESPACE_PUBLIC: i32 = 2_200;
@@ -107,6 +109,13 @@ impl Columns {
         names.iter().fold(self, |columns, name| columns.optional(name, vec![None; rows]))
     }
 
+    /// Lists of texts that are all null.
+    fn no_texts(self, names: &[&str]) -> Self {
+        let rows = self.rows();
+        let list = DataType::new_list(DataType::Utf8, true);
+        names.iter().fold(self, |columns, name| columns.add(name, new_null_array(&list, rows)))
+    }
+
     fn no_int(self, names: &[&str]) -> Self {
         let rows = self.rows();
         names.iter().fold(self, |columns, name| columns.add(name, Arc::new(Int32Array::from(vec![None; rows]))))
@@ -177,7 +186,7 @@ pub(super) fn table(
             .oids("oid", "oid", [NAMESPACE_CATALOG, NAMESPACE_PUBLIC, NAMESPACE_INFORMATION])
             .texts("nspname", [super::PG_CATALOG, PG_SCHEMA, INFORMATION_SCHEMA])
             .same_int(&["nspowner"], OWNER)
-            .no_text(&["nspacl"])
+            .no_texts(&["nspacl"])
             .done()?,
         "pg_database" => database()?,
         "pg_tables" => {
@@ -207,6 +216,11 @@ pub(super) fn table(
             .no_text(&["passwd", "valuntil", "useconfig"])
             .done()?,
         "pg_settings" => settings(session)?,
+        "pg_cursors" => Columns::default()
+            .texts("name", session.cursors.iter())
+            .no_text(&["statement", "creation_time"])
+            .same_bool(&["is_holdable", "is_binary", "is_scrollable"], false)
+            .done()?,
         "pg_indexes" => Columns::default()
             .texts("schemaname", Vec::<String>::new())
             .no_text(&["tablename", "indexname", "tablespace", "indexdef"])
@@ -248,7 +262,8 @@ fn class(relations: &[Relation<'_>]) -> Result<RecordBatch> {
         .same_text(&["relreplident"], "d")
         .same_bool(&["relispartition"], false)
         .same_int(&["relrewrite", "relfrozenxid", "relminmxid"], 0)
-        .no_text(&["relacl", "reloptions", "relpartbound"])
+        .no_texts(&["relacl", "reloptions"])
+        .no_text(&["relpartbound"])
         .done()
 }
 
@@ -277,7 +292,8 @@ fn attribute(relations: &[Relation<'_>]) -> Result<RecordBatch> {
         .same_bool(&["attislocal"], true)
         .same_int(&["attinhcount", "attcollation"], 0)
         .same_int(&["attstattarget"], -1)
-        .no_text(&["attacl", "attoptions", "attfdwoptions", "attmissingval"])
+        .no_texts(&["attacl", "attoptions", "attfdwoptions"])
+        .no_text(&["attmissingval"])
         .done()
 }
 
@@ -294,7 +310,8 @@ fn database() -> Result<RecordBatch> {
         .same_int(&["datfrozenxid", "datminmxid"], 1)
         .same_int(&["dattablespace"], 1663)
         .same_text(&["datcollate", "datctype"], "C.UTF-8")
-        .no_text(&["daticulocale", "daticurules", "datcollversion", "datacl"])
+        .no_text(&["daticulocale", "daticurules", "datcollversion"])
+        .no_texts(&["datacl"])
         .done()
 }
 

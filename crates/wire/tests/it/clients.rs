@@ -19,7 +19,6 @@ async fn python(script: &'static str) {
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn psycopg_3() {
     python(include_str!("clients/psycopg3.py")).await;
 }
@@ -30,7 +29,6 @@ async fn psycopg_2() {
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn asyncpg() {
     python(include_str!("clients/asyncpg.py")).await;
 }
@@ -41,19 +39,16 @@ async fn pg8000() {
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn sqlalchemy_and_pandas() {
     python(include_str!("clients/sqlalchemy.py")).await;
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn adbc() {
     python(include_str!("clients/adbc.py")).await;
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn psql() {
     let server = Server::start().await;
     let url = format!("postgres://ann:pencil@127.0.0.1:{}/headworks", server.port());

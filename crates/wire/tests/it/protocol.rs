@@ -116,7 +116,6 @@ async fn transactions_have_the_states_of_postgresql() {
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn errors_say_where_and_what_next() {
     let server = Server::start().await;
     let mut raw = Raw::connect(server.address).await;

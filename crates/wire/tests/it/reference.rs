@@ -44,7 +44,6 @@ async fn postgres() -> Raw {
 }
 
 #[tokio::test]
-#[ignore = "long: not seen to pass since it was last mended"]
 async fn answers_have_the_names_types_and_forms_of_postgresql() {
     let server = Server::start().await;
     let (mut ours, mut theirs) = (Raw::connect(server.address).await, postgres().await);
