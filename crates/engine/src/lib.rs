@@ -41,6 +41,7 @@ mod access;
 mod cache;
 mod coop;
 mod dialect;
+mod early_filters;
 mod extremes;
 mod functions;
 mod guard;
@@ -54,6 +55,7 @@ mod plan;
 mod pool;
 mod queue;
 mod resolve;
+mod semi_joins;
 mod types;
 
 pub use access::GrantCheck;

@@ -38,6 +38,7 @@ use crate::{
     SqlLimits,
     access::{self, Barrier, Guarded, Shown},
     coop::Pauses,
+    early_filters::EarlyFilters,
     extremes::Extremes,
     functions,
     guard::{self, Nature, ValueLimits},
@@ -46,6 +47,7 @@ use crate::{
     parse::{self, Reading},
     pg_catalog::{self, PgCatalog, Rewritten},
     resolve::{self, Name, Space, Wanted},
+    semi_joins::EarlySemiJoins,
 };
 
 /// The most views that may stand on each other.
@@ -133,6 +135,8 @@ impl Planner {
             .with_file_formats(Vec::new())
             .with_table_factories(HashMap::new())
             .with_optimizer_rule(Arc::new(Extremes))
+            .with_optimizer_rule(Arc::new(EarlySemiJoins))
+            .with_physical_optimizer_rule(Arc::new(EarlyFilters))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .build();
         functions::register(&mut narrow)?;
