@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use arrow::array::RecordBatch;
 use headworks_domain::{Ds, PartitionKey, SystemClock};
-use headworks_lake::{Action, Lake, PublishInfo, Published, StageRequest, Storage, StorageOptions, TableSpec, rows};
+use headworks_lake::{Action, Lake, PublishInfo, Published, Rows, StageRequest, Storage, StorageOptions, TableSpec};
 use headworks_store::{Store, StoreOptions};
 
 /// Opens, or makes, a lake on local files with its catalog in SQLite.
@@ -15,13 +15,7 @@ pub(crate) async fn open(metadata: &Path, data: &Path) -> anyhow::Result<Lake> {
 }
 
 /// Stages and publishes one day of a table, as attempt `attempt`.
-pub(crate) async fn publish(
-    lake: &Lake,
-    table: &str,
-    ds: Ds,
-    attempt: i64,
-    batch: RecordBatch,
-) -> anyhow::Result<Published> {
+pub(crate) async fn publish(lake: &Lake, table: &str, ds: Ds, attempt: i64, rows: Rows) -> anyhow::Result<Published> {
     let spec = TableSpec {
         name: table.parse()?,
         kind: "events".to_owned(),
@@ -42,8 +36,12 @@ pub(crate) async fn publish(
         action: Action::Publish,
     };
     let request = StageRequest { spec, keys: vec![PartitionKey::day(ds)], attempt };
-    let batches = futures::stream::iter([Ok::<_, std::io::Error>(batch.clone())]);
-    let staged = lake.stage(request, rows(batch.schema(), batches)).await?;
+    let staged = lake.stage(request, rows).await?;
     let there = lake.clone();
     Ok(lake.store().write(move |tx| Box::pin(async move { there.publish(tx, &staged, &info).await })).await?)
+}
+
+/// Rows that are there already.
+pub(crate) fn one(batch: RecordBatch) -> Rows {
+    headworks_lake::rows(batch.schema(), futures::stream::iter([Ok::<_, std::io::Error>(batch)]))
 }

@@ -28,9 +28,9 @@ pub(crate) fn load() -> String {
     fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// The program under test.
+/// The program under test: of the same profile as this.
 pub(crate) fn headworks() -> anyhow::Result<PathBuf> {
-    let path = headworks_testkit::workspace_root().join("target/debug/headworks");
+    let path = std::env::current_exe()?.with_file_name("headworks");
     ensure!(path.exists(), "{} is not built: run it through make bench", path.display());
     Ok(path)
 }

@@ -54,7 +54,7 @@ async fn fill(lake: &Lake) -> anyhow::Result<Ds> {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
     let batch = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(0..10))])?;
     let first: Ds = "1990-01-01".parse()?;
-    let published = lake::publish(lake, "wide", first, 1, batch).await?;
+    let published = lake::publish(lake, "wide", first, 1, lake::one(batch)).await?;
     let table = published.table_id;
     lake.store()
         .write(move |tx| {

@@ -3,6 +3,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -51,11 +52,30 @@ pub struct DuckRows {
     pub rows: Vec<Vec<Value>>,
 }
 
+/// What a query took.
+#[derive(Debug, Clone, Copy)]
+pub struct DuckRun {
+    /// Its rows.
+    pub rows: usize,
+    /// Until the last row was there.
+    pub wall: Duration,
+    /// Of all threads of the process.
+    pub cpu: Duration,
+}
+
 impl DuckDb {
     /// Starts a session on an in-memory database. Half a second.
     pub fn start() -> Result<Self> {
-        let mut process = Command::new(python_path()?)
-            .args(["-u", "-c", SESSION])
+        Self::open(Command::new(python_path()?).args(["-u", "-c", SESSION]))
+    }
+
+    /// The same with the DuckDB that another Python has, without extensions: it reads files and attaches no lake.
+    pub fn plain(python: &Path) -> Result<Self> {
+        Self::open(Command::new(python).args(["-u", "-c", SESSION, "plain"]))
+    }
+
+    fn open(command: &mut Command) -> Result<Self> {
+        let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -115,7 +135,9 @@ impl DuckDb {
 
     /// Runs a query and returns names, types and rows.
     pub fn table(&mut self, sql: &str) -> Result<DuckRows, DuckError> {
-        let reply = self.ask(sql).map_err(|error| DuckError { class: "Gone".into(), message: format!("{error:#}") })?;
+        let reply = self
+            .ask(&json!({ "sql": sql }))
+            .map_err(|error| DuckError { class: "Gone".into(), message: format!("{error:#}") })?;
         let texts = |field: &str| {
             let list = reply[field].as_array().map(Vec::as_slice).unwrap_or_default();
             list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
@@ -133,14 +155,25 @@ impl DuckDb {
         Ok(DuckRows { columns, types, rows })
     }
 
+    /// Runs a query, counts its rows as they come and tells what that took.
+    pub fn measure(&mut self, sql: &str) -> Result<DuckRun> {
+        let reply = self.ask(&json!({ "sql": sql, "measured": true }))?;
+        if let Some(class) = reply["error"].as_str() {
+            bail!("{class}: {}", reply["message"].as_str().unwrap_or_default());
+        }
+        let seconds = |field: &str| Duration::from_secs_f64(reply[field].as_f64().unwrap_or_default().max(0.0));
+        let rows = reply["count"].as_u64().and_then(|rows| usize::try_from(rows).ok()).context("no count of rows")?;
+        Ok(DuckRun { rows, wall: seconds("wall"), cpu: seconds("cpu") })
+    }
+
     /// Kills the session's process in whatever it does, as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill().context("kill DuckDB")
     }
 
-    fn ask(&mut self, sql: &str) -> Result<Value> {
+    fn ask(&mut self, question: &Value) -> Result<Value> {
         let input = self.input.as_mut().context("the session is closed")?;
-        let mut line = serde_json::to_vec(&json!({ "sql": sql }))?;
+        let mut line = serde_json::to_vec(question)?;
         line.push(b'\n');
         input.write_all(&line).context("write to DuckDB")?;
         let mut reply = String::new();

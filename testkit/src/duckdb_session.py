@@ -1,4 +1,8 @@
-"""One DuckDB session: a JSON object with `sql` per line in, one with `rows` or `error` per line out."""
+"""One DuckDB session: a JSON object with `sql` per line in, one with `rows` or `error` per line out.
+
+With `measured` in the object the rows are fetched as Arrow and only counted, and the answer tells what they took. The
+argument `plain` leaves the extensions out.
+"""
 
 import datetime
 import decimal
@@ -8,6 +12,7 @@ import math
 import os
 import sys
 import sysconfig
+import time
 import uuid
 
 import duckdb
@@ -48,7 +53,7 @@ def start():
     session = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     session.execute("SET autoinstall_known_extensions = false")
     session.execute("SET autoload_known_extensions = false")
-    for name in ("sqlite_scanner", "postgres_scanner", "ducklake"):
+    for name in () if "plain" in sys.argv else ("sqlite_scanner", "postgres_scanner", "ducklake"):
         session.execute(f"LOAD '{extension(name)}'")
     session.execute("SET TimeZone = 'UTC'")
     session.execute("SET threads = 2")
@@ -56,16 +61,28 @@ def start():
     return session
 
 
+def measured(session, sql):
+    wall, cpu = time.perf_counter(), time.process_time()
+    rows = sum(batch.num_rows for batch in session.execute(sql).to_arrow_reader())
+    return {"count": rows, "wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def answer(session, asked):
+    if asked.get("measured"):
+        return measured(session, asked["sql"])
+    cursor = session.execute(asked["sql"])
+    names = [column[0] for column in cursor.description or []]
+    types = [str(column[1]) for column in cursor.description or []]
+    rows = [[plain(value) for value in row] for row in (cursor.fetchall() if names else [])]
+    return {"columns": names, "types": types, "rows": rows}
+
+
 def main():
     session = start()
     print(json.dumps({"ready": duckdb.__version__}), flush=True)
     for line in sys.stdin:
         try:
-            cursor = session.execute(json.loads(line)["sql"])
-            names = [column[0] for column in cursor.description or []]
-            types = [str(column[1]) for column in cursor.description or []]
-            rows = [[plain(value) for value in row] for row in (cursor.fetchall() if names else [])]
-            reply = {"columns": names, "types": types, "rows": rows}
+            reply = answer(session, json.loads(line))
         except duckdb.Error as error:
             reply = {"error": type(error).__name__, "message": str(error)}
         print(json.dumps(reply), flush=True)

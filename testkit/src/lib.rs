@@ -43,7 +43,7 @@ mod server;
 mod tools;
 
 pub use disk::SmallDisk;
-pub use duckdb::{Attach, DuckDb, DuckError, DuckRows};
+pub use duckdb::{Attach, DuckDb, DuckError, DuckRows, DuckRun};
 pub use http::http_get;
 pub use inbox::{Hook, HookInbox, Letter, MailInbox};
 pub use moto::Moto;
