@@ -5,7 +5,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use headworks_api::{Api, openapi, serve};
+use headworks_api::{Api, Tls, openapi, serve};
 use headworks_engine::{
     Caller, Credentials, Engine, EngineOptions, KeptOptions, KeptQueries, NoTables, QueueOptions, SignIn, SignInError,
     Signed,
@@ -53,16 +53,21 @@ struct Server {
 }
 
 async fn server() -> Server {
+    server_with(None, Client::new()).await
+}
+
+async fn server_with(tls: Option<Tls>, client: Client) -> Server {
     let dir = TempDir::new().unwrap();
     let mut options = EngineOptions::new(dir.path().join("spill"), 2);
     options.queues = vec![QueueOptions { slots: 2, rows_max: Some(300_000), ..QueueOptions::new("default") }];
     let engine = Engine::new(Arc::new(NoTables), options).unwrap();
     let queries = KeptQueries::new(engine.clone(), KeptOptions::new(dir.path().join("kept"))).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}/api/v1", listener.local_addr().unwrap());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let address = format!("{scheme}://localhost:{}/api/v1", listener.local_addr().unwrap().port());
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(serve(listener, None, Api::new(engine, queries, Arc::new(Names)).router(), stopped));
-    Server { address, client: Client::new(), _stop: stop, _dir: dir }
+    tokio::spawn(serve(listener, tls, Api::new(engine, queries, Arc::new(Names)).router(), stopped));
+    Server { address, client, _stop: stop, _dir: dir }
 }
 
 impl Server {
@@ -250,4 +255,30 @@ fn the_description_is_written_down() {
         written == text,
         "docs/reference/openapi.json is behind: UPDATE_OPENAPI=1 cargo nextest run -p headworks-api"
     );
+}
+
+#[tokio::test]
+async fn https_with_a_certificate_of_ones_own() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let tls = Tls::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let trusting = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
+    let client = Client::builder().add_root_certificate(trusting).build().unwrap();
+    let server = server_with(Some(tls), client).await;
+    let (status, body) = server.submit("a", json!({"sql": "select 1 as one", "wait_ms": 10_000})).await;
+    assert_eq!((status, &body["data"]), (StatusCode::OK, &json!([[1]])), "{body}");
+    // Who does not know the certificate goes away, and so does who speaks in the clear.
+    assert!(Client::new().get(&server.address).send().await.is_err());
+    assert!(Client::new().get(server.address.replace("https", "http")).send().await.is_err());
+    assert_eq!(server.get("a", "/me").await.0, StatusCode::OK);
+}
+
+#[test]
+fn a_certificate_that_does_not_fit_is_told() {
+    let [one, other] = [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap());
+    let said = |certificate: &str, key: &str| Tls::from_pem(certificate.as_bytes(), key.as_bytes()).err().unwrap().0;
+    let (pem, key) = (one.cert.pem(), other.signing_key.serialize_pem());
+    assert!(said(&pem, &key).starts_with("the certificate: "), "{}", said(&pem, &key));
+    assert!(said(&pem, "no key").starts_with("the private key: "));
+    assert!(!said("", &key).is_empty());
 }
