@@ -49,6 +49,8 @@ enum Workload {
     Commands,
     /// Steps of a job, as commands and in the process
     Tasks,
+    /// No-op tasks without end, by four workers over PostgreSQL
+    Sustained,
     /// The whole demo year beside the disk's fsync floor for it
     Year,
     /// Five queries over the demo's tables beside DuckDB
@@ -65,8 +67,15 @@ enum Workload {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let all =
-        [Workload::Publish, Workload::Plan, Workload::Commands, Workload::Tasks, Workload::Year, Workload::Duckdb];
+    let all = [
+        Workload::Publish,
+        Workload::Plan,
+        Workload::Commands,
+        Workload::Tasks,
+        Workload::Sustained,
+        Workload::Year,
+        Workload::Duckdb,
+    ];
     let wanted = if args.workloads.is_empty() { all.to_vec() } else { args.workloads };
     let scratch = tempfile::tempdir_in(headworks_testkit::workspace_root().join("target"))?;
     let demo = args.demo.unwrap_or_else(|| scratch.path().join("demo"));
@@ -78,6 +87,7 @@ fn main() -> anyhow::Result<()> {
             Workload::Plan => plan::run(scratch.path())?,
             Workload::Commands => commands::run(scratch.path())?,
             Workload::Tasks => tasks::run(scratch.path())?,
+            Workload::Sustained => tasks::sustained::run(scratch.path())?,
             Workload::Year => year::run(&demo)?,
             Workload::Duckdb => duckdb::run(&demo)?,
             Workload::Tpch => tpch::run(&args.tpch)?,

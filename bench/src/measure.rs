@@ -73,11 +73,9 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<(Cost, String)> {
 
 /// CPU time of the children that have ended, user and system.
 fn children_cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let fields = fields_of("/proc/self/stat");
     // Fields 16 and 17 of proc(5), counted behind the name; Linux counts 100 ticks a second.
-    Duration::from_millis((ticks(13) + ticks(14)) * 10)
+    Duration::from_millis((number_at(&fields, 13) + number_at(&fields, 14)) * 10)
 }
 
 /// CPU time of this process, user and system.
@@ -88,6 +86,25 @@ pub(crate) fn own_cpu() -> Duration {
 /// CPU time of another process, without its children.
 pub(crate) fn cpu_of(process: u32) -> Duration {
     cpu_in(&format!("/proc/{process}/stat"))
+}
+
+/// CPU time of another process with its children, those that have ended and those that live, but not with theirs.
+pub(crate) fn cpu_of_family(process: u32) -> anyhow::Result<Duration> {
+    let parent = process.to_string();
+    let mut ticks = 0;
+    for entry in fs::read_dir("/proc").context("list the processes")? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else { continue };
+        let fields = fields_of(&format!("/proc/{name}/stat"));
+        // Fields 14 to 17 of proc(5): its own time and that of children that have ended. Field 4 is the parent.
+        let counted = match name == parent {
+            true => 11..15,
+            false if fields.get(1) == Some(&parent) => 11..13,
+            false => continue,
+        };
+        ticks += counted.map(|at| number_at(&fields, at)).sum::<u64>();
+    }
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// A process's share of the memory, in bytes: what it shares with others counts in part.
@@ -119,10 +136,18 @@ pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<
 }
 
 fn cpu_in(stat: &str) -> Duration {
-    let stat = fs::read_to_string(stat).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    let fields = fields_of(stat);
+    Duration::from_millis((number_at(&fields, 11) + number_at(&fields, 12)) * 10)
+}
+
+/// What stands behind the name of a process in its `stat`; nothing when it is gone.
+fn fields_of(stat: &str) -> Vec<String> {
+    let text = fs::read_to_string(stat).unwrap_or_default();
+    text.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+fn number_at(fields: &[String], at: usize) -> u64 {
+    fields.get(at).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 /// What the disk itself takes for so many publishes by `threads` writers at once: a new file in a new folder, written and
