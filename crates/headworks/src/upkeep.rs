@@ -153,7 +153,8 @@ pub(crate) fn logs_bytes(folder: &Path) -> anyhow::Result<u64> {
     Ok(logs(folder)?.iter().map(|log| log.bytes).sum())
 }
 
-/// The run that a log is of, by its name `20130101T050000Z-m1-7-42.1.log`: start, run, fence and attempt.
+/// The run that a log is of, by its name `20130101T050000Z-m1-7-42.log`: start, run and fence. The version before had the attempt
+/// behind the fence, as `42.1`.
 fn run_of(path: &Path) -> Option<RunId> {
     let name = path.file_name()?.to_str()?.strip_suffix(".log")?;
     name.rsplit_once('-')?.0.split_once('-')?.1.parse().ok()
@@ -233,6 +234,7 @@ mod tests {
     #[test]
     fn a_logs_name_tells_its_run() {
         let run = |name: &str| run_of(Path::new(name)).map(|id| id.to_string());
+        assert_eq!(run("flights/2013-01/20130101T050000Z-hoduycsugc-7-42.log").as_deref(), Some("hoduycsugc-7"));
         assert_eq!(run("flights/2013-01/20130101T050000Z-hoduycsugc-7-42.1.log").as_deref(), Some("hoduycsugc-7"));
         assert_eq!(run("flights/2013-01/notes.txt"), None);
     }

@@ -19,7 +19,7 @@ pub struct Memory {
     pub attempts: u64,
     /// The versions of its text that were planned.
     pub versions: u64,
-    /// The paths of its logs, below the folder of logs.
+    /// The paths of its log files, below the folder of logs.
     pub logs: Vec<String>,
 }
 
@@ -68,11 +68,12 @@ impl Runs {
             .count("select count(*) from hw_task where run_id in (select id from hw_run where job = $1)", &of_job)
             .await?;
         memory.versions = self.count("select count(*) from hw_job_version where job = $1", &of_job).await?;
-        let logs = "select log_path from hw_attempt where run_id in (select id from hw_run where job = $1) order by 1";
-        for row in self.store.rows(logs, &of_job).await? {
+        let attempts = "from hw_attempt where run_id in (select id from hw_run where job = $1)";
+        memory.attempts = self.count(&format!("select count(*) {attempts}"), &of_job).await?;
+        let logs = format!("select distinct log_path {attempts} order by 1");
+        for row in self.store.rows(&logs, &of_job).await? {
             memory.logs.push(row.text(0)?);
         }
-        memory.attempts = memory.logs.len() as u64;
         Ok(memory)
     }
 

@@ -146,8 +146,8 @@ impl Runs {
         Ok(row.map(|row| row.text(0)).transpose()?)
     }
 
-    /// Wipes a job's memory: its runs, tasks, attempts and versions; what it published stays. Returns the logs' paths, whose
-    /// files are the caller's to delete. Errors: `Busy` while a run of it is at work.
+    /// Wipes a job's memory: its runs, tasks, attempts and versions; what it published stays. Returns the paths of its
+    /// log files, which are the caller's to delete. Errors: `Busy` while a run of it is at work.
     pub async fn forget(&self, job: &JobName) -> Result<Vec<String>> {
         let filter = RunFilter { job: Some(job.clone()), live: true, limit: usize::MAX, ..RunFilter::default() };
         if let Some(run) = read::list(self, &filter).await?.into_iter().find(RunRow::is_held) {
@@ -158,8 +158,8 @@ impl Runs {
             .write(move |tx| {
                 Box::pin(async move {
                     let of_job = "run_id in (select id from hw_run where job = $1)";
-                    let logs =
-                        tx.rows(&format!("select log_path from hw_attempt where {of_job}"), &values![&job]).await?;
+                    let logs = format!("select distinct log_path from hw_attempt where {of_job}");
+                    let logs = tx.rows(&logs, &values![&job]).await?;
                     for table in OF_RUN {
                         tx.execute(&format!("delete from {table} where {of_job}"), &values![&job]).await?;
                     }

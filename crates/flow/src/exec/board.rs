@@ -421,7 +421,7 @@ impl Board {
         match result {
             Ok(done) => self.done(run, head, done, attempt, now),
             Err(Stop::Failed(failure)) => {
-                entry.note_failure(head, failure.clone(), attempt.attempt);
+                entry.note_failure(head, failure.clone());
                 entry.attempts.push(attempt);
                 entry.note_output(head, None);
                 self.dirty.insert(run);

@@ -91,8 +91,8 @@ impl Executor {
         let left = self.store.leave().await;
         let cancelled = result?;
         left?;
-        let log_of = |shape: &RunShape, run_id: &RunId, fence, attempt| {
-            self.options.logs.join(AttemptLog::path_of(&shape.job, &shape.interval, run_id, fence, attempt))
+        let log_of = |shape: &RunShape, run_id: &RunId, fence| {
+            self.options.logs.join(AttemptLog::path_of(&shape.job, &shape.interval, run_id, fence))
         };
         Ok(session.board.summary(cancelled, log_of))
     }

@@ -1,4 +1,7 @@
-//! The log of one attempt: a plain file with a time on every line.
+//! The logs of attempts: plain lines with a time, in one file for all attempts that a process makes of a run.
+//!
+//! Not a file per attempt: making one costs more than all else that a small task does. Where many files went lately, as builds,
+//! tests and clean-ups have it, a file system looks past all that they left before it finds a place for the next.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,8 +22,9 @@ const STAMP_BYTES: u64 = 26;
 
 /// Writes the log of one attempt. Clones write to the same file; the last one to go writes what is left.
 ///
-/// Lines read `2013-01-02T05:00:00.123Z text`. Errors of the disk never fail an attempt: the log ends there, and a warning
-/// goes to the program's own log.
+/// Lines read `3 2013-01-02T05:00:00.123Z text`, with the number of the attempt before them, by which [`whose`] tells them apart.
+/// They go to the file's end, whole ones only, so that attempts at work at the same time mix their lines and nothing else. Errors
+/// of the disk never fail an attempt: its log ends there, and a warning goes to the program's own log.
 #[derive(Clone)]
 pub struct AttemptLog {
     inner: Arc<Mutex<Inner>>,
@@ -30,6 +34,8 @@ pub struct AttemptLog {
 struct Inner {
     file_path: PathBuf,
     relative: String,
+    /// What stands before each line: the attempt.
+    mark: String,
     file: Option<File>,
     buffer: String,
     bytes: u64,
@@ -39,22 +45,24 @@ struct Inner {
 }
 
 impl AttemptLog {
-    /// The path below the folder of logs: `<job>/<month>/<start>-<run>-<fence>.<attempt>.log`, as
-    /// `flights/2013-01/20130101T050000Z-m1-7-42.1.log`.
+    /// The path below the folder of logs: `<job>/<month>/<start>-<run>-<fence>.log`, as
+    /// `flights/2013-01/20130101T050000Z-m1-7-42.log`.
     ///
     /// With the fence, because attempts that a process began in its last moment may not be kept: the next owner numbers its own from
-    /// what is, and would go on in the logs of the lost ones.
+    /// what is, and would go on in the logs of the lost ones. And so no two processes write to one file.
     ///
     /// Not a folder per interval: each would be one more inode to make, as dear as the log itself.
-    pub fn path_of(job: &JobName, interval: &Interval, run_id: &RunId, fence: i64, attempt: u32) -> String {
-        format!("{job}/{}-{run_id}-{fence}.{attempt}.log", interval.start().format("%Y-%m/%Y%m%dT%H%M%SZ"))
+    pub fn path_of(job: &JobName, interval: &Interval, run_id: &RunId, fence: i64) -> String {
+        format!("{job}/{}-{run_id}-{fence}.log", interval.start().format("%Y-%m/%Y%m%dT%H%M%SZ"))
     }
 
-    /// A log at `relative` below `folder`, of at most `bytes_max` bytes and some last words. The file comes with the first write.
-    pub fn new(folder: &Path, relative: String, bytes_max: u64, clock: Arc<dyn Clock>) -> Self {
+    /// The log of an attempt at `relative` below `folder`, of at most `bytes_max` bytes and some last words. The file comes with the
+    /// first write.
+    pub fn new(folder: &Path, relative: String, attempt: u32, bytes_max: u64, clock: Arc<dyn Clock>) -> Self {
         let inner = Inner {
             file_path: folder.join(&relative),
             relative,
+            mark: format!("{attempt} "),
             file: None,
             buffer: String::new(),
             bytes: 0,
@@ -70,7 +78,7 @@ impl AttemptLog {
         let time = self.time();
         let mut inner = self.lock();
         for line in text.as_ref().lines() {
-            let bytes = line.len() as u64 + STAMP_BYTES;
+            let bytes = inner.bytes_of(line);
             if inner.left_out > 0 || inner.bytes + bytes > inner.bytes_max {
                 if inner.left_out == 0 {
                     let max = crate::units::ByteSize::from_bytes(inner.bytes_max);
@@ -120,7 +128,7 @@ impl AttemptLog {
         self.lock().write_out();
     }
 
-    /// The bytes logged so far.
+    /// The bytes that this attempt has logged so far.
     pub fn bytes(&self) -> u64 {
         self.lock().bytes
     }
@@ -142,9 +150,13 @@ impl AttemptLog {
 }
 
 impl Inner {
+    fn bytes_of(&self, line: &str) -> u64 {
+        (self.mark.len() + line.len()) as u64 + STAMP_BYTES
+    }
+
     fn add(&mut self, time: &str, line: &str) {
-        self.bytes += line.len() as u64 + STAMP_BYTES;
-        for part in [time, " ", line, "\n"] {
+        self.bytes += self.bytes_of(line);
+        for part in [&self.mark, time, " ", line, "\n"] {
             self.buffer.push_str(part);
         }
         if self.buffer.len() >= BUFFER_BYTES_MAX {
@@ -184,9 +196,21 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.left_out > 0 {
-            self.buffer.push_str(&format!("--- {} bytes were left out ---\n", self.left_out));
+            self.buffer.push_str(&format!("{}--- {} bytes were left out ---\n", self.mark, self.left_out));
         }
         self.write_out();
+    }
+}
+
+/// Whose a line of a log file is, and the line without that mark: with its time first.
+///
+/// `None` for the lines of a version before, whose files held one attempt each.
+pub fn whose(line: &[u8]) -> (Option<u32>, &[u8]) {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let attempt = str::from_utf8(&line[..digits]).ok().and_then(|digits| digits.parse().ok());
+    match (attempt, line.get(digits)) {
+        (Some(attempt), Some(b' ')) => (Some(attempt), &line[digits + 1..]),
+        _ => (None, line),
     }
 }
 
@@ -203,8 +227,8 @@ mod tests {
     fn bounded(folder: &Path, bytes_max: u64) -> AttemptLog {
         let hour = |h: u32| chrono::DateTime::from_timestamp(i64::from(h) * 3600, 0).unwrap();
         let interval = Interval::new(hour(5), hour(6)).unwrap();
-        let path = AttemptLog::path_of(&"a/b".parse().unwrap(), &interval, &"r1".parse().unwrap(), 42, 2);
-        AttemptLog::new(folder, path, bytes_max, Arc::new(SystemClock))
+        let path = AttemptLog::path_of(&"a/b".parse().unwrap(), &interval, &"r1".parse().unwrap(), 42);
+        AttemptLog::new(folder, path, 2, bytes_max, Arc::new(SystemClock))
     }
 
     #[test]
@@ -215,12 +239,13 @@ mod tests {
         log.line("one\ntwo");
         other.failure(&Failure::new(ErrorKind::Invalid, "X", "table `t` is not there").with_hint("make it"));
         let path = log.file_path();
-        assert!(path.ends_with("a/b/1970-01/19700101T050000Z-r1-42.2.log"), "{}", path.display());
+        assert!(path.ends_with("a/b/1970-01/19700101T050000Z-r1-42.log"), "{}", path.display());
         assert!(!path.exists(), "short logs are written once");
         let bytes = log.bytes();
         drop((log, other));
         let text = std::fs::read_to_string(path).unwrap();
-        let shown: Vec<&str> = text.lines().map(|l| l.split_once("Z ").unwrap().1).collect();
+        let shown: Vec<&str> =
+            text.lines().map(|l| l.strip_prefix("2 ").unwrap().split_once("Z ").unwrap().1).collect();
         assert_eq!(shown, ["one", "two", "error: table `t` is not there [X]", "hint: make it"]);
         assert_eq!(bytes, text.len() as u64);
     }
@@ -228,7 +253,7 @@ mod tests {
     #[test]
     fn a_full_log_says_where_it_was_cut_and_keeps_the_last_words() {
         let folder = tempfile::tempdir().unwrap();
-        let log = bounded(folder.path(), 100);
+        let log = bounded(folder.path(), 106);
         log.line("one\ntwo\nthree\nfour");
         assert!(log.is_full());
         log.line("x");
@@ -238,8 +263,57 @@ mod tests {
         drop(log);
         let text = std::fs::read_to_string(path).unwrap();
         let shown: Vec<&str> = text.lines().map(|l| l.split_once("Z ").map_or(l, |(_, line)| line)).collect();
-        let cut = "--- cut: the log has reached its 100B (`execution.log_bytes_max`) ---";
-        assert_eq!(shown, ["one", "two", "three", cut, "error: it broke [X]", "--- 1007 bytes were left out ---"]);
+        let cut = "--- cut: the log has reached its 106B (`execution.log_bytes_max`) ---";
+        let end = "2 --- 1007 bytes were left out ---";
+        assert_eq!(shown, ["one", "two", "three", cut, "error: it broke [X]", end]);
+    }
+
+    #[test]
+    fn attempts_share_a_file_and_no_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = log(folder.path());
+        let logs: Vec<AttemptLog> = (0..4)
+            .map(|n| AttemptLog::new(folder.path(), first.relative_path(), n, 1 << 20, Arc::new(SystemClock)))
+            .collect();
+        std::thread::scope(|scope| {
+            for (n, log) in logs.iter().enumerate() {
+                scope.spawn(move || {
+                    for line in 0..2_000 {
+                        log.line(format!("{n}: {line:0100}"));
+                        if line % 7 == n {
+                            log.flush();
+                        }
+                    }
+                });
+            }
+        });
+        let bytes: Vec<u64> = logs.iter().map(AttemptLog::bytes).collect();
+        drop(logs);
+        let text = std::fs::read(first.file_path()).unwrap();
+        for (n, bytes) in bytes.into_iter().enumerate() {
+            let of: Vec<&[u8]> =
+                text.split_inclusive(|b| *b == b'\n').filter(|l| whose(l).0 == Some(n as u32)).collect();
+            assert_eq!((of.len(), of.concat().len() as u64), (2_000, bytes));
+            for (line, shown) in of.into_iter().enumerate() {
+                assert!(whose(shown).1.ends_with(format!(" {n}: {line:0100}\n").as_bytes()), "{n} {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_tells_whose_it_is() {
+        let check = |line: &str, expected: (Option<u32>, &str)| {
+            let (attempt, rest) = whose(line.as_bytes());
+            assert_eq!((attempt, str::from_utf8(rest).unwrap()), expected, "{line}");
+        };
+        check("12 2013-01-02T05:00:00.123Z 3 x\n", (Some(12), "2013-01-02T05:00:00.123Z 3 x\n"));
+        check("2 --- 7 bytes were left out ---", (Some(2), "--- 7 bytes were left out ---"));
+        // Of the version before.
+        check("2013-01-02T05:00:00.123Z 3 x", (None, "2013-01-02T05:00:00.123Z 3 x"));
+        check("--- 7 bytes were left out ---", (None, "--- 7 bytes were left out ---"));
+        check("", (None, ""));
+        check("7", (None, "7"));
+        check("99999999999 x", (None, "99999999999 x"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod timer;
 
 pub use error::Error;
 pub use executor::Executor;
-pub use log::AttemptLog;
+pub use log::{AttemptLog, whose};
 pub use options::{ExecutorOptions, Reprocess};
 pub use placement::{DEFAULT_POOL, JOB_POOLS, Placement, Takes, job_pool};
 pub use progress::{Counts, FailedRun, Progress, RunProgress, Summary};

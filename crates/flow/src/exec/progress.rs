@@ -91,7 +91,7 @@ pub struct FailedRun {
     pub ds: Option<Ds>,
     /// Why.
     pub failure: Failure,
-    /// The log of its last attempt, if there was one.
+    /// The log of its last attempts, if there was one.
     pub log: Option<PathBuf>,
 }
 

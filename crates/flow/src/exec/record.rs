@@ -156,9 +156,9 @@ pub struct AttemptRecord {
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it ended without its result.
     pub failure: Option<Failure>,
-    /// The log's path below the folder of logs.
+    /// The path below the folder of logs of the file that holds its log, with those of others of the run.
     pub log_path: String,
-    /// The log's size when this was recorded.
+    /// The size of its own log when this was recorded.
     pub log_bytes: u64,
 }
 

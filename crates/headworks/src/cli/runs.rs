@@ -1,7 +1,11 @@
 mod follow;
+mod log_file;
 mod steer;
 
-use std::{fs, process::ExitCode};
+use std::{
+    collections::hash_map::{Entry, HashMap},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -9,6 +13,7 @@ use headworks_domain::RunId;
 use headworks_flow::exec::{AttemptRecord, RunDetail, RunFilter, RunRow, RunStore};
 use headworks_flow::{Failure as TaskFailure, State};
 use headworks_meta::Mark;
+use log_file::LogFile;
 use serde_json::{Value, json};
 
 use crate::{
@@ -274,7 +279,7 @@ async fn logs(app: &App, args: LogsArgs) -> anyhow::Result<ExitCode> {
     let [attempt] = chosen[..] else {
         return logs_of_tasks(app, &args.run, &chosen);
     };
-    let text = read_log(app, &args.run, attempt)?;
+    let text = Logs::default().of(app, &args.run, attempt)?;
     if app.out.json {
         app.out.document(&log_json(&args.run, attempt, &text))?;
     } else {
@@ -285,9 +290,9 @@ async fn logs(app: &App, args: LogsArgs) -> anyhow::Result<ExitCode> {
 
 /// The logs of several tasks, each under a heading.
 fn logs_of_tasks(app: &App, run: &RunId, attempts: &[&AttemptRecord]) -> anyhow::Result<ExitCode> {
-    let mut documents = Vec::new();
+    let (mut logs, mut documents) = (Logs::default(), Vec::new());
     for (n, attempt) in attempts.iter().enumerate() {
-        let text = read_log(app, run, attempt)?;
+        let text = logs.of(app, run, attempt)?;
         if app.out.json {
             documents.push(log_json(run, attempt, &text));
             continue;
@@ -350,16 +355,27 @@ fn chosen_attempts<'a>(detail: &'a RunDetail, args: &LogsArgs) -> Result<Vec<&'a
     })
 }
 
-fn read_log(app: &App, run: &RunId, attempt: &AttemptRecord) -> anyhow::Result<Vec<u8>> {
-    let path = app.logs_dir()?.join(&attempt.log_path);
-    match fs::read(&path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::not_found(
-            format!("the log of run `{run}` is not here: there is no `{}`", path.display()),
-            "logs are kept for `retention.logs`, on the machine that ran the task",
-        )
-        .into()),
-        Err(error) => Err(error).with_context(|| format!("cannot read the log `{}`", path.display())),
+/// The log files that were opened, by their paths.
+#[derive(Default)]
+struct Logs(HashMap<String, LogFile>);
+
+impl Logs {
+    /// The log of an attempt.
+    fn of(&mut self, app: &App, run: &RunId, attempt: &AttemptRecord) -> anyhow::Result<Vec<u8>> {
+        let path = app.logs_dir()?.join(&attempt.log_path);
+        let file = match self.0.entry(attempt.log_path.clone()) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(place) => LogFile::open(&path).map(|file| place.insert(file)),
+        };
+        match file.and_then(|file| file.of(attempt.attempt)) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::not_found(
+                format!("the log of run `{run}` is not here: there is no `{}`", path.display()),
+                "logs are kept for `retention.logs`, on the machine that ran the task",
+            )
+            .into()),
+            Err(error) => Err(error).with_context(|| format!("cannot read the log `{}`", path.display())),
+        }
     }
 }
 

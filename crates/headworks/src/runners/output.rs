@@ -91,7 +91,7 @@ mod tests {
     /// What stands in a log of `bytes_max` after these pieces, without times, and the last lines.
     fn logged(bytes_max: u64, pieces: &[&[u8]]) -> (Vec<String>, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
-        let log = AttemptLog::new(folder.path(), "x.log".to_owned(), bytes_max, Arc::new(SystemClock));
+        let log = AttemptLog::new(folder.path(), "x.log".to_owned(), 1, bytes_max, Arc::new(SystemClock));
         let path = log.file_path();
         let mut output = Output::new(log.clone());
         for piece in pieces {
@@ -101,7 +101,7 @@ mod tests {
         let last = output.last_lines();
         drop((log, output));
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let lines = text.lines().map(|l| l.split_once("Z ").map_or(l, |(_, line)| line).to_owned()).collect();
+        let lines = text.lines().map(|l| l.split_once("Z ").map_or(&l[2..], |(_, line)| line).to_owned()).collect();
         (lines, last)
     }
 

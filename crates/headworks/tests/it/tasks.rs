@@ -95,6 +95,15 @@ fn outputs_are_passed_on() {
     assert_eq!(items.lines().filter(|line| line.starts_with("==> load.")).count(), 3, "{items}");
     let all = logs(&project, &[]);
     assert!(all.contains("==> list, attempt 1: success <=="), "{all}");
+    // One file holds the logs of all attempts, and each shows its own lines.
+    let files = project.files(".headworks/logs");
+    assert_eq!(files.len(), 1, "{files:?}");
+    let own = logs(&project, &["--task", "load.1"]);
+    let wrote = ["item \"2026-01-01-b\"", "part 2026-01-01-b of 3", "output: \"2026-01-01-b!\"", "done"];
+    assert_eq!(untimed(&own)[2..], wrote);
+    assert!(own.lines().all(|line| line.starts_with("20")), "{own}");
+    let whole = std::fs::read_to_string(&files[0]).unwrap();
+    assert_eq!(whole.lines().count(), untimed(&all).len(), "{whole}\n{all}");
     let unknown = project.run(&["runs", "logs", "x", "--task", "list", "--attempt", "1"]);
     assert_eq!(unknown.code, 2);
 }
@@ -161,7 +170,8 @@ tasks:
     assert!(followed.code == 0 && followed.stderr.contains("ended: success"), "{followed:?}");
     assert_eq!(outcome(run).code, 0);
     // Of a run that is over it shows what there is.
-    assert!(project.ok(&["runs", "logs", &id, "-f", "--task", "two"]).contains(" last\n"));
+    let two = project.ok(&["runs", "logs", &id, "-f", "--task", "two"]);
+    assert!(two.contains(" last\n") && !two.contains("first") && !two.contains("end of line"), "{two}");
 }
 
 #[test]

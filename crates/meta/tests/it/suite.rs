@@ -3,7 +3,8 @@
 use headworks_domain::{Clock, ErrorKind, RunId};
 use headworks_flow::{
     exec::{
-        Claim, ClaimRequest, Kept, Partition, Reprocess, Request, RunFilter, RunStore, Seen, Standing, Takes, Trigger,
+        AttemptRecord, Claim, ClaimRequest, Kept, Partition, Reprocess, Request, RunFilter, RunStore, Seen, Standing,
+        Takes, Trigger,
     },
     machine::{Failure, State},
 };
@@ -401,10 +402,13 @@ async fn forgetting_wipes_a_job_and_nothing_else(world: World) {
     let (kept, _) = claim_one(&runs, "weather", 0).await;
     let busy = runs.forget(&flights).await;
     assert!(matches!(&busy, Err(Error::Busy { run_id, .. }) if *run_id == id), "{busy:?}");
-    runs.record(vec![record(&id, claim, State::Success, world.clock.now())]).await.unwrap();
+    let mut ended = record(&id, claim, State::Success, world.clock.now());
+    // Attempts share a log file.
+    ended.attempts.push(AttemptRecord { attempt: 2, ..ended.attempts[0].clone() });
+    runs.record(vec![ended]).await.unwrap();
     let logs = [format!("x/{id}-1.log")];
     let memory = runs.memory(&flights).await.unwrap();
-    assert_eq!((memory.runs, memory.tasks, memory.attempts), (vec![("success".to_owned(), 1)], 2, 1));
+    assert_eq!((memory.runs, memory.tasks, memory.attempts), (vec![("success".to_owned(), 1)], 2, 2));
     assert_eq!((memory.days, &memory.logs[..]), (Some((ds(0).to_string(), ds(0).to_string())), &logs[..]));
     assert_eq!(runs.forget(&flights).await.unwrap(), logs);
     assert!(runs.memory(&flights).await.unwrap().is_empty());

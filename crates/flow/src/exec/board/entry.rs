@@ -78,10 +78,8 @@ pub(super) struct Entry {
     pub(super) took: Option<Duration>,
     /// What the run shows as its failure.
     pub(super) failure: Option<Failure>,
-    /// The attempt that failed so.
-    pub(super) failed_attempt: Option<u32>,
-    /// Segments that failed last time, with the attempt.
-    pub(super) failures: Vec<(usize, u32, Failure)>,
+    /// Segments that failed last time.
+    pub(super) failures: Vec<(usize, Failure)>,
     /// What tasks gave to later ones, by their names.
     pub(super) outputs: Arc<Map<String, Value>>,
     /// The items of tasks that run once for each.
@@ -122,7 +120,6 @@ impl Entry {
             attempts: Vec::new(),
             took: None,
             failure: None,
-            failed_attempt: None,
             failures: Vec::new(),
             outputs: Arc::default(),
             items: HashMap::new(),

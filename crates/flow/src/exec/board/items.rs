@@ -45,7 +45,7 @@ impl Board {
                 self.apply(run, &Event::Expanded { task, items: count }, now);
             }
             Err(failure) => {
-                entry.note_failure(task, failure, 0);
+                entry.note_failure(task, failure);
                 self.apply(run, &Event::ExpandFailed { task }, now);
             }
         }
@@ -91,29 +91,26 @@ impl Entry {
     }
 
     /// Keeps why a segment failed, unless its failure is allowed. The run shows what failed first and did not mend.
-    pub(super) fn note_failure(&mut self, head: usize, failure: crate::machine::Failure, attempt: u32) {
+    pub(super) fn note_failure(&mut self, head: usize, failure: crate::machine::Failure) {
         if self.machine.allows_failure(head) {
             return;
         }
-        self.failures.retain(|(of, ..)| *of != head);
-        self.failures.push((head, attempt, failure));
+        self.failures.retain(|(of, _)| *of != head);
+        self.failures.push((head, failure));
         self.show_failure();
     }
 
     /// A segment that failed before is done.
     pub(super) fn mend_failure(&mut self, head: usize) {
-        if self.failures.iter().any(|(of, ..)| *of == head) {
-            self.failures.retain(|(of, ..)| *of != head);
+        if self.failures.iter().any(|(of, _)| *of == head) {
+            self.failures.retain(|(of, _)| *of != head);
             self.show_failure();
         }
     }
 
     fn show_failure(&mut self) {
         let failed = |head: usize| self.machine.tasks().nth(head).is_some_and(|task| task.state == State::Failed);
-        let shown = self.failures.iter().find(|(head, ..)| failed(*head)).or(self.failures.first());
-        (self.failed_attempt, self.failure) = match shown {
-            Some((_, attempt, failure)) => (Some(*attempt).filter(|n| *n > 0), Some(failure.clone())),
-            None => (None, None),
-        };
+        let shown = self.failures.iter().find(|(head, _)| failed(*head)).or(self.failures.first());
+        self.failure = shown.map(|(_, failure)| failure.clone());
     }
 }

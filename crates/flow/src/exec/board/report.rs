@@ -43,20 +43,18 @@ impl Board {
         (machine.segment(head), machine.ends_with(head))
     }
 
-    /// How all runs ended. `log_of` finds the log of a run's attempt under a fence.
+    /// How all runs ended. `log_of` finds the log of a run under a fence.
     pub(crate) fn summary(
         &self,
         cancelled: bool,
-        log_of: impl Fn(&RunShape, &RunId, i64, u32) -> std::path::PathBuf,
+        log_of: impl Fn(&RunShape, &RunId, i64) -> std::path::PathBuf,
     ) -> Summary {
         let mut summary = Summary { counts: self.counts, cancelled, ..Summary::default() };
         for entry in self.runs.iter() {
             let failed = entry.counted == Some(State::Failed);
             let Some(failure) = entry.failure.clone().filter(|_| failed) else { continue };
             let log = match (&entry.shape, &entry.run_id) {
-                (Some(shape), Some(id)) if entry.attempt > 0 => {
-                    Some(log_of(shape, id, entry.claim.fence, entry.failed_attempt.unwrap_or(entry.attempt)))
-                }
+                (Some(shape), Some(id)) if entry.attempt > 0 => Some(log_of(shape, id, entry.claim.fence)),
                 _ => None,
             };
             let run = FailedRun {

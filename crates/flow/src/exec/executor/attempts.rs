@@ -32,9 +32,9 @@ impl Session<'_> {
         // Segments of one run that start together have numbers of their own.
         record.attempt = attempt;
         let input = self.board.input(run, head);
-        let path = AttemptLog::path_of(&shape.job, &shape.interval, &record.run_id, record.fence, attempt);
-        let log =
-            AttemptLog::new(&executor.options.logs, path, executor.options.log_bytes_max, Arc::clone(&executor.clock));
+        let path = AttemptLog::path_of(&shape.job, &shape.interval, &record.run_id, record.fence);
+        let (folder, bytes_max) = (&executor.options.logs, executor.options.log_bytes_max);
+        let log = AttemptLog::new(folder, path, attempt, bytes_max, Arc::clone(&executor.clock));
         let (run_id, fence) = (record.run_id.clone(), record.fence);
         log.line(format!(
             "job {} ds={} run {run_id} attempt {attempt} version {}",

@@ -1,18 +1,11 @@
 //! Showing logs as they grow.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use headworks_flow::exec::{AttemptRecord, RunDetail};
+use headworks_flow::exec::{AttemptRecord, RunDetail, whose};
 
-use super::{LogsArgs, detail, heading, is_meant};
+use super::{LogsArgs, detail, heading, is_meant, log_file::read_from};
 use crate::{
     app::App,
     fail::{DONE, Failure},
@@ -20,9 +13,6 @@ use crate::{
 
 /// The pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// A line that is longer is shown before its end.
-const LINE_MAX: usize = 64 << 10;
 
 /// Shows what a run's attempts write, until the run is over.
 pub(super) async fn follow(app: &App, args: &LogsArgs) -> anyhow::Result<ExitCode> {
@@ -34,8 +24,14 @@ pub(super) async fn follow(app: &App, args: &LogsArgs) -> anyhow::Result<ExitCod
     loop {
         // Asked before the logs are read: what is written before the end is shown.
         let detail = detail(app, &args.run).await?;
+        let mut files: Vec<&AttemptRecord> = Vec::new();
         for attempt in detail.attempts.iter().filter(|attempt| is_meant(attempt, args)) {
-            logs.show(app, &detail, attempt)?;
+            if files.iter().all(|earlier| earlier.log_path != attempt.log_path) {
+                files.push(attempt);
+            }
+        }
+        for first in files {
+            logs.show(app, &detail, first, args)?;
         }
         if detail.run.finished_at.is_some() {
             app.note(format_args!("run {} ended: {}", args.run, detail.run.state));
@@ -48,50 +44,105 @@ pub(super) async fn follow(app: &App, args: &LogsArgs) -> anyhow::Result<ExitCod
     }
 }
 
-/// What was shown of each log, by its path.
+/// How much was looked at of each file, by its path.
 #[derive(Default)]
 struct Logs {
-    shown: BTreeMap<String, u64>,
-    /// The attempt whose log was shown last.
+    seen: BTreeMap<String, usize>,
+    /// The attempt whose lines were shown last.
     last: Option<u32>,
 }
 
 impl Logs {
-    fn show(&mut self, app: &App, run: &RunDetail, attempt: &AttemptRecord) -> anyhow::Result<()> {
-        let path = app.logs_dir()?.join(&attempt.log_path);
-        let from = self.shown.get(&attempt.log_path).copied();
-        let text = match read_from(&path, from.unwrap_or(0), attempt.finished_at.is_some()) {
+    /// Shows what has come to the file that holds the log of `first` and of others.
+    fn show(&mut self, app: &App, run: &RunDetail, first: &AttemptRecord, args: &LogsArgs) -> anyhow::Result<()> {
+        let path = app.logs_dir()?.join(&first.log_path);
+        let from = self.seen.get(&first.log_path).copied();
+        let is_over = run.run.finished_at.is_some();
+        let text = match read_from(&path, from.unwrap_or(0) as u64, is_over) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if from.is_none() {
-                    self.shown.insert(attempt.log_path.clone(), 0);
-                    app.note(format_args!("the log of attempt {} is not on this machine", attempt.attempt));
+                    self.seen.insert(first.log_path.clone(), 0);
+                    app.note(format_args!("the log of attempt {} is not on this machine", first.attempt));
                 }
                 return Ok(());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read the log `{}`", path.display())),
         };
-        self.shown.insert(attempt.log_path.clone(), from.unwrap_or(0) + text.len() as u64);
-        if text.is_empty() {
-            return Ok(());
+        let is_alone = run.attempts.len() == 1 && first.task.is_none();
+        let of_file: Vec<&AttemptRecord> = run.attempts.iter().filter(|a| a.log_path == first.log_path).collect();
+        let (looked_at, pieces) = by_attempt(&text, &of_file, is_over);
+        self.seen.insert(first.log_path.clone(), from.unwrap_or(0) + looked_at);
+        for (attempt, lines) in pieces.into_iter().filter(|(attempt, _)| is_meant(attempt, args)) {
+            if self.last.replace(attempt.attempt) != Some(attempt.attempt) && !is_alone {
+                app.out.line(heading(app, attempt))?;
+            }
+            app.out.data(&lines)?;
         }
-        let is_alone = run.attempts.len() == 1 && attempt.task.is_none();
-        if self.last.replace(attempt.attempt) != Some(attempt.attempt) && !is_alone {
-            app.out.line(heading(app, attempt))?;
-        }
-        app.out.data(&text)
+        Ok(())
     }
 }
 
-/// Reads what has come since; the beginning of a line waits for its end, so that no two tasks share one.
-fn read_from(path: &Path, from: u64, is_over: bool) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    if !is_over && text.len() - whole < LINE_MAX {
-        text.truncate(whole);
+/// The lines of a text, in their order, by the attempts of its file, which come sorted; and how many bytes they were.
+///
+/// An attempt that is not kept yet will be with the next look: all from its first line on waits for that.
+fn by_attempt<'a>(
+    text: &[u8],
+    of_file: &[&'a AttemptRecord],
+    is_over: bool,
+) -> (usize, Vec<(&'a AttemptRecord, Vec<u8>)>) {
+    let mut looked_at = 0;
+    let mut pieces: Vec<(&AttemptRecord, Vec<u8>)> = Vec::new();
+    for whole in text.split_inclusive(|byte| *byte == b'\n') {
+        let (number, line) = whose(whole);
+        let attempt = match number {
+            Some(number) => of_file.binary_search_by_key(&number, |attempt| attempt.attempt).ok().map(|at| of_file[at]),
+            None => of_file.first().copied(),
+        };
+        if attempt.is_none() && !is_over {
+            break;
+        }
+        looked_at += whole.len();
+        match (attempt, pieces.last_mut()) {
+            (Some(attempt), Some((last, lines))) if last.attempt == attempt.attempt => lines.extend_from_slice(line),
+            (Some(attempt), _) => pieces.push((attempt, line.to_vec())),
+            (None, _) => {}
+        }
     }
-    Ok(text)
+    (looked_at, pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use headworks_flow::State;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_an_attempt_that_is_not_kept_yet_wait() {
+        let attempt = |attempt| AttemptRecord {
+            attempt,
+            task: None,
+            state: State::Running,
+            started_at: DateTime::UNIX_EPOCH,
+            finished_at: None,
+            failure: None,
+            log_path: "x.log".to_owned(),
+            log_bytes: 0,
+        };
+        let attempts = [attempt(1), attempt(3)];
+        let of_file: Vec<&AttemptRecord> = attempts.iter().collect();
+        let check = |text: &str, is_over: bool, looked_at: usize, expected: &[(u32, &str)]| {
+            let (bytes, pieces) = by_attempt(text.as_bytes(), &of_file, is_over);
+            let shown: Vec<_> = pieces.iter().map(|(a, lines)| (a.attempt, str::from_utf8(lines).unwrap())).collect();
+            assert_eq!((bytes, &shown[..]), (looked_at, expected), "{text}");
+        };
+        check("1 T a\n3 T b\n3 T c\n1 T d\n", false, 24, &[(1, "T a\n"), (3, "T b\nT c\n"), (1, "T d\n")]);
+        check("1 T a\n2 T b\n1 T c\n", false, 6, &[(1, "T a\n")]);
+        // Nobody will keep it any more.
+        check("1 T a\n2 T b\n1 T c\n", true, 18, &[(1, "T a\nT c\n")]);
+        // A version before had a file for each attempt.
+        check("T a\nT b\n", false, 8, &[(1, "T a\nT b\n")]);
+    }
 }
