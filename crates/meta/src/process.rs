@@ -1,6 +1,9 @@
 //! Who owns runs, and whether it still lives.
 
-use std::{fs, io, sync::Arc};
+use std::{
+    fs, io,
+    sync::{Arc, OnceLock},
+};
 
 use rustix::{
     io::Errno,
@@ -68,16 +71,9 @@ pub struct SystemProcesses;
 
 impl Processes for SystemProcesses {
     fn this(&self) -> ProcessInfo {
-        let pid = std::process::id();
-        let read = |path: &str| fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
-        // Two containers of one machine have the same boot, and processes of the same number.
-        let space = fs::read_link("/proc/self/ns/pid").map(|p| p.display().to_string()).unwrap_or_default();
-        ProcessInfo {
-            host: read("/proc/sys/kernel/hostname"),
-            boot_id: format!("{} {space}", read("/proc/sys/kernel/random/boot_id")).trim().to_owned(),
-            pid,
-            pid_start: start_of(pid).ok().flatten().unwrap_or(0),
-        }
+        // Read once: it is asked for with every look at runs.
+        static THIS: OnceLock<ProcessInfo> = OnceLock::new();
+        THIS.get_or_init(this_process).clone()
     }
 
     fn life(&self, process: &ProcessInfo) -> Life {
@@ -98,6 +94,20 @@ impl Processes for SystemProcesses {
                 Some(_) => Life::Unknown,
             },
         }
+    }
+}
+
+/// Reads who this process is.
+fn this_process() -> ProcessInfo {
+    let pid = std::process::id();
+    let read = |path: &str| fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
+    // Two containers of one machine have the same boot, and processes of the same number.
+    let space = fs::read_link("/proc/self/ns/pid").map(|p| p.display().to_string()).unwrap_or_default();
+    ProcessInfo {
+        host: read("/proc/sys/kernel/hostname"),
+        boot_id: format!("{} {space}", read("/proc/sys/kernel/random/boot_id")).trim().to_owned(),
+        pid,
+        pid_start: start_of(pid).ok().flatten().unwrap_or(0),
     }
 }
 
