@@ -54,7 +54,9 @@ mod plan;
 mod pool;
 mod queue;
 mod resolve;
+mod turns;
 mod types;
+mod wanted;
 
 pub use access::GrantCheck;
 pub use arrow::datatypes::{Field, SchemaRef};
