@@ -39,8 +39,10 @@ use crate::{
     parse, pg_catalog,
     plan::{Planned, Planner, Runnable},
     pool::QueryPool,
-    queue::{Queue, Queues, Slot},
+    queue::{Queue, Queues},
     stored::{Rows, Stored, bytes_of, first_rows},
+    turns::{Turn, Turns},
+    wanted::Asker,
 };
 
 /// Runs SQL over a lake, on threads of its own: the one way in for everybody who asks the lake.
@@ -69,11 +71,87 @@ struct Shared {
     registry: Arc<Registry>,
     /// A thread that is never busy: there time limits are kept.
     control: Handle,
-    /// Threads of queries that people wait for, and of those that nobody does.
-    normal: Handle,
-    low: Handle,
+    lanes: Lanes,
     batches_ahead: usize,
     closing: watch::Sender<bool>,
+}
+
+/// The threads of each priority that a queue has.
+struct Lanes {
+    high: Option<Lane>,
+    normal: Lane,
+    low: Option<Lane>,
+    /// For what takes no time, on normal threads: nobody's planning delays it but its own.
+    quick: Lane,
+}
+
+/// Threads of one priority.
+struct Lane {
+    threads: Handle,
+    /// Who plans on them now: as many at once as there are threads. Planning does not give way, so that more would hold back
+    /// each other and everybody else.
+    planning: Arc<Turns>,
+}
+
+impl Lanes {
+    /// Starts threads for the priorities of these queues, the most eager ones as they come, the next less eager.
+    fn start(queues: &Queues, options: &EngineOptions) -> Result<(Self, Vec<Runtime>)> {
+        let queries_max: usize = queues.all().iter().map(|queue| queue.options.slots).sum();
+        let own_nice = rustix::process::getpriority_process(None).unwrap_or_default();
+        let mut runtimes = Vec::new();
+        let mut lane = |priority, name| {
+            if priority != Priority::Normal && queues.all().iter().all(|queue| queue.options.priority != priority) {
+                return Ok(None);
+            }
+            let more = NICE.get(runtimes.len()).filter(|more| **more > 0);
+            let nice = more.map(|more| NICE_MAX.min(own_nice + more));
+            runtimes.push(runtime(options, queries_max, name, nice)?);
+            let threads = runtimes[runtimes.len() - 1].handle().clone();
+            Ok::<_, Error>(Some(Lane { threads, planning: Turns::new(options.threads) }))
+        };
+        let high = lane(Priority::High, "headworks-high")?;
+        let normal = lane(Priority::Normal, "headworks-sql")?;
+        let low = lane(Priority::Low, "headworks-low")?;
+        let normal =
+            normal.ok_or_else(|| Error::Internal { message: "there are no threads for queries".to_owned() })?;
+        let quick = Lane { threads: normal.threads.clone(), planning: Turns::new(options.threads) };
+        Ok((Self { high, normal, low, quick }, runtimes))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Lane> {
+        self.high.iter().chain([&self.normal, &self.quick]).chain(&self.low)
+    }
+
+    fn close(&self) {
+        self.all().for_each(|lane| lane.planning.close());
+    }
+}
+
+impl Shared {
+    fn lane(&self, queue: &Arc<Queue>) -> &Lane {
+        let own = match queue.options.priority {
+            _ if Arc::ptr_eq(queue, self.queues.quick()) => Some(&self.lanes.quick),
+            Priority::High => self.lanes.high.as_ref(),
+            Priority::Normal => None,
+            Priority::Low => self.lanes.low.as_ref(),
+        };
+        own.unwrap_or(&self.lanes.normal)
+    }
+
+    /// The queue of a statement, or the one for what takes no time. Errors: `UnknownQueue`.
+    async fn queue(&self, sql: &str, options: &QueryOptions) -> Result<Arc<Queue>> {
+        if is_quick(self, sql, options).await? {
+            return Ok(Arc::clone(self.queues.quick()));
+        }
+        self.queues.of(options.queue.as_deref(), &options.caller).cloned()
+    }
+
+    /// Lets no query in any more and stops those that wait or run.
+    fn close(&self) {
+        self.queues.close();
+        self.lanes.close();
+        self.closing.send_replace(true);
+    }
 }
 
 /// What a statement gives, before it is run.
@@ -109,13 +187,8 @@ impl Engine {
             };
             spill.insert(queue.options.name.clone(), own);
         }
-        let queries_max: usize = queues.all().iter().map(|queue| queue.options.slots).sum();
-        let mut runtimes = vec![runtime(&options, queries_max, "headworks-sql", None)?];
-        if queues.all().iter().any(|queue| queue.options.priority == Priority::Low) {
-            runtimes.push(runtime(&options, queries_max, "headworks-low", Some(LOW_NICE))?);
-        }
+        let (lanes, mut runtimes) = Lanes::start(&queues, &options)?;
         let control = runtime(&EngineOptions { threads: 1, ..options.clone() }, 1, "headworks-control", None)?;
-        let (normal, low) = (runtimes[0].handle().clone(), runtimes[runtimes.len() - 1].handle().clone());
         let control_handle = control.handle().clone();
         runtimes.push(control);
         let limits = ValueLimits::of(&options);
@@ -138,8 +211,7 @@ impl Engine {
             cache: Cache::new(options.cache, results),
             registry,
             control: control_handle,
-            normal,
-            low,
+            lanes,
             batches_ahead: options.batches_ahead.max(1),
             closing: watch::Sender::new(false),
         });
@@ -151,11 +223,8 @@ impl Engine {
     ///
     /// Errors: those of [`Error`]; what fails while rows are made comes as the stream's last item.
     pub async fn query(&self, sql: &str, options: QueryOptions) -> Result<QueryStream> {
-        if is_quick(&self.inner.shared, sql, &options).await? {
-            let queue = Arc::clone(self.inner.shared.queues.quick());
-            return self.start_in(queue, sql, options).rows().await;
-        }
-        self.start(sql, options)?.rows().await
+        let queue = self.inner.shared.queue(sql, &options).await?;
+        self.start_in(queue, sql, options).rows().await
     }
 
     /// Starts one statement and does not wait for its turn. Errors: `UnknownQueue`.
@@ -177,24 +246,30 @@ impl Engine {
         self.query(sql, options).await?.try_collect().await
     }
 
-    /// Plans one statement and tells what it takes and gives. Errors: those of planning.
+    /// Plans one statement and tells what it takes and gives. Waits for its turn to be planned, but for no slot.
+    ///
+    /// Errors: `UnknownQueue`, `Timeout`, those of planning.
     pub async fn describe(&self, sql: &str, options: QueryOptions) -> Result<Described> {
         let shared = Arc::clone(&self.inner.shared);
-        let deadline = Deadline::of(options.timeout);
-        let (sql, handle) = (sql.to_owned(), shared.normal.clone());
-        let task = handle.clone().spawn_blocking(move || handle.block_on(shared.planner.describe(&sql, &options)));
-        deadline.limit(async { task.await.map_err(not_joined)? }).await
+        let queue = shared.queue(sql, &options).await?;
+        let described = async {
+            let lane = shared.lane(&queue);
+            let turn = lane.planning.turn(&options.caller.user).await?;
+            let (shared, sql, options) = (Arc::clone(&shared), sql.to_owned(), options.clone());
+            lane.plan(turn, async move { Box::pin(shared.planner.describe(&sql, &options)).await }).await
+        };
+        Deadline::of(options.timeout, &queue).limit(described).await
     }
 
     /// Runs a future on the engine's threads.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.inner.shared.normal.spawn(work);
+        self.inner.shared.lanes.normal.threads.spawn(work);
     }
 
     /// Holds a grant against the tables that there are now. Errors: `Syntax`, `Plan` when its row filter cannot be read at all.
     pub async fn check_grant(&self, grant: Grant) -> Result<GrantCheck> {
         let shared = Arc::clone(&self.inner.shared);
-        let handle = shared.normal.clone();
+        let handle = shared.lanes.normal.threads.clone();
         let task = handle.clone().spawn_blocking(move || handle.block_on(shared.planner.check_grant(&grant)));
         task.await.map_err(not_joined)?
     }
@@ -232,8 +307,7 @@ impl Engine {
     /// Stops all queries and waits until they have let go of memory and files, at most so long.
     pub async fn shut_down(&self, wait: Duration) {
         let shared = Arc::clone(&self.inner.shared);
-        shared.queues.close();
-        shared.closing.send_replace(true);
+        shared.close();
         let is_idle = || shared.queues.all().iter().all(|queue| queue.state().running == 0);
         let until = Instant::now() + wait;
         while !is_idle() {
@@ -246,8 +320,10 @@ impl Engine {
     }
 }
 
-/// How much less often threads of queues with a low priority run than others that want to: about a tenth, on Linux.
-const LOW_NICE: i32 = 10;
+/// How much less eager the threads of each next priority are: on Linux, who is ten behind runs a tenth of the time when both
+/// want to. Ten each, as far as it goes.
+const NICE: [i32; 3] = [0, 10, 19];
+const NICE_MAX: i32 = 19;
 
 fn runtime(options: &EngineOptions, queries_max: usize, name: &str, nice: Option<i32>) -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -264,7 +340,7 @@ fn runtime(options: &EngineOptions, queries_max: usize, name: &str, nice: Option
         builder.on_thread_start(move || {
             let thread = Some(rustix::thread::gettid());
             if let Err(error) = rustix::process::setpriority_process(thread, nice) {
-                tracing::warn!(%error, "threads of queues with a low priority run with a normal one");
+                tracing::warn!(%error, "threads of queries that give way run as eagerly as others");
             }
         });
     }
@@ -279,8 +355,7 @@ impl fmt::Debug for Engine {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shared.queues.close();
-        self.shared.closing.send_replace(true);
+        self.shared.close();
         for runtime in self.runtimes.drain(..) {
             runtime.shutdown_background();
         }
@@ -401,7 +476,7 @@ async fn is_quick(shared: &Shared, sql: &str, options: &QueryOptions) -> Result<
         return Ok(false);
     }
     let (sql, limits) = (sql.to_owned(), options.limits);
-    let asked = shared.normal.spawn_blocking(move || pg_catalog::reads_catalog_alone(&sql, &limits));
+    let asked = shared.lanes.normal.threads.spawn_blocking(move || pg_catalog::reads_catalog_alone(&sql, &limits));
     asked.await.map_err(not_joined)
 }
 
@@ -441,7 +516,12 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn of(timeout: Option<Duration>) -> Self {
+    /// A query's own, or that of its queue when it is sooner.
+    fn of(own: Option<Duration>, queue: &Queue) -> Self {
+        let timeout = match (own, queue.options.timeout) {
+            (Some(own), Some(most)) => Some(own.min(most)),
+            (own, most) => own.or(most),
+        };
         let at = timeout.and_then(|t| Instant::now().checked_add(t));
         Self { at, seconds: timeout.map_or(0, |t| t.as_secs().max(1)) }
     }
@@ -460,11 +540,7 @@ impl Deadline {
 /// Looks into the cache; else waits for a slot, plans, and lets the query run on by itself.
 async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered: Entered) -> Result<QueryStream> {
     let live = Arc::clone(entered.live());
-    let timeout = match (options.timeout, live.queue().options.timeout) {
-        (Some(own), Some(most)) => Some(own.min(most)),
-        (own, most) => own.or(most),
-    };
-    let deadline = Deadline::of(timeout);
+    let deadline = Deadline::of(options.timeout, live.queue());
     let rows_wanted = options.rows_max.unwrap_or(u64::MAX);
     let mut closing = shared.closing.subscribe();
     let prepared = deadline.limit(async {
@@ -507,11 +583,8 @@ async fn start(shared: Arc<Shared>, sql: String, options: QueryOptions, entered:
         shared: Arc::clone(&shared),
         live: Arc::clone(&live),
     };
-    let lane = match live.queue().options.priority {
-        Priority::Normal => &shared.normal,
-        Priority::Low => &shared.low,
-    };
-    let driver = driver.drive(planned, slot, deadline, entered, lane.clone());
+    let threads = shared.lane(live.queue()).threads.clone();
+    let driver = driver.drive(planned, slot, deadline, entered, threads);
     let driver = shared.control.spawn(driver).abort_handle();
     Ok(QueryStream { live, schema, batches: Batches::Made { batches, driver } })
 }
@@ -523,7 +596,7 @@ const CHANNEL_BATCHES_MAX: usize = 4_096;
 #[allow(clippy::large_enum_variant, reason = "there is one a query")]
 enum Prepared {
     Kept(Arc<Stored>),
-    Planned(Planned, Slot, Option<Keeping>),
+    Planned(Planned, Turn, Option<Keeping>),
 }
 
 /// A result on its way into the cache.
@@ -538,7 +611,7 @@ struct Keeping {
 }
 
 async fn prepare(shared: &Arc<Shared>, sql: String, options: QueryOptions, live: &Arc<Live>) -> Result<Prepared> {
-    let key = if shared.cache.is_off() { None } else { key(&sql, &options) };
+    let key = if shared.cache.is_off() { None } else { key(shared, &sql, &options, live).await? };
     let mut flight = None;
     while let Some(key) = &key {
         match shared.cache.look(key, shared.catalog.as_ref()).await? {
@@ -553,7 +626,6 @@ async fn prepare(shared: &Arc<Shared>, sql: String, options: QueryOptions, live:
         }
     }
     let slot = enter(live).await?;
-    live.plans();
     let threads = options.threads.or(live.queue().options.threads);
     let (planned, slot) = planned(Arc::clone(shared), sql, QueryOptions { threads, ..options }, live, slot).await?;
     let keeping = match (key, planned.reads()) {
@@ -577,18 +649,29 @@ async fn prepare(shared: &Arc<Shared>, sql: String, options: QueryOptions, live:
     Ok(Prepared::Planned(planned, slot, keeping))
 }
 
+/// Texts up to so many bytes are read at once, in less than a millisecond; others where queries are, as the thread that keeps
+/// time limits must not be held up.
+const SHORT_BYTES: usize = 8 << 10;
+
 /// What must be the same for two queries to have the same rows on the same data; `None` when nothing can be kept.
-fn key(sql: &str, options: &QueryOptions) -> Option<Arc<str>> {
+async fn key(shared: &Shared, sql: &str, options: &QueryOptions, live: &Live) -> Result<Option<Arc<str>>> {
     if !options.is_cached || !options.tables.is_empty() || options.at != crate::At::Now || options.rows_max.is_some() {
-        return None;
+        return Ok(None);
     }
-    let text = parse::canonical(sql, &options.limits)?;
+    let text = if sql.len() <= SHORT_BYTES {
+        parse::canonical(sql, &options.limits)
+    } else {
+        let (sql, limits) = (sql.to_owned(), options.limits);
+        let reading = shared.lane(live.queue()).threads.spawn_blocking(move || parse::canonical(&sql, &limits));
+        reading.await.map_err(not_joined)?
+    };
     let dialect = if options.postgres.is_some() { "postgres" } else { "" };
-    Some(format!("{}\0{:?}\0{dialect}\0{text}", options.caller.access.fingerprint(), options.parameters).into())
+    let rights = options.caller.access.fingerprint();
+    Ok(text.map(|text| format!("{rights}\0{:?}\0{dialect}\0{text}", options.parameters).into()))
 }
 
 /// Waits for a slot in the query's queue. Errors: `QueueFull`, `QueueWait`.
-async fn enter(live: &Live) -> Result<Slot> {
+async fn enter(live: &Live) -> Result<Turn> {
     let queue: &Arc<Queue> = live.queue();
     let waiting = match queue.enter(&live.caller().user)? {
         Ok(slot) => return Ok(slot),
@@ -608,25 +691,38 @@ async fn enter(live: &Live) -> Result<Slot> {
     }
 }
 
-/// Plans on a thread that may block: planning does not give way, and a large statement takes a while.
-///
-/// When time is up the caller goes on and the thread finishes by itself; its slot stays taken until then.
+impl Lane {
+    /// Plans on a thread that may block: planning does not give way, and a large statement takes a while.
+    ///
+    /// When the caller goes, as when its time is up, the thread ends at its next step; its turn is taken until then.
+    async fn plan<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        planning: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (asker, threads) = (Asker::new(), self.threads.clone());
+        let planning = asker.waits_for(planning);
+        let task = self.threads.spawn_blocking(move || {
+            let _turn = turn;
+            threads.block_on(planning)
+        });
+        task.await.map_err(not_joined)?
+    }
+}
+
+/// Plans once it is the query's turn. Its slot is taken until planning has ended, also when nobody waits any more.
 async fn planned(
     shared: Arc<Shared>,
     sql: String,
     options: QueryOptions,
     live: &Live,
-    slot: Slot,
-) -> Result<(Planned, Slot)> {
-    let handle = match live.queue().options.priority {
-        Priority::Normal => shared.normal.clone(),
-        Priority::Low => shared.low.clone(),
-    };
-    let task = handle.clone().spawn_blocking(move || {
-        let planned = handle.block_on(shared.planner.plan(&sql, &options))?;
-        Ok((planned, slot))
-    });
-    task.await.map_err(not_joined)?
+    slot: Turn,
+) -> Result<(Planned, Turn)> {
+    let lane = shared.lane(live.queue());
+    let turn = lane.planning.turn(&live.caller().user).await?;
+    live.plans();
+    let shared = Arc::clone(&shared);
+    lane.plan(turn, async move { Ok((Box::pin(shared.planner.plan(&sql, &options)).await?, slot)) }).await
 }
 
 /// Runs a plan and hands its batches on.
@@ -663,10 +759,10 @@ impl Driver {
     ///
     /// The plan itself is at work elsewhere, where a step may take long: who waits for its end is told in time. The slot is
     /// taken until the plan has let go.
-    async fn drive(mut self, planned: Planned, slot: Slot, deadline: Deadline, entered: Entered, lane: Handle) {
+    async fn drive(mut self, planned: Planned, slot: Turn, deadline: Deadline, entered: Entered, threads: Handle) {
         let (shared, live, sender) = (Arc::clone(&self.shared), Arc::clone(&self.live), self.sender.clone());
         let mut closing = shared.closing.subscribe();
-        let work = lane.spawn(async move {
+        let work = threads.spawn(async move {
             let _slot = slot;
             let done = self.run(planned).await;
             done.map(|()| self)

@@ -56,7 +56,9 @@ mod pool;
 mod queue;
 mod resolve;
 mod semi_joins;
+mod turns;
 mod types;
+mod wanted;
 
 pub use access::GrantCheck;
 pub use arrow::datatypes::{Field, SchemaRef};

@@ -79,12 +79,17 @@ pub struct QueueOptions {
 }
 
 /// How eagerly the queries of a queue get the processor.
+///
+/// Each step gives way to the one above: its threads plan and run when nobody there wants to, and about a tenth of the time
+/// when somebody does. On a quiet machine all are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Priority {
-    /// People wait for it.
+    /// Jobs, which whatever people ask must not hold up. As eager as the rest of the process.
+    High,
+    /// People wait for it. As eager as the rest of the process where no queue is high.
     #[default]
     Normal,
-    /// When nobody else wants it, and a tenth of the time when somebody does.
+    /// Nobody waits for it.
     Low,
 }
 

@@ -48,6 +48,7 @@ use crate::{
     pg_catalog::{self, PgCatalog, Rewritten},
     resolve::{self, Name, Space, Wanted},
     semi_joins::EarlySemiJoins,
+    wanted,
 };
 
 /// The most views that may stand on each other.
@@ -144,6 +145,7 @@ impl Planner {
         let operators = functions::operators(&narrow)?;
         let planners = [vec![operators], narrow.expr_planners().to_vec()].concat();
         let narrow = SessionStateBuilder::new_from_existing(narrow).with_expr_planners(planners).build();
+        let narrow = wanted::watch(narrow);
         let postgres = pg_catalog::with_functions(&narrow)?;
         let (pg_catalog, listing) = (PgCatalog::new()?, Listing::default());
         Ok(Self { catalog, narrow, postgres, pg_catalog, listing, threads, parallel_bytes_min, limits })
@@ -232,6 +234,7 @@ impl Planner {
             None => Rewritten { parsed: parse::parse(sql, &options.limits)?, written: None },
             Some(_) => pg_catalog::parse_postgres(sql, &options.limits, &parameter_types)?,
         };
+        wanted::look()?;
         let wanted = resolve::tables(&mut parsed, &options.limits, false)?;
         let lookup = Lookup { planner: self, options, seen: Mutex::default(), is_listing: false };
         let (sources, moment) = lookup.sources(state, wanted, None, 0).await?;
@@ -244,6 +247,7 @@ impl Planner {
         };
         let mut context = PlannerContext::new().with_prepare_param_data_types(parameter_fields(parameter_types));
         let plan = planner.sql_statement_to_plan_with_context(statement, &mut context)?;
+        wanted::look()?;
         // The allow-list has refused all of these already; this holds when it has a hole.
         SQLOptions::new()
             .with_allow_ddl(false)

@@ -1,18 +1,20 @@
 //! Queues of queries: so many at once, each with its share of memory, the others wait their turn.
 
 use std::{
-    collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use headworks_domain::nearest;
-use tokio::sync::oneshot;
 
-use crate::{Caller, Error, QueueOptions, QueueState, Result, pool::Budget};
+use crate::{
+    Caller, Error, QueueOptions, QueueState, Result,
+    pool::Budget,
+    turns::{Asked, Turn, Turns, Waiting},
+};
 
 /// The queue of queries that no rule sends elsewhere.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -34,38 +36,8 @@ const QUICK_MEMORY_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct Queue {
     pub(crate) options: QueueOptions,
     pub(crate) budget: Arc<Budget>,
-    gate: Mutex<Gate>,
-    entered: AtomicU64,
+    slots: Arc<Turns>,
     refused: AtomicU64,
-}
-
-/// Who may go in. Waiters of one user stand in a line of their own, and the lines take turns: somebody with a thousand queries
-/// delays nobody else by more than one.
-#[derive(Default)]
-struct Gate {
-    free: usize,
-    waiting: usize,
-    /// Never an empty line.
-    lines: VecDeque<(String, VecDeque<Waiter>)>,
-    tickets: u64,
-    closed: bool,
-}
-
-struct Waiter {
-    ticket: u64,
-    wake: oneshot::Sender<Slot>,
-}
-
-/// A place in the queue, given back when dropped.
-pub(crate) struct Slot {
-    queue: Arc<Queue>,
-}
-
-/// A query that waits; leaves the line when dropped.
-pub(crate) struct Waiting {
-    queue: Arc<Queue>,
-    ticket: u64,
-    slot: oneshot::Receiver<Slot>,
 }
 
 impl Queues {
@@ -125,10 +97,7 @@ impl Queues {
     /// Lets nobody in any more.
     pub(crate) fn close(&self) {
         for queue in self.queues.iter().chain([&self.quick]) {
-            let mut gate = queue.gate();
-            gate.closed = true;
-            gate.waiting = 0;
-            gate.lines.clear();
+            queue.slots.close();
         }
     }
 }
@@ -149,127 +118,40 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 impl Queue {
     fn new(options: QueueOptions, memory_bytes: usize) -> Arc<Self> {
-        let gate = Gate { free: options.slots.max(1), ..Gate::default() };
-        Arc::new(Self {
-            budget: Budget::new(memory_bytes),
-            options,
-            gate: Mutex::new(gate),
-            entered: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-        })
-    }
-
-    fn gate(&self) -> MutexGuard<'_, Gate> {
-        // Nothing that holds the lock can leave half a change behind.
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+        let slots = Turns::new(options.slots);
+        Arc::new(Self { budget: Budget::new(memory_bytes), options, slots, refused: AtomicU64::new(0) })
     }
 
     /// Takes a slot, or a place in the line. Errors: `QueueFull`; `Cancelled` when the queue is closed.
-    pub(crate) fn enter(self: &Arc<Self>, user: &str) -> Result<Result<Slot, Waiting>> {
-        let mut gate = self.gate();
-        if gate.closed {
-            return Err(Error::Cancelled);
+    pub(crate) fn enter(&self, user: &str) -> Result<Result<Turn, Waiting>> {
+        match self.slots.ask(user, self.options.waiting_max)? {
+            Asked::Got(slot) => Ok(Ok(slot)),
+            Asked::Wait(waiting) => Ok(Err(waiting)),
+            Asked::Full(waiting) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(Error::QueueFull { queue: self.options.name.clone(), waiting })
+            }
         }
-        if gate.free > 0 {
-            gate.free -= 1;
-            self.entered.fetch_add(1, Ordering::Relaxed);
-            return Ok(Ok(Slot { queue: Arc::clone(self) }));
-        }
-        if gate.waiting >= self.options.waiting_max {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Error::QueueFull { queue: self.options.name.clone(), waiting: gate.waiting });
-        }
-        gate.tickets += 1;
-        gate.waiting += 1;
-        let ticket = gate.tickets;
-        let (wake, slot) = oneshot::channel();
-        let waiter = Waiter { ticket, wake };
-        match gate.lines.iter_mut().find(|(name, _)| name == user) {
-            Some((_, line)) => line.push_back(waiter),
-            None => gate.lines.push_back((user.to_owned(), VecDeque::from([waiter]))),
-        }
-        Ok(Err(Waiting { queue: Arc::clone(self), ticket, slot }))
     }
 
     /// How many queries go in before the one with this ticket, itself counted; `None` when it waits no more.
     pub(crate) fn place(&self, ticket: u64) -> Option<usize> {
-        let gate = self.gate();
-        let (line, at) = gate
-            .lines
-            .iter()
-            .enumerate()
-            .find_map(|(n, (_, line))| Some((n, line.iter().position(|waiter| waiter.ticket == ticket)?)))?;
-        // Each round takes one of every line, those before ours once more than those behind it.
-        let before = |n: usize, len: usize| len.min(if n < line { at + 1 } else { at });
-        let others = gate.lines.iter().enumerate().filter(|(n, _)| *n != line);
-        Some(at + 1 + others.map(|(n, (_, line))| before(n, line.len())).sum::<usize>())
+        self.slots.place(ticket)
     }
 
     /// How it stands now.
     pub(crate) fn state(&self) -> QueueState {
-        let gate = self.gate();
+        let slots = self.slots.state();
         QueueState {
             name: self.options.name.clone(),
-            slots: self.options.slots.max(1),
-            running: self.options.slots.max(1) - gate.free,
-            waiting: gate.waiting,
+            slots: slots.at_once,
+            running: slots.inside,
+            waiting: slots.waiting,
             memory_bytes: self.budget.limit(),
             memory_used_bytes: self.budget.used(),
-            entered: self.entered.load(Ordering::Relaxed),
+            entered: slots.entered,
             refused: self.refused.load(Ordering::Relaxed),
         }
-    }
-
-    fn give_back(self: &Arc<Self>) {
-        let waiter = {
-            let mut gate = self.gate();
-            let Some((user, mut line)) = gate.lines.pop_front() else {
-                gate.free += 1;
-                return;
-            };
-            let waiter = line.pop_front();
-            if !line.is_empty() {
-                gate.lines.push_back((user, line));
-            }
-            gate.waiting -= 1;
-            waiter
-        };
-        self.entered.fetch_add(1, Ordering::Relaxed);
-        // One that has gone meanwhile drops the slot, which comes here again.
-        let slot = Slot { queue: Arc::clone(self) };
-        if let Some(waiter) = waiter {
-            let _ = waiter.wake.send(slot);
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.queue.give_back();
-    }
-}
-
-impl Waiting {
-    pub(crate) fn ticket(&self) -> u64 {
-        self.ticket
-    }
-
-    /// Waits for the turn. Errors: `Cancelled` when the queue is closed.
-    pub(crate) async fn turn(mut self) -> Result<Slot> {
-        (&mut self.slot).await.map_err(|_| Error::Cancelled)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut gate = self.queue.gate();
-        let Gate { lines, waiting, .. } = &mut *gate;
-        for (_, line) in lines.iter_mut() {
-            let before = line.len();
-            line.retain(|waiter| waiter.ticket != self.ticket);
-            *waiting -= before - line.len();
-        }
-        lines.retain(|(_, line)| !line.is_empty());
     }
 }
 
@@ -343,39 +225,6 @@ mod tests {
         assert_eq!(shares, [("dashboards".to_owned(), 300), ("default".to_owned(), 700)]);
         let alone = Queues::new(&[], 1_234);
         assert_eq!((alone.all().len(), alone.all()[0].budget.limit()), (1, 1_234));
-    }
-
-    #[tokio::test]
-    async fn lines_of_users_take_turns_and_tell_their_place() {
-        let queues = queues(1, 10);
-        let queue = queues.of(None, &Caller::default()).unwrap();
-        let running = queue.enter("a").unwrap().ok().unwrap();
-        let waiting: Vec<(&str, Waiting)> =
-            ["a", "a", "a", "b", "c", "b"].map(|user| (user, queue.enter(user).unwrap().err().unwrap())).into();
-        let places: Vec<usize> = waiting.iter().map(|(_, w)| queue.place(w.ticket()).unwrap()).collect();
-        assert_eq!(places, [1, 4, 6, 2, 3, 5]);
-        let (gone, order) = (waiting.len(), Arc::new(Mutex::new(Vec::new())));
-        let mut tasks = Vec::new();
-        for (n, (user, waiting)) in waiting.into_iter().enumerate() {
-            if n == 1 {
-                drop(waiting);
-                continue;
-            }
-            let order = Arc::clone(&order);
-            tasks.push(tokio::spawn(async move {
-                let slot = waiting.turn().await.unwrap();
-                order.lock().unwrap().push(user);
-                drop(slot);
-            }));
-        }
-        assert_eq!(queue.state().waiting, gone - 1);
-        drop(running);
-        for task in tasks {
-            task.await.unwrap();
-        }
-        assert_eq!(*order.lock().unwrap(), ["a", "b", "c", "a", "b"]);
-        let state = queue.state();
-        assert_eq!((state.running, state.waiting, state.entered), (0, 0, 6));
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ pub struct Config {
     pub connections: BTreeMap<ConnectionName, ConnectionConfig>,
     /// The SQL engine.
     pub engine: EngineConfig,
+    /// What one statement may ask for.
+    pub sql: SqlConfig,
     /// Workloads of queries by name; `default` takes what no rule sends elsewhere, `jobs` the SQL of jobs.
     #[schemars(extend("propertyNames" = { "format": "queue-name" }))]
     pub queues: BTreeMap<String, QueueConfig>,
@@ -176,6 +178,20 @@ impl Default for EngineConfig {
     }
 }
 
+/// What one statement may ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SqlConfig {
+    /// The most bytes of one value that a function makes, as `repeat('x', n)`; a 64th of `engine.memory` when that is less.
+    pub value_bytes_max: ByteSize,
+}
+
+impl Default for SqlConfig {
+    fn default() -> Self {
+        Self { value_bytes_max: ByteSize::from_mib(64) }
+    }
+}
+
 /// A workload of queries: how many of them run at once, with how much, for how long.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -210,8 +226,10 @@ pub struct QueueConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
-    /// `low`: its queries give way to those of other queues on a busy machine.
-    pub priority: QueuePriority,
+    /// Who gives way to whom on a busy machine: `low` to `normal`, and that to `high`. Unless given, `jobs` is `high` and other
+    /// queues are `normal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<QueuePriority>,
     /// Roles whose queries come here, and that may ask for it by name; without any, all may ask.
     pub roles: Vec<String>,
     /// Clients whose queries come here, by what they call themselves; `*` stands for anything.
@@ -239,6 +257,9 @@ impl Config {
             let slots = if name == JOBS_QUEUE { 10_000 } else { QueueConfig::default().slots };
             queues.insert(name.to_owned(), QueueConfig { slots, memory_percent, ..QueueConfig::default() });
         }
+        for (name, queue) in &mut queues {
+            queue.priority.get_or_insert(if name == JOBS_QUEUE { QueuePriority::High } else { QueuePriority::Normal });
+        }
         queues
     }
 }
@@ -247,10 +268,12 @@ impl Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QueuePriority {
-    /// People wait for it.
+    /// Before all others.
+    High,
+    /// When nobody above wants it, and about a tenth of the time when somebody does.
     #[default]
     Normal,
-    /// When nobody else wants it, and a tenth of the time when somebody does.
+    /// The same below `normal`.
     Low,
 }
 
@@ -267,7 +290,7 @@ impl Default for QueueConfig {
             rows_max: None,
             spill_bytes_max: None,
             threads: None,
-            priority: QueuePriority::Normal,
+            priority: None,
             roles: Vec::new(),
             applications: Vec::new(),
         }

@@ -62,7 +62,7 @@ mod waits;
 pub use column::{ColumnType, ColumnTypeError};
 pub use config::{
     CONFIG_FILE, Config, ConnectionConfig, DEFAULT_QUEUE, EngineConfig, ExecutionConfig, JOBS_QUEUE, MetadataConfig,
-    ProjectConfig, QueueConfig, QueuePriority, RetentionConfig, ServerConfig, StorageConfig, config_schema,
+    ProjectConfig, QueueConfig, QueuePriority, RetentionConfig, ServerConfig, SqlConfig, StorageConfig, config_schema,
 };
 pub use connection::Connection;
 pub use deadline::Deadline;

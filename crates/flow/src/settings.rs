@@ -441,7 +441,7 @@ mod tests {
 
     use headworks_domain::ConnectionName;
 
-    use crate::{connection::Connection, units::Span};
+    use crate::{config::QueuePriority, connection::Connection, units::Span};
 
     use super::*;
 
@@ -488,6 +488,8 @@ mod tests {
             [engine]
             memory = "512MiB"
             threads = 2
+            [sql]
+            value_bytes_max = "8MiB"
             [execution]
             tasks_max = 3
             [retention]
@@ -499,6 +501,7 @@ mod tests {
         assert_eq!(loaded.problems, vec![]);
         let config = loaded.config;
         assert_eq!(config.engine.memory.bytes(), 512 << 20);
+        assert_eq!(config.sql.value_bytes_max.bytes(), 8 << 20);
         assert_eq!(config.retention.logs, Span::from_days(60));
         assert_eq!(config.vars["country"], "AE");
         let env = |name: &str| match name {
@@ -579,12 +582,22 @@ mod tests {
                 "1:2 the queues have 111 of 100 parts of memory together (lower their `memory_percent`: a 40, default 70, jobs 1)",
             ],
         );
+        let priorities = |text: &str| -> Vec<Option<QueuePriority>> {
+            load(text, &[], &[]).config.queues().into_values().map(|queue| queue.priority).collect()
+        };
+        let (high, normal, low) = (Some(QueuePriority::High), Some(QueuePriority::Normal), Some(QueuePriority::Low));
+        assert_eq!(
+            priorities("[queues.heavy]\nslots = 1\nmemory_percent = 1\npriority = \"low\""),
+            [normal, low, high]
+        );
+        assert_eq!(priorities("[queues.jobs]\nslots = 1"), [normal, high], "jobs that say nothing of it");
+        assert_eq!(priorities("[queues.jobs]\npriority = \"normal\""), [normal, normal]);
         check(
-            "[queues.\"a b\"]\nslots = 0\npriority = \"high\"\n[server]\ntls_key = \"k.pem\"\n",
+            "[queues.\"a b\"]\nslots = 0\npriority = \"highest\"\n[server]\ntls_key = \"k.pem\"\n",
             &[
                 "1:9 `a b` is not the name of a queue (use at most 64 bytes of letters, digits, `_`, `-` and `.`, as `dashboards`)",
                 "2:9 `queues.a b.slots` cannot be 0 (write a number from 1 to 10000)",
-                "3:12 `queues.a b.priority` cannot be `high` (write one of `normal`, `low`)",
+                "3:12 `queues.a b.priority` cannot be `highest` (write one of `high`, `normal`, `low`)",
             ],
         );
         check(

@@ -357,6 +357,8 @@ impl App {
                     disk_bytes: settings.cache_disk_bytes_max.bytes(),
                     entry_bytes_max: usize::try_from(settings.cache_result_bytes_max.bytes()).unwrap_or(usize::MAX),
                 };
+                options.value_bytes_max =
+                    usize::try_from(self.config()?.sql.value_bytes_max.bytes()).unwrap_or(usize::MAX);
                 options.clock = Arc::clone(&self.clock);
                 options.listener = self.listener.get().cloned();
                 let is_shared = options.listener.is_some();
@@ -420,7 +422,8 @@ impl App {
     }
 }
 
-/// `is_shared`: the process serves the queries of others, so that memory is shared out; else all is for the one command.
+/// `is_shared`: the process serves the queries of others, so that memory is shared out and jobs go first; else all is for the
+/// one command, which gives way to no other queue.
 fn queue_options(name: &str, queue: &QueueConfig, is_shared: bool) -> QueueOptions {
     QueueOptions {
         name: name.to_owned(),
@@ -434,8 +437,9 @@ fn queue_options(name: &str, queue: &QueueConfig, is_shared: bool) -> QueueOptio
         rows_max: queue.rows_max,
         spill_bytes_max: queue.spill_bytes_max.map(ByteSize::bytes),
         threads: queue.threads.map(|n| n as usize),
-        priority: match queue.priority {
-            QueuePriority::Normal => Priority::Normal,
+        priority: match queue.priority.unwrap_or_default() {
+            QueuePriority::High if is_shared => Priority::High,
+            QueuePriority::High | QueuePriority::Normal => Priority::Normal,
             QueuePriority::Low => Priority::Low,
         },
         roles: queue.roles.clone(),

@@ -15,6 +15,7 @@ use datafusion::{
 };
 
 use super::own::{Own, wrong_count};
+use crate::guard;
 
 /// Plans operators and literals as calls of the session's functions: those over JSON, and those whose result is measured
 /// before it is made, which DataFusion's planners know nothing of.
@@ -31,9 +32,11 @@ pub(super) struct Operators {
 
 impl ExprPlanner for Operators {
     fn plan_binary_op(&self, raw: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
-        if let Some((is_lenient, is_negated)) = matching(&raw.op)
-            && !matches!(raw.right, Expr::Literal(..))
-        {
+        if let Some((is_lenient, is_negated)) = matching(&raw.op) {
+            if let Expr::Literal(pattern, _) = &raw.right {
+                guard::check_pattern(pattern)?;
+                return Ok(PlannerResult::Original(raw));
+            }
             let mut args = vec![raw.left, raw.right];
             args.extend(is_lenient.then(|| lit("i")));
             let found = self.matches.call(args);

@@ -10,7 +10,7 @@ use arrow::{
     datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimestampNanosecondType},
 };
 use datafusion::{
-    common::resources_err,
+    common::{ScalarValue, resources_err},
     error::Result,
     logical_expr::{
         ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -68,6 +68,9 @@ pub(super) const GROWING: &[(&str, Grows)] = &[
 
 /// Patterns that a batch may have: each is compiled, which takes milliseconds and up to megabytes.
 const PATTERNS_MAX: usize = 100;
+
+/// Bytes of a pattern: compiling `(?i)\pL` takes a millisecond for each `\pL`, and cannot be stopped.
+const PATTERN_BYTES_MAX: usize = 1 << 10;
 
 fn small(_: &[Arg], _: usize) -> usize {
     0
@@ -227,13 +230,27 @@ fn count_bytes(items: &ArrayRef, start: usize, count: usize) -> usize {
     span_bytes(items, start, count).saturating_add(offsets)
 }
 
-/// Errors: `ResourcesExhausted` for a regular expression in nearly every row.
-fn check_patterns(function: &str, args: &[ColumnarValue]) -> Result<()> {
-    let Some(ColumnarValue::Array(patterns)) = args.get(1).filter(|_| function.starts_with("regexp_")) else {
+/// Errors: `ResourcesExhausted` for a regular expression that is too long.
+pub(crate) fn check_pattern(pattern: &ScalarValue) -> Result<()> {
+    let bytes = pattern.try_as_str().flatten().map_or(0, str::len);
+    if bytes <= PATTERN_BYTES_MAX {
         return Ok(());
+    }
+    resources_err!("a pattern has {bytes} bytes, {PATTERN_BYTES_MAX} are allowed")
+}
+
+/// Errors: `ResourcesExhausted` for a regular expression that is too long, or one in nearly every row.
+fn check_patterns(function: &str, args: &[ColumnarValue]) -> Result<()> {
+    let patterns = match args.get(1).filter(|_| function.starts_with("regexp_")) {
+        Some(ColumnarValue::Array(patterns)) => patterns,
+        Some(ColumnarValue::Scalar(pattern)) => return check_pattern(pattern),
+        None => return Ok(()),
     };
     let patterns = cast(patterns, &DataType::Utf8View)?;
     let different: HashSet<&str> = patterns.as_string_view().iter().flatten().collect();
+    if let Some(long) = different.iter().find(|pattern| pattern.len() > PATTERN_BYTES_MAX) {
+        return check_pattern(&ScalarValue::from(*long));
+    }
     if different.len() <= PATTERNS_MAX {
         return Ok(());
     }
@@ -302,7 +319,10 @@ impl ScalarUDFImpl for Bounded {
 
     fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
         match args.get(1) {
-            Some(Expr::Literal(..)) if self.name() == "regexp_like" => self.inner.simplify(args, context),
+            Some(Expr::Literal(pattern, _)) if self.name() == "regexp_like" => {
+                check_pattern(pattern)?;
+                self.inner.simplify(args, context)
+            }
             _ => Ok(ExprSimplifyResult::Original(args)),
         }
     }

@@ -42,6 +42,25 @@ async fn values_have_a_limit_before_they_are_made() {
     assert_eq!(bench.value(rows).await, "100");
 }
 
+#[tokio::test]
+async fn a_pattern_has_an_end() {
+    let bench = bench_with(lake(), |_| {});
+    let long = "a".repeat(1_025);
+    for sql in [
+        format!("select regexp_like('x', '{long}')"),
+        format!("select regexp_count(carrier, '{long}') from flights"),
+        format!("select carrier ~ '{long}' from flights"),
+        format!("select carrier !~* '{long}' from flights"),
+        "select carrier ~ repeat('a', 1025) from flights".to_owned(),
+        "select regexp_replace(carrier, repeat('a', 1020 + length(carrier) * 4), 'x') from flights".to_owned(),
+    ] {
+        let error = bench.fails(&sql).await;
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
+        assert!(error.to_string().contains("1024 are allowed"), "{sql}: {error}");
+    }
+    assert_eq!(bench.value(&format!("select '{0}' ~ '{0}'", &long[1..])).await, "true");
+}
+
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 async fn count(engine: Engine, sql: &str) -> headworks_engine::Result<usize> {

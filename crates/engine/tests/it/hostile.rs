@@ -11,7 +11,7 @@ use std::{
 
 use futures::StreamExt;
 use headworks_domain::{ErrorKind, Fault};
-use headworks_engine::{Caller, Engine, Error, QueryOptions, QueueOptions, SqlLimits};
+use headworks_engine::{Caller, Engine, Error, Priority, QueryOptions, QueueOptions, SqlLimits};
 
 use crate::support::{bench_with, lake};
 
@@ -20,9 +20,11 @@ const MEMORY_BYTES: usize = 256 << 20;
 const BASE_BYTES: usize = 192 << 20;
 const USERS: usize = 20;
 const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// Alone on two cores every statement ends within a second of its limit; twenty of them plan at once here, and others may
-/// use the machine.
-const LATE_MAX: Duration = Duration::from_secs(3);
+/// On two cores none was later than 50 ms; with ten others that want them, a quarter of a second.
+const LATE_MAX: Duration = Duration::from_secs(1);
+/// How many times as long a job's query may take beside the corpus, half of the times. On two cores that others wanted too it
+/// was 1.1 to 1.7; without priorities and turns it is fifteen. This much fails when jobs stand in one line with the corpus.
+const SLOWER_MAX: u32 = 5;
 
 struct Statement {
     line: usize,
@@ -107,13 +109,18 @@ async fn corpus_by_twenty_users() {
         options.memory_bytes = MEMORY_BYTES;
         options.queues = vec![
             QueueOptions { slots: USERS, memory_percent: 70, ..QueueOptions::new("default") },
-            QueueOptions { slots: 1, memory_percent: 30, ..QueueOptions::new("jobs") },
+            QueueOptions { slots: 1, memory_percent: 30, priority: Priority::High, ..QueueOptions::new("jobs") },
         ];
         options.allocated = Some(crate::allocated_bytes);
         options.cache.memory_bytes = 8 << 20;
     });
     let (engine, dir) = (bench.engine.clone(), bench.dir);
-    let quiet = job(&engine).await.unwrap();
+    let mut alone = Vec::new();
+    for _ in 0..9 {
+        alone.push(job(&engine).await.unwrap());
+    }
+    alone.sort();
+    let quiet = alone[alone.len() / 2];
     let is_over = Arc::new(AtomicBool::new(false));
     let steady = {
         let (engine, is_over) = (engine.clone(), Arc::clone(&is_over));
@@ -133,7 +140,7 @@ async fn corpus_by_twenty_users() {
         .map(|user| {
             let (engine, statements, next) = (engine.clone(), Arc::clone(&statements), Arc::clone(&next));
             tokio::spawn(async move {
-                let mut problems = Vec::new();
+                let (mut problems, mut times) = (Vec::new(), Vec::new());
                 while let Some(statement) = statements.get(next.fetch_add(1, Ordering::Relaxed)) {
                     // Shown when the process ends instead of answering.
                     eprintln!("line {}", statement.line);
@@ -145,28 +152,38 @@ async fn corpus_by_twenty_users() {
                     let asked = Instant::now();
                     let ended = drain(&engine, &statement.sql, options).await;
                     let took = asked.elapsed();
+                    let how = ended.as_ref().map_or_else(ToString::to_string, |rows| format!("{rows} rows"));
+                    times.push((took, statement.line, statement.section.clone(), how));
                     if let Some(problem) = verdict(statement, &ended, took) {
                         let start: String = statement.sql.chars().take(90).collect();
                         problems.push(format!("line {}: {start}: {problem}", statement.line));
                     }
                 }
-                problems
+                (problems, times)
             })
         })
         .collect();
-    let mut problems = Vec::new();
+    let (mut problems, mut times) = (Vec::new(), Vec::new());
     for user in users {
-        problems.extend(user.await.unwrap());
+        let (found, took) = user.await.unwrap();
+        problems.extend(found);
+        times.extend(took);
     }
     is_over.store(true, Ordering::Relaxed);
     let (jobs, failed): (Vec<_>, Vec<_>) = steady.await.unwrap().into_iter().partition(Result::is_ok);
     problems.extend(failed.into_iter().filter_map(Result::err).map(|error| format!("the job: {error}")));
-    let jobs: Vec<Duration> = jobs.into_iter().flatten().collect();
-    let mean = jobs.iter().sum::<Duration>() / u32::try_from(jobs.len()).unwrap().max(1);
+    let mut jobs: Vec<Duration> = jobs.into_iter().flatten().collect();
+    jobs.sort();
+    let beside = jobs[jobs.len() / 2];
+    times.sort_by(|a, b| b.cmp(a));
+    for (took, line, section, ended) in times.iter().take(10) {
+        println!("{took:?} line {line} ({section}): {ended}");
+    }
     println!("statements={} took={:?}", statements.len(), started.elapsed());
-    println!("job alone={quiet:?} beside={mean:?} ({} times)", jobs.len());
+    println!("job alone={quiet:?} beside={beside:?} ({} times, at most {:?})", jobs.len(), jobs[jobs.len() - 1]);
     println!("peak_bytes={}", peak_bytes());
     assert!(problems.is_empty(), "{} of them:\n{}", problems.len(), problems.join("\n"));
+    assert!(beside <= quiet * SLOWER_MAX, "a job's query takes {beside:?}, alone {quiet:?}");
     assert_eq!(drain(&engine, "select 1", QueryOptions::default()).await.unwrap(), 1);
     drop(dir);
 }
@@ -185,6 +202,17 @@ fn peak_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// One after the other, as beside others some end in line, by their time limit.
+#[tokio::test]
+async fn what_must_fail_says_why() {
+    let bench = bench_with(lake(), |_| {});
+    for statement in corpus().iter().filter(|statement| statement.section.starts_with("fails")) {
+        let error = drain(&bench.engine, &statement.sql, QueryOptions::default()).await.unwrap_err();
+        let is_refused = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::NotFound);
+        assert!(is_refused, "line {}: {error}", statement.line);
+    }
 }
 
 #[tokio::test]

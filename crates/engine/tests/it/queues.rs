@@ -1,6 +1,7 @@
 //! Queues, the cache, and queries that run by themselves.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
@@ -18,6 +19,7 @@ use headworks_engine::{
     Priority, QueryListener, QueryOptions, QueryState, QueueOptions, Result, Stage,
 };
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use crate::support::{ints, table};
 
@@ -334,4 +336,111 @@ async fn submitted_queries_keep_their_result_for_a_while() {
     kept.forget(stopped.id());
     assert!(stopped.over_within(Duration::from_secs(20)).await);
     assert_eq!(stopped.state().stage, Stage::Cancelled);
+}
+
+/// Tables `t`, and `slow`, which is looked up for as long as nobody opens it.
+struct Gated {
+    open: Semaphore,
+    inside: AtomicI64,
+    most_inside: AtomicI64,
+}
+
+#[async_trait]
+impl Catalog for Gated {
+    async fn fix(&self, _at: At, _latest_of: &[&str]) -> Result<(Moment, Newest)> {
+        let at = At::Version(1);
+        Ok((Moment { at, below: at, is_named: false }, Newest::new()))
+    }
+
+    async fn find(&self, name: &str, _at: Moment) -> Result<Option<Found>> {
+        if name == "slow" {
+            let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_inside.fetch_max(inside, Ordering::SeqCst);
+            self.open.acquire().await.unwrap().forget();
+            self.inside.fetch_sub(1, Ordering::SeqCst);
+        }
+        Ok(Some(Found::Table(table(vec![("n", ints([1]))]))))
+    }
+
+    async fn latest(&self, _name: &str, _at: Moment) -> Result<Option<PartitionKey>> {
+        Ok(None)
+    }
+
+    async fn list(&self, _at: Moment) -> Result<Vec<Listed>> {
+        Ok(Vec::new())
+    }
+
+    async fn has(&self, _name: &str) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn stamp(&self, _names: &[String], _since: Option<Moment>) -> Result<Option<String>> {
+        Ok(Some(String::new()))
+    }
+}
+
+#[tokio::test]
+async fn statements_take_turns_to_be_planned_and_jobs_and_quick_ones_do_not_wait_for_them() {
+    let dir = TempDir::new().unwrap();
+    let lake = Arc::new(Gated { open: Semaphore::new(0), inside: AtomicI64::new(0), most_inside: AtomicI64::new(0) });
+    let mut options = EngineOptions::new(dir.path().join("spill"), 1);
+    options.queues = vec![queue("default", 10), QueueOptions { priority: Priority::High, ..queue("jobs", 10) }];
+    let engine = Engine::new(lake.clone(), options).unwrap();
+    engine.rows("select n from t", QueryOptions::default()).await.unwrap();
+    let slow = ["a", "a", "b"].map(|user| engine.start("select n from slow", of(user)).unwrap());
+    while engine.state(slow[0].id()).unwrap().stage != Stage::Planning || lake.inside.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Who waits for the turn does so within the time limit, and holds no thread.
+    let soon = || QueryOptions { timeout: Some(Duration::from_millis(100)), ..of("c") };
+    let error = engine.query("select n + 1 from t", soon()).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    let error = engine.describe("select n + 1 from t", soon()).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert_eq!(engine.state(slow[2].id()).unwrap().stage, Stage::Waiting);
+    // Answers that are there, what clients ask the server, and jobs.
+    let cached = engine.query("select n from t", QueryOptions::default()).await.unwrap();
+    assert!(cached.state().is_cached);
+    let postgres = || QueryOptions { postgres: Some(Arc::default()), ..of("c") };
+    engine.rows("select oid from pg_catalog.pg_class", postgres()).await.unwrap();
+    engine.describe("select oid from pg_catalog.pg_class", postgres()).await.unwrap();
+    let job = QueryOptions { queue: Some("jobs".to_owned()), ..of("job x") };
+    assert_eq!(engine.rows("select n from t", job).await.unwrap().len(), 1);
+    lake.open.add_permits(slow.len());
+    for started in slow {
+        assert_eq!(started.rows().await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(), 1);
+    }
+    assert_eq!(lake.most_inside.load(Ordering::SeqCst), 1);
+    // A closed engine leaves nobody in a line.
+    engine.shut_down(Duration::from_secs(5)).await;
+    assert!(matches!(engine.describe("select n from t", of("a")).await, Err(Error::Cancelled)));
+}
+
+#[tokio::test]
+async fn threads_are_as_eager_as_their_queue() {
+    let world = world(|options| {
+        options.queues = vec![
+            QueueOptions { priority: Priority::Low, ..queue("heavy", 1) },
+            queue("default", 1),
+            QueueOptions { priority: Priority::High, ..queue("jobs", 1) },
+        ];
+    });
+    for queue in ["heavy", "default", "jobs"] {
+        let options = QueryOptions { queue: Some(queue.to_owned()), ..of("a") };
+        world.engine.rows("select n from t", options).await.unwrap();
+    }
+    // The name, and the niceness: the seventeenth number behind it.
+    let mut found = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(") ").unwrap();
+        let nice: i32 = rest.split(' ').nth(16).unwrap().parse().unwrap();
+        found.entry(name.to_owned()).or_insert_with(BTreeSet::new).insert(nice);
+    }
+    let own = found["headworks-high"].first().copied().unwrap();
+    let check = |name: &str, more: i32| assert_eq!(found[name], BTreeSet::from([19.min(own + more)]), "{name}");
+    check("headworks-high", 0);
+    check("headworks-sql", 10);
+    check("headworks-low", 19);
+    check("headworks-contr", 0);
 }

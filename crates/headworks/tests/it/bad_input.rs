@@ -74,6 +74,17 @@ fn settings_that_are_wrong() {
 }
 
 #[test]
+fn values_of_a_statement_have_the_limit_of_the_settings() {
+    let project = Project::empty();
+    let sql = ["sql", "select length(repeat('x', 2000000)) as n"];
+    assert!(project.ok(&sql).contains("2000000"));
+    let outcome = project.run(&[&sql[..], &["--set", "sql.value_bytes_max=1MiB"]].concat());
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("above the limit for values of 1048576"), "{outcome:?}");
+    assert!(outcome.stderr.contains("raise `sql.value_bytes_max`"), "{outcome:?}");
+}
+
+#[test]
 fn init_spares_what_is_there() {
     let project = Project::empty().file("full/data.csv", "a\n").file("file", "");
     let mut all = String::new();
