@@ -56,7 +56,9 @@ impl ExprPlanner for Operators {
             }
         }
         let name = format!("{} {} {}", raw.left.schema_name(), raw.op, raw.right.schema_name());
-        let call = ScalarFunction { func: Arc::clone(function), args: vec![raw.left, raw.right] };
+        // DataFusion asks twice for the type of what has an alias: with one in the other, 2^n times.
+        let args = [raw.left, raw.right].map(|arg| arg.unalias_nested().data);
+        let call = ScalarFunction { func: Arc::clone(function), args: args.to_vec() };
         Ok(PlannerResult::Planned(Expr::Alias(Alias::new(Expr::ScalarFunction(call), None::<&str>, name))))
     }
 

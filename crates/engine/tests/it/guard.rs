@@ -43,6 +43,18 @@ async fn values_have_a_limit_before_they_are_made() {
 }
 
 #[tokio::test]
+async fn long_chains_of_operators_are_planned_soon() {
+    let bench = bench_with(lake(), |_| {});
+    let check = async |sql: String, expected: &str| {
+        let value = tokio::time::timeout(Duration::from_secs(30), bench.value(&sql)).await;
+        assert_eq!(value.unwrap_or_else(|_| "nothing".to_owned()), expected, "{sql}");
+    };
+    check(format!("select length({}'x')", "'x' || ".repeat(199)), "200").await;
+    check(format!("select length({}'x'{})", "upper('x' || ".repeat(60), ")".repeat(60)), "61").await;
+    check(format!("select coalesce('{{}}'{}, 'none')", " -> 'a'".repeat(199)), "none").await;
+}
+
+#[tokio::test]
 async fn a_pattern_has_an_end() {
     let bench = bench_with(lake(), |_| {});
     let long = "a".repeat(1_025);
