@@ -160,7 +160,7 @@ impl CopyOptions {
         out.put_u8(b'\n');
     }
 
-    /// Writes one row. `scratch` is any buffer: values are written there before they are escaped.
+    /// Writes one row. `scratch` is any buffer: values that are to be escaped are held there.
     pub(super) fn row(&self, columns: &[Column], row: usize, out: &mut BytesMut, scratch: &mut BytesMut) {
         if self.format == CopyFormat::Binary {
             out.put_i16(i16::try_from(columns.len()).unwrap_or(i16::MAX));
@@ -175,25 +175,43 @@ impl CopyOptions {
             }
             if column.is_null(row) {
                 out.put_slice(self.null.as_bytes());
-            } else {
+                continue;
+            }
+            // Most values stand as they are written.
+            let start = out.len();
+            column.write(row, Format::Text, out);
+            if self.is_special(&out[start..]) {
                 scratch.clear();
-                column.write(row, Format::Text, scratch);
+                scratch.put_slice(&out[start..]);
+                out.truncate(start);
                 self.text(scratch, out);
             }
         }
         out.put_u8(b'\n');
     }
 
-    fn text(&self, value: &[u8], out: &mut BytesMut) {
+    /// True when a value must not stand as it is. Looks at all of it without an early end, which the processor does many bytes at
+    /// a time.
+    fn is_special(&self, value: &[u8]) -> bool {
+        let (delimiter, quote) = (self.delimiter, self.quote);
         if self.format == CopyFormat::Csv {
-            let is_special =
-                |byte: &u8| matches!(*byte, b'\n' | b'\r') || *byte == self.delimiter || *byte == self.quote;
-            let needs = self.quotes_all || value == self.null.as_bytes() || value.iter().any(is_special);
+            let is_special = |byte: u8| (byte == b'\n') | (byte == b'\r') | (byte == delimiter) | (byte == quote);
             // A line of its own that is `\.` ends a copy for some readers.
-            if !needs && value != b"\\." {
-                out.put_slice(value);
-                return;
-            }
+            return self.quotes_all
+                || value == self.null.as_bytes()
+                || value == b"\\."
+                || value.iter().fold(false, |found, byte| found | is_special(*byte));
+        }
+        let is_special = |byte: u8| ((8..=13).contains(&byte)) | (byte == b'\\') | (byte == delimiter);
+        value.iter().fold(false, |found, byte| found | is_special(*byte))
+    }
+
+    fn text(&self, value: &[u8], out: &mut BytesMut) {
+        if !self.is_special(value) {
+            out.put_slice(value);
+            return;
+        }
+        if self.format == CopyFormat::Csv {
             out.put_u8(self.quote);
             for byte in value {
                 if *byte == self.quote || *byte == self.escape {

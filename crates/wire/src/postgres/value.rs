@@ -207,9 +207,9 @@ impl Column {
             Values::Int64(array) => form::integer(array.value(row), out),
             Values::Float32(array) => form::float32(array.value(row), out),
             Values::Float64(array) => form::float64(array.value(row), out),
-            Values::Decimal(array, scale) => match i64::try_from(array.value(row)) {
-                Ok(value) if *scale == 0 => form::integer(value, out),
-                _ => form::decimal(&array.value(row).to_string(), *scale, out),
+            Values::Decimal(array, scale) => match short(array.value(row), *scale) {
+                Some((value, scale)) => form::decimal64(value, scale, out),
+                None => form::decimal(&array.value(row).to_string(), *scale, out),
             },
             Values::LargeDecimal(array, scale) => form::decimal(&array.value(row).to_string(), *scale, out),
             Values::Text(array) => put_text(array.value(row), out),
@@ -237,7 +237,10 @@ impl Column {
             Values::Int64(array) => out.put_i64(array.value(row)),
             Values::Float32(array) => out.put_f32(array.value(row)),
             Values::Float64(array) => out.put_f64(array.value(row)),
-            Values::Decimal(array, scale) => form::numeric(&array.value(row).to_string(), *scale, out),
+            Values::Decimal(array, scale) => match short(array.value(row), *scale) {
+                Some((value, scale)) => form::numeric64(value, scale, out),
+                None => form::numeric(&array.value(row).to_string(), *scale, out),
+            },
             Values::LargeDecimal(array, scale) => form::numeric(&array.value(row).to_string(), *scale, out),
             Values::Bytes(array) => out.put_slice(array.value(row)),
             Values::Uuid(array) => out.put_slice(array.value(row)),
@@ -328,6 +331,12 @@ impl Column {
         self.text(row, &mut text);
         form::json_text(&String::from_utf8_lossy(&text), out);
     }
+}
+
+/// A decimal number that is short enough to be written without a detour.
+fn short(value: i128, scale: i8) -> Option<(i64, u32)> {
+    let scale = u32::try_from(scale).ok().filter(|_| scale <= form::SCALE64_MAX)?;
+    Some((i64::try_from(value).ok()?, scale))
 }
 
 fn put_text(text: &str, out: &mut BytesMut) {

@@ -21,40 +21,61 @@ macro_rules! put {
 }
 
 pub(super) fn integer(value: i64, out: &mut BytesMut) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = value.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
     if value < 0 {
         out.put_u8(b'-');
     }
-    out.put_slice(&digits[at..]);
+    padded(value.unsigned_abs(), 1, out);
+}
+
+/// Digits with zeros before them up to a width of 20 at most.
+fn padded(value: u64, width: usize, out: &mut BytesMut) {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    while rest > 0 {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    out.put_slice(&digits[at.min(digits.len() - width.min(digits.len()))..]);
+}
+
+/// A short text on the stack.
+#[derive(Default)]
+struct Short {
+    bytes: [u8; 32],
+    length: usize,
+}
+
+impl Short {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Write for Short {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
 }
 
 pub(super) fn float32(value: f32, out: &mut BytesMut) {
-    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), || format!("{value:e}"), 6, out);
+    let mut short = Short::default();
+    put!(short, "{value:e}");
+    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), &short, 6, out);
 }
 
 pub(super) fn float64(value: f64, out: &mut BytesMut) {
-    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), || format!("{value:e}"), 15, out);
+    let mut short = Short::default();
+    put!(short, "{value:e}");
+    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), &short, 15, out);
 }
 
 /// The shortest digits that give the same number again, with an exponent from so many digits on.
-fn float(
-    is_nan: bool,
-    is_infinite: bool,
-    is_negative: bool,
-    short: impl Fn() -> String,
-    most: i32,
-    out: &mut BytesMut,
-) {
+fn float(is_nan: bool, is_infinite: bool, is_negative: bool, short: &Short, most: i32, out: &mut BytesMut) {
     if is_nan {
         out.put_slice(b"NaN");
         return;
@@ -63,27 +84,50 @@ fn float(
         out.put_slice(if is_negative { b"-Infinity" } else { b"Infinity" });
         return;
     }
-    let short = short();
-    let Some((mantissa, exponent)) = short.split_once('e') else { return };
+    let Some((mantissa, exponent)) = short.as_str().split_once('e') else { return };
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if exponent < -4 || exponent >= most {
         let sign = if exponent < 0 { '-' } else { '+' };
         put!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs());
         return;
     }
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let mantissa = mantissa.strip_prefix('-').unwrap_or(mantissa);
+    let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     if is_negative {
         out.put_u8(b'-');
     }
+    let zeros = |count: usize, out: &mut BytesMut| out.put_bytes(b'0', count);
     let Ok(whole) = usize::try_from(exponent) else {
-        let zeros = usize::try_from(-exponent - 1).unwrap_or(0);
-        put!(out, "0.{:0<zeros$}{digits}", "");
+        out.put_slice(b"0.");
+        zeros(usize::try_from(-exponent - 1).unwrap_or(0), out);
+        out.put_slice(first.as_bytes());
+        out.put_slice(rest.as_bytes());
         return;
     };
-    if digits.len() <= whole + 1 {
-        put!(out, "{digits:0<width$}", width = whole + 1);
+    out.put_slice(first.as_bytes());
+    if rest.len() <= whole {
+        out.put_slice(rest.as_bytes());
+        zeros(whole - rest.len(), out);
     } else {
-        put!(out, "{}.{}", &digits[..=whole], &digits[whole + 1..]);
+        out.put_slice(&rest.as_bytes()[..whole]);
+        out.put_u8(b'.');
+        out.put_slice(&rest.as_bytes()[whole..]);
+    }
+}
+
+/// The most places behind the point for which [`decimal64`] and [`numeric64`] have room.
+pub(super) const SCALE64_MAX: i8 = 15;
+
+/// A number without its point; the scale is 0 to [`SCALE64_MAX`].
+pub(super) fn decimal64(value: i64, scale: u32, out: &mut BytesMut) {
+    if value < 0 {
+        out.put_u8(b'-');
+    }
+    let unit = 10_u64.pow(scale);
+    padded(value.unsigned_abs() / unit, 1, out);
+    if scale > 0 {
+        out.put_u8(b'.');
+        padded(value.unsigned_abs() % unit, scale as usize, out);
     }
 }
 
@@ -133,6 +177,35 @@ pub(super) fn numeric(digits: &str, scale: i8, out: &mut BytesMut) {
     }
 }
 
+/// The same of a number without its point; the scale is 0 to [`SCALE64_MAX`].
+pub(super) fn numeric64(value: i64, scale: u32, out: &mut BytesMut) {
+    const BASE: u64 = 10_000;
+    let unit = 10_u64.pow(scale);
+    let behind = scale.div_ceil(4);
+    let (mut whole, fraction) = (value.unsigned_abs() / unit, value.unsigned_abs() % unit);
+    let mut fraction = fraction * 10_u64.pow(4 * behind - scale);
+    // Five before the point and four behind it.
+    let mut groups = [0_i16; 9];
+    let point = groups.len() - behind as usize;
+    for group in groups[point..].iter_mut().rev() {
+        *group = i16::try_from(fraction % BASE).unwrap_or(0);
+        fraction /= BASE;
+    }
+    for group in groups[..point].iter_mut().rev() {
+        *group = i16::try_from(whole % BASE).unwrap_or(0);
+        whole /= BASE;
+    }
+    let first = groups.iter().position(|group| *group != 0).unwrap_or(groups.len());
+    let last = groups.iter().rposition(|group| *group != 0).map_or(first, |last| last + 1);
+    let weight = point as i16 - first as i16 - 1;
+    let groups = &groups[first..last];
+    out.put_i16(groups.len() as i16);
+    out.put_i16(if groups.is_empty() { 0 } else { weight });
+    out.put_u16(if value < 0 { 0x4000 } else { 0 });
+    out.put_u16(scale as u16);
+    groups.iter().for_each(|group| out.put_i16(*group));
+}
+
 pub(super) fn hex(bytes: &[u8], out: &mut BytesMut) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
@@ -167,7 +240,12 @@ fn civil(days: i64) -> (i64, i64, i64) {
 fn day(days: i64, out: &mut BytesMut) -> bool {
     let (year, month, day) = civil(days);
     let shown = if year > 0 { year } else { 1 - year };
-    put!(out, "{shown:04}-{month:02}-{day:02}");
+    for (part, (value, width)) in [(shown, 4), (month, 2), (day, 2)].into_iter().enumerate() {
+        if part > 0 {
+            out.put_u8(b'-');
+        }
+        padded(value.unsigned_abs(), width, out);
+    }
     year <= 0
 }
 
@@ -179,11 +257,19 @@ pub(super) fn date(days: i64, out: &mut BytesMut) {
 
 pub(super) fn time(micros: i64, out: &mut BytesMut) {
     let seconds = micros / SECOND_MICROS;
-    put!(out, "{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    let fraction = micros % SECOND_MICROS;
+    for (part, value) in [seconds / 3_600, seconds / 60 % 60, seconds % 60].into_iter().enumerate() {
+        if part > 0 {
+            out.put_u8(b':');
+        }
+        padded(value.unsigned_abs(), 2, out);
+    }
+    let (mut fraction, mut width) = ((micros % SECOND_MICROS).unsigned_abs(), 6);
     if fraction != 0 {
-        let digits = format!("{fraction:06}");
-        put!(out, ".{}", digits.trim_end_matches('0'));
+        while fraction % 10 == 0 {
+            (fraction, width) = (fraction / 10, width - 1);
+        }
+        out.put_u8(b'.');
+        padded(fraction, width, out);
     }
 }
 
@@ -300,6 +386,27 @@ mod tests {
         check("1", 6, &[1, -2, 0, 6, 100]);
         check("10000", 0, &[1, 1, 0, 0, 1]);
         check("5", -3, &[1, 0, 0, 0, 5000]);
+    }
+
+    #[test]
+    fn short_numbers_are_written_as_long_ones_are() {
+        let mut values = vec![0, 1, -1, 9_999, 10_000, -10_001, 123_456_789_012_345_678, i64::MAX, i64::MIN];
+        let mut value: i64 = 7;
+        for _ in 0..500 {
+            value = value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            values.extend([value, value >> 20, value >> 40, value / 10_000 * 10_000]);
+        }
+        for value in values {
+            for scale in 0..=SCALE64_MAX {
+                let digits = value.to_string();
+                let places = u32::try_from(scale).unwrap();
+                assert_eq!(text(|out| decimal64(value, places, out)), text(|out| decimal(&digits, scale, out)));
+                let [mut short, mut long] = [(); 2].map(|()| BytesMut::new());
+                numeric64(value, places, &mut short);
+                numeric(&digits, scale, &mut long);
+                assert_eq!(short, long, "{value} {scale}");
+            }
+        }
     }
 
     #[test]
