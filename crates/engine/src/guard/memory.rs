@@ -1,6 +1,6 @@
 use std::{
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -10,6 +10,8 @@ use crate::{
 
 /// How often the process's memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often while no query is there: the allocator's answer costs a fifth of a millisecond.
+const IDLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Stops queries when the process holds more memory than the engine may have.
 ///
@@ -19,15 +21,17 @@ pub(crate) struct Watch {
     allocated: fn() -> usize,
     memory_bytes: usize,
     registry: Arc<Registry>,
-    /// What the process holds without any query.
-    idle: usize,
+    /// What the process holds without any query, and when it was asked.
+    idle: (usize, Instant),
+    /// The newest query that was there at the last look.
+    seen: Option<QueryId>,
     /// The query that was stopped last, and what was held then.
     let_go: Option<(QueryId, usize)>,
 }
 
 impl Watch {
     pub(crate) fn new(allocated: fn() -> usize, memory_bytes: usize, registry: Arc<Registry>) -> Self {
-        Self { allocated, memory_bytes, registry, idle: allocated(), let_go: None }
+        Self { allocated, memory_bytes, registry, idle: (allocated(), Instant::now()), seen: None, let_go: None }
     }
 
     /// Starts a thread of its own, as the engine's may be busy for as long as it matters. It ends when what this gives is
@@ -45,12 +49,19 @@ impl Watch {
 
     fn look(&mut self) {
         let queries = self.registry.all();
-        let allocated = (self.allocated)();
         if queries.is_empty() {
-            (self.idle, self.let_go) = (allocated, None);
+            self.let_go = None;
+            if self.idle.1.elapsed() >= IDLE_EVERY {
+                self.idle = ((self.allocated)(), Instant::now());
+            }
             return;
         }
-        let held = allocated.saturating_sub(self.idle);
+        // What has come since the last look had no time to take much.
+        let seen = std::mem::replace(&mut self.seen, queries.iter().map(|live| live.id()).max());
+        if queries.iter().all(|live| Some(live.id()) > seen) {
+            return;
+        }
+        let held = (self.allocated)().saturating_sub(self.idle.0);
         let limit = self.memory_bytes + self.memory_bytes / 5;
         // One that was stopped may need a moment: as long as it is there, the next goes only when memory grows on.
         let most = match self.let_go {
