@@ -18,6 +18,7 @@ mod kills;
 mod ledger;
 mod outages;
 mod outside;
+mod policy;
 mod pools;
 mod processes;
 mod project;
