@@ -20,7 +20,7 @@ mod select;
 mod staged;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex},
 };
@@ -32,7 +32,7 @@ use arrow::{
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::Statistics,
+    common::{ScalarValue, Statistics},
     datasource::memory::MemorySourceConfig,
     error::{DataFusionError, Result as QueryResult},
     logical_expr::{Expr, TableProviderFilterPushDown, TableType},
@@ -104,6 +104,8 @@ struct Past {
     /// Columns of days that all have ten characters as text, so that their texts sort as they do: no year beyond 9999, none
     /// before Christ, no `infinity`.
     days: Arc<[i64]>,
+    /// The least and the greatest value of columns, by their ids: as the catalog has them, for estimates only.
+    bounds: HashMap<i64, (ScalarValue, ScalarValue)>,
     /// Tables of the catalog that may hold rows.
     inlined: Vec<Inlined>,
     /// Whether the catalog may hold deletes.
@@ -256,12 +258,12 @@ impl Past {
         };
         let sql = format!(
             "select 1, column_id, '', case when contains_nan then 1 when not contains_nan then 0 else -1 end,
-                 case when length(min_value) = 10 and length(max_value) = 10 then 1 else 0 end
+                 case when length(min_value) = 10 and length(max_value) = 10 then 1 else 0 end, min_value, max_value
              from ducklake_table_column_stats where table_id = $1
-             union all select 2, schema_version, table_name, 0, 0 from ducklake_inlined_data_tables where table_id = $1
-             union all select 3, 0, '', 0, 0 where exists(select 1 from ducklake_column where table_id = $1
+             union all select 2, schema_version, table_name, 0, 0, null, null from ducklake_inlined_data_tables where table_id = $1
+             union all select 3, 0, '', 0, 0, null, null where exists(select 1 from ducklake_column where table_id = $1
                  and (end_snapshot is not null or begin_snapshot <> (select min(begin_snapshot) from ducklake_table where table_id = $1)))
-             union all select 4, 0, '', 0, 0 where {is_there}"
+             union all select 4, 0, '', 0, 0, null, null where {is_there}"
         );
         let mut past = Self::default();
         let mut nan: Vec<i64> = table.columns.iter().filter(|c| c.data_type.is_floating()).map(|c| c.id).collect();
@@ -275,6 +277,14 @@ impl Past {
                     }
                     if row.i64(4)? == 1 {
                         days.push(id);
+                    }
+                    if let Some(column) = table.columns.iter().find(|column| column.id == id)
+                        && (column.data_type.is_integer() || column.data_type.is_temporal())
+                    {
+                        let value = |text: Option<String>| text.and_then(|t| types::statistic(&t, &column.data_type));
+                        if let (Some(min), Some(max)) = (value(row.opt_text(5)?), value(row.opt_text(6)?)) {
+                            past.bounds.insert(id, (min, max));
+                        }
                     }
                 }
                 2 => past.inlined.push(Inlined { name: row.text(2)?, schema_version: id }),

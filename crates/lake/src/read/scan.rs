@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::{
     catalog::Session,
-    common::{DFSchema, config::TableParquetOptions},
+    common::{ColumnStatistics, DFSchema, config::TableParquetOptions, stats::Precision},
     datasource::{
         physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
         source::DataSourceExec,
@@ -85,7 +85,18 @@ impl Scan<'_> {
         let options = TableParquetOptions { global: config.execution.parquet.clone(), ..Default::default() };
         let table_schema =
             TableSchema::builder(Arc::new(Schema::new(file_fields))).with_table_partition_cols(key_fields).build();
-        let statistics = group.total.statistics(in_files);
+        // Of the whole table, so that joins can tell how many keys there are.
+        let known = inside.iter().map(|at| match self.lake.past.bounds.get(&self.lake.columns[*at].id) {
+            Some((min, max)) => ColumnStatistics {
+                min_value: Precision::Inexact(min.clone()),
+                max_value: Precision::Inexact(max.clone()),
+                ..ColumnStatistics::new_unknown()
+            },
+            None => ColumnStatistics::new_unknown(),
+        });
+        let mut known: Vec<_> = known.collect();
+        known.resize(in_files, ColumnStatistics::new_unknown());
+        let statistics = group.total.statistics(known);
         let source = ParquetSource::new(table_schema)
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(self.checked.factory(self.state.runtime_env(), shape.machine));

@@ -238,11 +238,11 @@ impl Total {
         }
     }
 
-    /// `in_files`: how many columns stand in the files, of which nothing is said.
-    pub(super) fn statistics(&self, in_files: usize) -> Statistics {
+    /// `in_files`: what is known of the columns that stand in the files.
+    pub(super) fn statistics(&self, in_files: Vec<ColumnStatistics>) -> Statistics {
         let count = |n: u64| Precision::Exact(usize::try_from(n).unwrap_or(usize::MAX));
         let bound = |value: &Option<ScalarValue>| value.clone().map_or(Precision::Absent, Precision::Exact);
-        let mut columns = vec![ColumnStatistics::new_unknown(); in_files];
+        let mut columns = in_files;
         columns.extend(self.keys.iter().map(|key| ColumnStatistics {
             null_count: count(key.nulls),
             min_value: bound(&key.min),
