@@ -3,15 +3,10 @@
 use std::{path::PathBuf, process::Command, sync::Arc};
 
 use anyhow::ensure;
-use arrow::{
-    array::{
-        ArrayRef, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-        TimestampMicrosecondArray,
-    },
-    datatypes::SchemaRef,
+use arrow::array::{
+    ArrayRef, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
-use futures::stream;
-use headworks_lake::rows;
 use headworks_testkit::{PostgresOptions, TempPostgres, python_path};
 use serde_json::json;
 
@@ -22,7 +17,6 @@ use crate::{
 };
 
 const ROWS: i64 = 10_000_000;
-const BATCH: i64 = 65_536;
 const SCRIPT: &str = include_str!("clients.py");
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -51,10 +45,7 @@ async fn made() -> anyhow::Result<PathBuf> {
         println!("making {ROWS} rows in {}", folder.display());
         std::fs::write(folder.join("headworks.toml"), "[project]\nname = \"wide\"\n")?;
         let lake = tpch::open(&folder).await?;
-        let schema: SchemaRef = batch(0..0)?.schema();
-        let starts = (0..ROWS).step_by(usize::try_from(BATCH)?);
-        let batches = starts.map(|start| batch(start..(start + BATCH).min(ROWS)).map_err(std::io::Error::other));
-        lake::publish(&lake, "wide", "2026-01-01".parse()?, 1, rows(schema, stream::iter(batches))).await?;
+        lake::publish(&lake, "wide", "2026-01-01".parse()?, 1, lake::made(ROWS, batch)?).await?;
         std::fs::write(done, "")?;
     }
     Ok(folder)

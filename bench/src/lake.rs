@@ -1,6 +1,6 @@
 //! A lake to measure on.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use arrow::array::RecordBatch;
 use headworks_domain::{Ds, PartitionKey, SystemClock};
@@ -44,4 +44,14 @@ pub(crate) async fn publish(lake: &Lake, table: &str, ds: Ds, attempt: i64, rows
 /// Rows that are there already.
 pub(crate) fn one(batch: RecordBatch) -> Rows {
     headworks_lake::rows(batch.schema(), futures::stream::iter([Ok::<_, std::io::Error>(batch)]))
+}
+
+const BATCH_ROWS: i64 = 65_536;
+
+/// Rows that are made as they are taken, by their numbers.
+pub(crate) fn made(count: i64, make: fn(Range<i64>) -> anyhow::Result<RecordBatch>) -> anyhow::Result<Rows> {
+    let schema = make(0..0)?.schema();
+    let starts = (0..count).step_by(usize::try_from(BATCH_ROWS)?);
+    let batches = starts.map(move |start| make(start..(start + BATCH_ROWS).min(count)).map_err(std::io::Error::other));
+    Ok(headworks_lake::rows(schema, futures::stream::iter(batches)))
 }

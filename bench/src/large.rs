@@ -6,13 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arrow::{
-    array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray},
-    datatypes::SchemaRef,
-};
-use futures::{StreamExt, stream};
+use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use futures::StreamExt;
 use headworks_engine::{Engine, EngineOptions, QueryOptions};
-use headworks_lake::rows;
 
 use crate::{
     lake,
@@ -21,7 +17,6 @@ use crate::{
 };
 
 const ROWS: i64 = 100_000_000;
-const BATCH: i64 = 65_536;
 const LOOKS: i64 = 200;
 const DIMENSIONS: i64 = 9;
 const MEMORY_BYTES: usize = 1 << 30;
@@ -112,19 +107,12 @@ async fn fill(folder: &Path) -> anyhow::Result<()> {
     let lake = tpch::open(folder).await?;
     let day = "2026-01-01".parse()?;
     let begun = Instant::now();
-    lake::publish(&lake, "facts", day, 1, batches(ROWS, facts)).await?;
+    lake::publish(&lake, "facts", day, 1, lake::made(ROWS, facts)?).await?;
     println!("  facts: {:.1} s", begun.elapsed().as_secs_f64());
     for n in 1..=DIMENSIONS {
-        lake::publish(&lake, &format!("d{n}"), day, 1, batches(dimension_rows(n), dimension)).await?;
+        lake::publish(&lake, &format!("d{n}"), day, 1, lake::made(dimension_rows(n), dimension)?).await?;
     }
     Ok(())
-}
-
-fn batches(count: i64, make: fn(std::ops::Range<i64>) -> anyhow::Result<RecordBatch>) -> headworks_lake::Rows {
-    let schema: SchemaRef = make(0..0).map_or_else(|_| Arc::new(arrow::datatypes::Schema::empty()), |b| b.schema());
-    let starts = (0..count).step_by(usize::try_from(BATCH).unwrap_or(1));
-    let batches = starts.map(move |start| make(start..(start + BATCH).min(count)));
-    rows(schema, stream::iter(batches.map(|batch| batch.map_err(std::io::Error::other))))
 }
 
 fn dimension_rows(n: i64) -> i64 {
