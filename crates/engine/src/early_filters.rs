@@ -291,3 +291,50 @@ impl RecordBatchStream for Filtering {
         self.input.schema()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{ArrayRef, Int64Array},
+        datatypes::Int64Type,
+    };
+    use datafusion::{
+        datasource::memory::MemorySourceConfig,
+        logical_expr::Operator,
+        physical_expr::expressions::{BinaryExpr, DynamicFilterPhysicalExpr, lit},
+    };
+
+    use super::*;
+
+    fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(range));
+        RecordBatch::try_from_iter([("n", column)]).unwrap()
+    }
+
+    /// The numbers that come through, of which there are as many as are judged in a batch.
+    async fn passed(until: i64) -> usize {
+        let rows = i64::try_from(Worth::SAMPLE_ROWS).unwrap();
+        let batches = vec![numbers(0..rows), numbers(0..rows)];
+        let scan = MemorySourceConfig::try_new_exec(&[batches], numbers(0..0).schema(), None).unwrap();
+        let n: Arc<dyn PhysicalExpr> = Arc::new(Column::new("n", 0));
+        let filter = Arc::new(DynamicFilterPhysicalExpr::new(vec![Arc::clone(&n)], lit(true)));
+        let exec = EarlyFilterExec::new(scan, Arc::clone(&filter) as _);
+        let mut batches = exec.execute(0, Arc::default()).unwrap();
+        filter.update(Arc::new(BinaryExpr::new(n, Operator::Lt, lit(until)))).unwrap();
+        let mut sum = 0;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.unwrap();
+            sum += batch.column(0).as_primitive::<Int64Type>().len();
+        }
+        sum
+    }
+
+    #[tokio::test]
+    async fn rows_are_left_out_as_long_as_they_are_many() {
+        assert_eq!(passed(10).await, 20);
+        assert_eq!(passed(0).await, 0);
+        // Nearly all of the first batch pass, and so the second is not asked.
+        let rows = Worth::SAMPLE_ROWS;
+        assert_eq!(passed(i64::try_from(rows).unwrap() - 10).await, 2 * rows - 10);
+    }
+}
