@@ -25,9 +25,9 @@ pub struct KeptOptions {
     pub folder: PathBuf,
     /// Results up to so many bytes stay in memory.
     pub memory_bytes_max: usize,
-    /// Bytes of all results; the oldest go first.
+    /// Bytes of all results; those that were there first go first.
     pub bytes_max: u64,
-    /// Queries whose results are kept; the oldest go first.
+    /// Queries whose results are kept; those that ended first go first.
     pub queries_max: usize,
     /// How long a result is kept after its query has ended.
     pub keep: Duration,
@@ -55,7 +55,8 @@ pub struct KeptQueries {
 struct Inner {
     engine: Engine,
     options: KeptOptions,
-    shelf: Mutex<Shelf>,
+    /// Queries at work have it too, and no engine, which would otherwise live as long as they.
+    shelf: Arc<Mutex<Shelf>>,
 }
 
 #[derive(Default)]
@@ -64,6 +65,10 @@ struct Shelf {
     queries: LinkedHashMap<QueryId, Arc<Kept>>,
     /// Ids by user and by the name that the user gave to the request.
     requests: HashMap<(String, String), QueryId>,
+    /// Those of the queries that have ended and when, the one that did so first in front.
+    over: LinkedHashMap<QueryId, Instant>,
+    /// Bytes of the results of these.
+    bytes: u64,
 }
 
 /// A query whose result is kept.
@@ -73,17 +78,13 @@ pub struct Kept {
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
-#[derive(Clone)]
-struct Outcome {
-    result: Result<Arc<Stored>, Arc<Error>>,
-    at: Instant,
-}
+type Outcome = Result<Arc<Stored>, Arc<Error>>;
 
 impl KeptQueries {
     /// Errors: `Start` when the folder cannot be made.
     pub fn new(engine: Engine, options: KeptOptions) -> Result<Self> {
         std::fs::create_dir_all(&options.folder).map_err(Error::Start)?;
-        Ok(Self { inner: Arc::new(Inner { engine, options, shelf: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { engine, options, shelf: Arc::default() }) })
     }
 
     /// Starts a query. The same `request` of the same user gives the query that was started first, so that a client that had
@@ -92,8 +93,7 @@ impl KeptQueries {
     /// Errors: `UnknownQueue`; `RequestReused` when that request was for another text.
     pub fn submit(&self, sql: &str, options: QueryOptions, request: Option<String>) -> Result<Arc<Kept>> {
         let request = request.map(|request| (options.caller.user.clone(), request));
-        let mut shelf = self.shelf();
-        shelf.tidy(&self.inner.options);
+        let mut shelf = self.tidy();
         if let Some(request) = &request
             && let Some(known) = shelf.requests.get(request).and_then(|id| shelf.queries.get(id))
         {
@@ -109,38 +109,49 @@ impl KeptQueries {
         shelf.queries.insert(id, Arc::clone(&kept));
         shelf.requests.extend(request.map(|request| (request, id)));
         drop(shelf);
-        let options = self.inner.options.clone();
+        let (options, shelf) = (self.inner.options.clone(), Arc::clone(&self.inner.shelf));
         self.inner.engine.spawn(async move {
-            let result = collected(started, &options).await.map_err(Arc::new);
-            tell.send_replace(Some(Outcome { result, at: Instant::now() }));
+            let outcome = collected(started, &options).await.map_err(Arc::new);
+            let mut shelf = locked(&shelf);
+            shelf.ended(id, &outcome);
+            // Told while it is locked: whoever takes the query off the shelf knows its bytes.
+            tell.send_replace(Some(outcome));
         });
         Ok(kept)
     }
 
     /// A query that was submitted; `None` when it is forgotten or never was.
     pub fn get(&self, id: QueryId) -> Option<Arc<Kept>> {
-        let mut shelf = self.shelf();
-        shelf.tidy(&self.inner.options);
-        shelf.queries.get(&id).cloned()
+        self.tidy().queries.get(&id).cloned()
     }
 
     /// All that are kept, the oldest first.
     pub fn all(&self) -> Vec<Arc<Kept>> {
-        let mut shelf = self.shelf();
-        shelf.tidy(&self.inner.options);
-        shelf.queries.values().cloned().collect()
+        self.tidy().queries.values().cloned().collect()
     }
 
     /// Stops a query if it runs, and forgets it with its result.
     pub fn forget(&self, id: QueryId) {
-        if let Some(kept) = self.shelf().take(&id) {
+        if let Some(kept) = locked(&self.inner.shelf).take(&id) {
             kept.live.stop();
         }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.inner.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The shelf without what is too old or too much.
+    fn tidy(&self) -> MutexGuard<'_, Shelf> {
+        let mut shelf = locked(&self.inner.shelf);
+        shelf.tidy(&self.inner.options);
+        shelf
     }
+}
+
+fn locked(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes of a result; an error has none.
+fn bytes(outcome: &Outcome) -> u64 {
+    outcome.as_ref().map_or(0, |stored| stored.bytes())
 }
 
 impl Shelf {
@@ -149,27 +160,28 @@ impl Shelf {
         if let Some(request) = &kept.request {
             self.requests.remove(request);
         }
+        if self.over.remove(id).is_some() {
+            self.bytes -= kept.outcome.borrow().as_ref().map_or(0, bytes);
+        }
         Some(kept)
     }
 
-    /// Forgets what is too old or too much; queries that run stay.
+    /// A query has ended, unless it was taken off before.
+    fn ended(&mut self, id: QueryId, outcome: &Outcome) {
+        if self.queries.contains_key(&id) {
+            self.over.insert(id, Instant::now());
+            self.bytes += bytes(outcome);
+        }
+    }
+
+    /// Forgets what is too old or too much, those first that ended first; queries that run stay.
     fn tidy(&mut self, options: &KeptOptions) {
-        let over: Vec<(QueryId, Instant, u64)> = self
-            .queries
-            .iter()
-            .filter_map(|(id, kept)| {
-                let outcome = kept.outcome.borrow();
-                let outcome = outcome.as_ref()?;
-                Some((*id, outcome.at, outcome.result.as_ref().map_or(0, |stored| stored.bytes())))
-            })
-            .collect();
-        let mut bytes: u64 = over.iter().map(|(_, _, bytes)| bytes).sum();
-        for (id, at, size) in over {
-            let is_too_much = bytes > options.bytes_max || self.queries.len() > options.queries_max;
-            if is_too_much || at.elapsed() > options.keep {
-                self.take(&id);
-                bytes -= size;
+        while let Some((id, at)) = self.over.front().map(|(id, at)| (*id, *at)) {
+            let is_too_much = self.bytes > options.bytes_max || self.queries.len() > options.queries_max;
+            if !is_too_much && at.elapsed() <= options.keep {
+                return;
             }
+            self.take(&id);
         }
     }
 }
@@ -220,7 +232,7 @@ impl Kept {
 
     /// The error that it ended with.
     pub fn error(&self) -> Option<Arc<Error>> {
-        self.outcome.borrow().as_ref()?.result.as_ref().err().cloned()
+        self.outcome.borrow().as_ref()?.as_ref().err().cloned()
     }
 
     /// The columns, once it has ended well.
@@ -244,6 +256,6 @@ impl Kept {
     }
 
     fn stored(&self) -> Option<Arc<Stored>> {
-        self.outcome.borrow().as_ref()?.result.as_ref().ok().cloned()
+        self.outcome.borrow().as_ref()?.as_ref().ok().cloned()
     }
 }

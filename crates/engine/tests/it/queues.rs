@@ -338,6 +338,27 @@ async fn submitted_queries_keep_their_result_for_a_while() {
     assert_eq!(stopped.state().stage, Stage::Cancelled);
 }
 
+#[tokio::test]
+async fn results_are_kept_as_long_as_there_is_room() {
+    let world = world(|_| {});
+    // Each result is some 8 KB: two have room.
+    let options = KeptOptions { bytes_max: 20_000, ..KeptOptions::new(world.dir.path().join("kept")) };
+    let kept = KeptQueries::new(world.engine.clone(), options).unwrap();
+    let mut ids = Vec::new();
+    for k in 0..4 {
+        let query = kept.submit(&format!("select value + {k} from generate_series(1, 1000)"), of("a"), None).unwrap();
+        assert!(query.over_within(Duration::from_secs(20)).await);
+        ids.push(query.id());
+        // What is forgotten counts no more, once or twice.
+        if k == 1 {
+            kept.forget(query.id());
+            kept.forget(query.id());
+        }
+    }
+    let there: Vec<_> = kept.all().iter().map(|query| query.id()).collect();
+    assert_eq!(there, [ids[2], ids[3]]);
+}
+
 /// Tables `t`, and `slow`, which is looked up for as long as nobody opens it.
 struct Gated {
     open: Semaphore,
