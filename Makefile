@@ -60,7 +60,7 @@ bench: ## the workloads beside their references, one run
 bench-queries: ## the query service beside DuckDB and PostgreSQL, as a release build: its first run compiles for half an hour
 	@testkit/setup.sh test
 	$(CARGO) build --release -p headworks -p headworks-bench
-	target/release/headworks-bench $(if $(ARGS),$(ARGS),tpch large serving clients)
+	target/release/headworks-bench $(if $(ARGS),$(ARGS),tpch large serving cached clients)
 
 .PHONY: bench-airflow
 bench-airflow: ## installs Airflow and measures it on the orchestrator's workloads; half an hour, most of it waiting

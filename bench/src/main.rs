@@ -59,8 +59,10 @@ enum Workload {
     Tpch,
     /// A row of 100 million by its key, and a ten-way join over them; not among those that run unnamed
     Large,
-    /// A hundred queries at once, dashboards beside heavy joins, cached answers; not among those that run unnamed
+    /// A hundred queries at once, dashboards beside heavy joins; not among those that run unnamed
     Serving,
+    /// Answers from the cache over HTTP; not among those that run unnamed
+    Cached,
     /// Ten million rows to clients beside PostgreSQL; not among those that run unnamed
     Clients,
 }
@@ -94,6 +96,7 @@ fn main() -> anyhow::Result<()> {
             Workload::Clients => clients::run()?,
             Workload::Large => large::run()?,
             Workload::Serving => serving::run(scratch.path())?,
+            Workload::Cached => serving::run_cached()?,
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! Who asked what: a row for each query that ended, kept as long as runs are.
 
 use chrono::{DateTime, Utc};
-use headworks_store::{Component, Home, Migration, Store, Value, values};
+use headworks_store::{Component, Home, Migration, Store, Tx, Value, values};
 
-use crate::{Error, Result, row::time, runs::rows_of_places};
+use crate::{Result, row::time, runs::rows_of_places};
 
 pub(crate) const TABLES: Component = Component { name: "asked", home: Home::Platform, migrations: MIGRATIONS };
 
@@ -85,8 +85,10 @@ pub struct AskedLog {
 const COLUMNS: &str = "id, asked_by, application, queue, sql, state, error, started_at, waited_ms, took_ms, given_rows,
     scanned_bytes, is_cached";
 const COLUMN_COUNT: usize = 13;
-/// Rows of one insert: PostgreSQL takes 65,535 values, SQLite 32,766.
-const ROWS_MAX: usize = 500;
+/// Rows of one insert. SQLite looks through the names of all values for each of them: the time of many grows by their square.
+const ROWS_MAX: usize = 30;
+/// Rows of one transaction, which nobody else may write beside on SQLite.
+const WRITTEN_AT_ONCE: usize = 600;
 
 impl AskedLog {
     /// Opens the record, making its table when there is none yet.
@@ -97,13 +99,9 @@ impl AskedLog {
 
     /// Writes queries down, once each however often it is called with them.
     pub async fn write(&self, asked: Vec<Asked>) -> Result<()> {
-        for some in asked.chunks(ROWS_MAX) {
-            let places = rows_of_places(some.len(), COLUMN_COUNT);
-            let sql = format!("insert into hw_query ({COLUMNS}) values {places} on conflict (id) do nothing");
-            let values: Vec<Value> = some.iter().flat_map(row).collect();
-            self.store
-                .write(move |tx| Box::pin(async move { Ok::<_, Error>(tx.execute(&sql, &values).await?) }))
-                .await?;
+        for some in asked.chunks(WRITTEN_AT_ONCE) {
+            let rows: Vec<Vec<Value>> = some.iter().map(row).collect();
+            self.store.write(move |tx| Box::pin(insert(tx, rows))).await?;
         }
         Ok(())
     }
@@ -143,6 +141,15 @@ impl AskedLog {
         let sql = "delete from hw_query where started_at < $1";
         self.store.write(move |tx| Box::pin(async move { Ok(tx.execute(sql, &values![before]).await?) })).await
     }
+}
+
+async fn insert(tx: &mut Tx, rows: Vec<Vec<Value>>) -> Result<()> {
+    for some in rows.chunks(ROWS_MAX) {
+        let places = rows_of_places(some.len(), COLUMN_COUNT);
+        let sql = format!("insert into hw_query ({COLUMNS}) values {places} on conflict (id) do nothing");
+        tx.execute(&sql, &some.concat()).await?;
+    }
+    Ok(())
 }
 
 fn row(asked: &Asked) -> Vec<Value> {
