@@ -27,10 +27,12 @@ pub enum Role {
     Planner,
     /// Works.
     Worker,
+    /// Answers queries, and has nothing to do with runs.
+    Server,
 }
 
 impl Role {
-    const ALL: [Self; 4] = [Self::Command, Self::Scheduler, Self::Planner, Self::Worker];
+    const ALL: [Self; 5] = [Self::Command, Self::Scheduler, Self::Planner, Self::Worker, Self::Server];
 
     /// The role with this word; one of a newer program, which this one does not know, is a command's.
     pub(crate) fn read(word: &str) -> Self {
@@ -44,7 +46,13 @@ impl Role {
             Self::Scheduler => "scheduler",
             Self::Planner => "planner",
             Self::Worker => "worker",
+            Self::Server => "server",
         }
+    }
+
+    /// True when it looks after the schedules.
+    pub(crate) fn schedules(self) -> bool {
+        matches!(self, Self::Scheduler | Self::Planner)
     }
 }
 
@@ -221,7 +229,7 @@ impl Runs {
 }
 
 async fn take_up(tx: &mut Tx, this: &str, role: Role, takes: &Takes, judge: &Judge) -> Result<()> {
-    if tx.dialect() == Dialect::Sqlite && role != Role::Worker {
+    if tx.dialect() == Dialect::Sqlite && role.schedules() {
         let sql = "select host, boot_id, pid, pid_start, lease_until from hw_process
             where role in ('scheduler', 'planner') and id <> $1";
         for row in tx.rows(sql, &values![this]).await? {

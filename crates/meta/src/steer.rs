@@ -11,7 +11,7 @@ use headworks_flow::{
 use headworks_store::{Tx, values};
 
 use crate::{
-    Error, ProcessRow, Result, Role, Runs,
+    Error, Result, Runs,
     claim::next_numbers,
     pools, read,
     row::{RUN_COLUMNS, RUN_FROM, owner, parsed, time},
@@ -155,8 +155,7 @@ impl Runs {
     /// The processes that look after the schedules now, as `host:pid`.
     pub async fn schedulers(&self) -> Result<Vec<String>> {
         let alive = self.processes().await?.into_iter();
-        let schedules = |process: &ProcessRow| matches!(process.role, Role::Scheduler | Role::Planner);
-        Ok(alive.filter(schedules).map(|process| process.name).collect())
+        Ok(alive.filter(|process| process.role.schedules()).map(|process| process.name).collect())
     }
 }
 

@@ -235,6 +235,7 @@ async fn processes(app: &App) -> Finding {
             Role::Scheduler => "up",
             Role::Planner => "scheduler",
             Role::Worker => "worker",
+            Role::Server => "server",
         };
         let takes = Some(process.takes.to_string()).filter(|takes| !takes.is_empty());
         Some(format!("{} {role}{}", process.name, takes.map(|takes| format!(" in {takes}")).unwrap_or_default()))

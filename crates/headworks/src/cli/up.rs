@@ -51,6 +51,18 @@ pub(crate) struct WorkerArgs {
     pools: PoolsArg,
 }
 
+/// Answer queries only: SQL over HTTP, Arrow Flight SQL and PostgreSQL
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:
+  headworks server --listen 0.0.0.0:8470
+
+It runs no jobs, so that heavy ones elsewhere leave its queries alone; any number may stand over one metadata database. What another
+process publishes counts in the next query. `headworks up` answers queries too.")]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    listen: Listen,
+}
+
 #[derive(Debug, clap::Args)]
 struct Zone {
     /// Where this process stands, instead of execution.zone: it carries out jobs of this zone and of none
@@ -71,7 +83,7 @@ fn zone(text: &str) -> Result<String, String> {
 
 #[derive(Debug, clap::Args)]
 struct Listen {
-    /// Answer health checks and metrics here instead of server.listen; port 0 takes any free one
+    /// Answer HTTP here instead of server.listen; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
 }
@@ -93,6 +105,10 @@ pub(crate) async fn scheduler(app: &App, args: SchedulerArgs) -> anyhow::Result<
 
 pub(crate) async fn worker(app: &App, args: WorkerArgs) -> anyhow::Result<ExitCode> {
     run(app, Role::Worker, args.listen, args.tasks, args.zone, args.pools).await
+}
+
+pub(crate) async fn server(app: &App, args: ServerArgs) -> anyhow::Result<ExitCode> {
+    serve::answer(app, args.listen.listen).await
 }
 
 async fn run(

@@ -1,4 +1,4 @@
-//! The doors of the query service: the HTTP API, Flight SQL on the same port, PostgreSQL on its own, and who may pass.
+//! The doors of a process: health checks, the HTTP API and Flight SQL on one port, PostgreSQL on its own, and who may pass.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,20 +13,88 @@ use axum::{
 use headworks_api::{Api, Peer, Tls};
 use headworks_domain::{ErrorKind, Fault, Right};
 use headworks_engine::{Caller, Credentials, KeptOptions, KeptQueries, SignIn, SignInError, Signed};
-use headworks_meta::{Account, Accounts, Error};
+use headworks_meta::{Account, Accounts, AskedLog, Error};
 use headworks_wire::{flight, postgres};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
+use super::{
+    asked::{self, Pen},
+    health::{self, Health},
+};
 use crate::{app::App, fail::Failure};
 
+/// Open ports, and what is behind them.
+pub(super) struct Doors {
+    http: TcpListener,
+    tls: Option<Tls>,
+    routes: Router,
+    /// Of a process that answers queries.
+    queries: Option<Queries>,
+}
+
+/// What a process that answers queries has more.
+struct Queries {
+    postgres: Option<(postgres::Service, TcpListener)>,
+    /// Writes down who asked what.
+    pen: Pen,
+}
+
+impl Doors {
+    /// Opens what every process has: health checks and metrics, at `listen` instead of the setting. Errors: the port is taken.
+    pub(super) async fn open(app: &App, listen: Option<String>, health: &Arc<Health>) -> anyhow::Result<Self> {
+        let listen = match listen {
+            Some(listen) => listen,
+            None => app.config()?.server.listen.clone(),
+        };
+        let http = health::bind(&listen, "--listen or server.listen").await?;
+        let tls = certificate(app)?.map(|both| both.http);
+        Ok(Self { http, tls, routes: health::routes(Arc::clone(health)), queries: None })
+    }
+
+    /// Answers queries too. Errors: the port is taken.
+    pub(super) async fn with_queries(mut self, app: &App, health: &Health) -> anyhow::Result<Self> {
+        let log = AskedLog::open(app.store().await?.clone()).await?;
+        let (ears, pen) = asked::pair(log, app.config()?.server.slow_query.duration());
+        app.serves_queries(Arc::new(ears));
+        self.routes = self.routes.merge(queries(app).await?);
+        health.watch(app.engine().await?.clone());
+        self.queries = Some(Queries { postgres: postgres(app).await?, pen });
+        Ok(self)
+    }
+
+    /// Answers until `stop` turns true.
+    pub(super) fn serve(self, parts: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
+        parts.spawn(serve(self.http, self.tls, self.routes, stop.clone()));
+        let Some(Queries { postgres, pen }) = self.queries else { return };
+        if let Some((service, listener)) = postgres {
+            parts.spawn(serve_postgres(service, listener, stop.clone()));
+        }
+        parts.spawn(pen.run(stop.clone()));
+    }
+
+    /// Where they are, in words.
+    pub(super) fn addresses(&self) -> anyhow::Result<String> {
+        let http = self.http.local_addr()?;
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut told = format!("health on {scheme}://{http}/healthz");
+        if let Some(Queries { postgres, .. }) = &self.queries {
+            told += &format!(", queries on {scheme}://{http}");
+            if let Some((_, listener)) = postgres {
+                told += &format!(" and postgres://{}", listener.local_addr()?);
+            }
+        }
+        Ok(told)
+    }
+}
+
 /// The server's certificate for its two ports.
-pub(super) struct Certificate {
-    pub(super) http: Tls,
-    pub(super) postgres: postgres::Tls,
+struct Certificate {
+    http: Tls,
+    postgres: postgres::Tls,
 }
 
 /// The certificate that the settings name, if they do. Errors: it cannot be read or used.
-pub(super) fn certificate(app: &App) -> anyhow::Result<Option<Certificate>> {
+fn certificate(app: &App) -> anyhow::Result<Option<Certificate>> {
     let server = &app.config()?.server;
     let (Some(certificate), Some(key)) = (&server.tls_certificate, &server.tls_key) else { return Ok(None) };
     let read = |path: &str| {
@@ -46,7 +114,7 @@ pub(super) fn certificate(app: &App) -> anyhow::Result<Option<Certificate>> {
 }
 
 /// The routes that ask the lake.
-pub(super) async fn queries(app: &App) -> anyhow::Result<Router> {
+async fn queries(app: &App) -> anyhow::Result<Router> {
     let engine = app.engine().await?.clone();
     let server = &app.config()?.server;
     let kept = KeptOptions {
@@ -63,22 +131,20 @@ pub(super) async fn queries(app: &App) -> anyhow::Result<Router> {
 }
 
 /// The PostgreSQL server with its port; `None` when the setting is empty. Errors: the port is taken.
-pub(super) async fn postgres(
-    app: &App,
-    tls: Option<postgres::Tls>,
-) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
+async fn postgres(app: &App) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
     let server = &app.config()?.server;
     if server.postgres_listen.is_empty() {
         return Ok(None);
     }
+    let tls = certificate(app)?.map(|both| both.postgres);
     let options = postgres::Options { tls, ..postgres::Options::default() };
-    let listener = super::health::bind(&server.postgres_listen, "server.postgres_listen").await?;
+    let listener = health::bind(&server.postgres_listen, "server.postgres_listen").await?;
     let gate = Arc::new(Gate { accounts: app.accounts().await?.clone() });
     Ok(Some((postgres::Service::new(app.engine().await?.clone(), gate, options), listener)))
 }
 
 /// Serves clients of PostgreSQL until `stop` turns true.
-pub(super) async fn serve_postgres(service: postgres::Service, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+async fn serve_postgres(service: postgres::Service, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
@@ -129,7 +195,7 @@ async fn with_address(mut request: Request, next: Next) -> Response {
 }
 
 /// Answers until `stop` turns true.
-pub(super) async fn serve(listener: TcpListener, tls: Option<Tls>, routes: Router, stop: watch::Receiver<bool>) {
+async fn serve(listener: TcpListener, tls: Option<Tls>, routes: Router, stop: watch::Receiver<bool>) {
     if let Err(error) = headworks_api::serve(listener, tls, routes, stop).await {
         tracing::error!(%error, "the HTTP server ended");
     }

@@ -3,8 +3,9 @@
 //! [`run`] wires the parts and lives until it is asked to stop. Each part is a task of its own: `clockwork` turns ticks into
 //! demands, `desk` what people and backfills want, the executor carries them out, `reload` reads changed files, `health` answers
 //! HTTP, `told` hears what became of runs.
-//! They share the newest project ([`LiveProject`]) and nothing else.
+//! They share the newest project ([`LiveProject`]) and nothing else. [`answer`] is the process that answers queries only.
 
+mod answer;
 mod asked;
 mod cleaning;
 mod clockwork;
@@ -22,15 +23,15 @@ use headworks_flow::{
     Config,
     exec::{DEFAULT_POOL, Executor, Takes},
 };
-use headworks_meta::{AskedLog, Role};
+use headworks_meta::Role;
 use headworks_store::Dialect;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
 
-use self::{clockwork::Clockwork, desk::Desk, health::Health, reload::Reload, told::Told};
-pub(crate) use self::{definitions::problems_of_others, desk::pieces_of, reload::Reloading};
+pub(crate) use self::{answer::answer, definitions::problems_of_others, desk::pieces_of, reload::Reloading};
+use self::{clockwork::Clockwork, desk::Desk, front::Doors, health::Health, reload::Reload, told::Told};
 use crate::{
     alert,
     app::App,
@@ -92,21 +93,10 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     definitions::keep(&runs, &live.current(), definitions).await?;
     runs.say_pools(&live.current().slots()).await?;
 
-    let listen = options.listen.unwrap_or_else(|| config.server.listen.clone());
     let health = Arc::new(Health::new(app.clock.clone(), app.store().await?.clone(), runs.clone()));
-    let server = health::bind(&listen, "--listen or server.listen").await?;
-
-    let (tls, postgres_tls) = front::certificate(app)?.map(|both| (both.http, both.postgres)).unzip();
-    let (mut writes_down, mut postgres) = (None, None);
-    let mut routes = health::routes(Arc::clone(&health));
+    let mut doors = Doors::open(app, options.listen, &health).await?;
     if options.role == Role::Scheduler {
-        let log = AskedLog::open(app.store().await?.clone()).await?;
-        let (ears, pen) = asked::pair(log, config.server.slow_query.duration());
-        app.serves_queries(Arc::new(ears));
-        writes_down = Some(pen);
-        routes = routes.merge(front::queries(app).await?);
-        health.watch(app.engine().await?.clone());
-        postgres = front::postgres(app, postgres_tls).await?;
+        doors = doors.with_queries(app, &health).await?;
     }
 
     let alerts = alert::Service::open(app, live.clone()).await?;
@@ -145,30 +135,17 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
 
     let out = app.out;
     let schedules = live.current().jobs.values().filter(|job| job.schedule.is_some()).count();
-    let doors = match &postgres {
-        Some((_, listener)) => {
-            format!(", queries on http://{0} and postgres://{1}", server.local_addr()?, listener.local_addr()?)
-        }
-        None => String::new(),
-    };
     out.note(format_args!(
-        "{} keeps running{}: {schedules} jobs with a schedule, health on http://{}/healthz{doors}; Ctrl-C stops it",
+        "{} keeps running{}: {schedules} jobs with a schedule, {}; Ctrl-C stops it",
         live.current().name(),
         Some(takes.to_string())
             .filter(|takes| !takes.is_empty())
             .map(|takes| format!(" in {takes}"))
             .unwrap_or_default(),
-        server.local_addr()?
+        doors.addresses()?
     ));
     let mut parts = JoinSet::new();
-    let listened = stopped.clone();
-    parts.spawn(front::serve(server, tls, routes, listened));
-    if let Some((service, listener)) = postgres {
-        parts.spawn(front::serve_postgres(service, listener, stopped.clone()));
-    }
-    if let Some(pen) = writes_down {
-        parts.spawn(pen.run(stopped.clone()));
-    }
+    doors.serve(&mut parts, &stopped);
     parts.spawn(reload.run(stopped.clone(), out));
     parts.spawn(alerts.run(stopped.clone()));
     parts.spawn(listener.run(told));

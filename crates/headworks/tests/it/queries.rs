@@ -119,3 +119,54 @@ fn clients_ask_over_http_and_flight_and_it_is_written_down() {
     assert!(asked.iter().any(|q| q["application"].as_str().unwrap_or_default().starts_with("headworks-python")));
     up.stop();
 }
+
+/// Asks a PostgreSQL port as the admin; prints the answer.
+const PSYCOPG: &str = r#"
+import sys, psycopg
+host, port = sys.argv[1].split(":")
+with psycopg.connect(host=host, port=port, user="ann", password="correct horse 9", dbname="headworks", autocommit=True) as db:
+    print(db.execute(sys.argv[2]).fetchone()[0])
+"#;
+
+#[test]
+fn a_server_answers_beside_whoever_runs_the_jobs_and_runs_none_itself() {
+    let project = Project::numbers();
+    project.ok(&["backfill", "numbers", "--from", "2026-01-01", "--to", "2026-01-01"]);
+    let made = project
+        .run_with_input(&["users", "create", "ann", "--role", "analyst", "--password-stdin"], "correct horse 9\n");
+    assert_eq!(made.code, 0, "{made:?}");
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let start = |role: &str| {
+        let (address, postgres) = (port(), port());
+        let mut command = project.command(&[role, "--listen", &address]);
+        command.env("HEADWORKS__SERVER__POSTGRES_LISTEN", &postgres);
+        let serving = Serving::start(command);
+        until("the port", || std::net::TcpStream::connect(&address).ok());
+        (serving, postgres)
+    };
+    let ask = |postgres: &str, sql: &str| python(PSYCOPG, &[postgres, sql]).unwrap().trim().to_owned();
+    let count = "select count(*) from numbers";
+
+    let (server, postgres) = start("server");
+    let rows: u32 = ask(&postgres, count).parse().unwrap();
+    assert!(rows > 0);
+    // It plans and carries out nothing, though a run is wanted.
+    project.ok(&["jobs", "trigger", "numbers", "--ds", "2026-01-02"]);
+    let doctor = project.ok(&["doctor"]);
+    assert!(doctor.contains(" server"), "{doctor}");
+    assert!(!doctor.contains(" up"), "{doctor}");
+    assert_eq!(ask(&postgres, count), rows.to_string());
+
+    // Who does is welcome, on SQLite too, and what it publishes counts in the next query.
+    let (up, _) = start("up");
+    until("another day", || ask(&postgres, count).parse::<u32>().ok().filter(|now| *now > rows));
+    let asked = project.json(&["queries", "list", "--user", "ann", "--limit", "100"]);
+    assert!(!asked["queries"].as_array().unwrap().is_empty());
+    let (another, its_postgres) = start("server");
+    assert_eq!(ask(&its_postgres, "select 1"), "1");
+    another.stop();
+    let said = server.stop();
+    assert!(said.contains("answers queries and runs no jobs: health on http://127.0.0.1:"), "{said}");
+    assert!(said.contains("and postgres://127.0.0.1:"), "{said}");
+    up.stop();
+}
