@@ -140,6 +140,9 @@ impl Scenario {
 
     /// Nothing breaks any more; then everything must come to rest.
     async fn end(mut self, mut lives: JoinSet<()>) -> Outcome {
+        // An outage takes its time: what it excuses goes by how long it is.
+        let left = self.world.lock().away_until.saturating_sub(self.world.time.now());
+        self.world.time.sleep(left).await;
         self.mend();
         let mut open = Vec::new();
         let by = self.world.time.now() + Duration::from_secs(REST_SECS);
@@ -320,7 +323,6 @@ impl Scenario {
         }
         let mut inner = self.world.lock();
         inner.rates = Rates::default();
-        inner.away_until = Duration::ZERO;
         inner.database.jobs.values_mut().for_each(|clock| clock.paused = false);
         inner.tell(self.world.time.now(), || "nothing breaks any more".to_owned());
     }
