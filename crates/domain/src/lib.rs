@@ -15,6 +15,7 @@
 mod access;
 mod account;
 mod error;
+mod figures;
 mod name;
 mod partition;
 mod problem;
@@ -24,6 +25,7 @@ mod time;
 pub use access::{Access, Columns, Days, Grant, TablePattern};
 pub use account::{AccountRole, Right, Scope, WordError};
 pub use error::{Code, ErrorKind, Fault};
+pub use figures::{bytes, count, counted};
 pub use name::{ConnectionName, EnvironmentName, JobName, NameError, RunId, TableName, TaskName, UserName, nearest};
 pub use partition::{PartitionKey, PartitionKeyError};
 pub use problem::{Place, Problem, Severity};

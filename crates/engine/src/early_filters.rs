@@ -136,8 +136,11 @@ impl EarlyFilterExec {
 }
 
 impl DisplayAs for EarlyFilterExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EarlyFilterExec")
+    fn fmt_as(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match kind {
+            DisplayFormatType::TreeRender => Ok(()),
+            _ => f.write_str("EarlyFilterExec"),
+        }
     }
 }
 

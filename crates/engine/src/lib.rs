@@ -42,6 +42,7 @@ mod cache;
 mod coop;
 mod dialect;
 mod early_filters;
+mod explain;
 mod extremes;
 mod functions;
 mod guard;

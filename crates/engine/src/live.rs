@@ -163,11 +163,12 @@ pub(crate) struct Running {
     pub(crate) may_grow: bool,
 }
 
+/// What a plan has read from files, and spilled.
 #[derive(Debug, Clone, Copy, Default)]
-struct Read {
+pub(crate) struct Read {
     rows: u64,
-    bytes: u64,
-    spilled: u64,
+    pub(crate) bytes: u64,
+    pub(crate) spilled: u64,
 }
 
 /// Takes the query out of the registry and tells the listener, whatever way it ends.
@@ -363,7 +364,7 @@ impl Live {
 }
 
 /// What a plan has read and spilled so far, by its metrics.
-fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
+pub(crate) fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
     let mut sum = Read::default();
     let mut nodes = vec![plan];
     while let Some(node) = nodes.pop() {

@@ -25,8 +25,10 @@ pub(crate) struct Parsed {
 pub(crate) enum Reading {
     /// SELECT, WITH, VALUES.
     Query(Box<Query>),
-    /// EXPLAIN [ANALYZE] [VERBOSE] of those.
-    Explain { statement: Statement },
+    /// EXPLAIN [ANALYZE] of those, for people.
+    Explain { query: Box<Query>, is_run: bool },
+    /// EXPLAIN [ANALYZE] VERBOSE, as DataFusion shows it.
+    ExplainVerbose { statement: Statement },
     /// DESCRIBE of a table or a query.
     Describe(Box<Query>),
 }
@@ -273,7 +275,10 @@ pub(crate) fn allowed(statement: Statement) -> Result<Reading> {
             if describe_alias != DescribeAlias::Explain {
                 return Ok(Reading::Describe(query));
             }
-            Ok(Reading::Explain {
+            if !verbose && format.is_none() {
+                return Ok(Reading::Explain { query, is_run: analyze });
+            }
+            Ok(Reading::ExplainVerbose {
                 statement: Statement::Explain {
                     describe_alias,
                     analyze,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use arrow::{
@@ -39,6 +40,7 @@ use crate::{
     access::{self, Barrier, Guarded, Shown},
     coop::Pauses,
     early_filters::EarlyFilters,
+    explain::{self, AnalyzeExec, Told},
     extremes::Extremes,
     functions,
     guard::{self, Nature, ValueLimits},
@@ -87,6 +89,17 @@ pub(crate) struct Runnable {
     /// What the rows depend on; `None` when they depend on more than that, as on the time.
     reads: Option<Reads>,
     pub(crate) nature: Nature,
+    /// Of one whose steps are told instead of its rows: what is told besides.
+    analyzed: Option<Told>,
+}
+
+impl Runnable {
+    /// Its steps shall be told instead of its rows.
+    fn analyze(&mut self, told: Told) {
+        self.physical = Arc::new(AnalyzeExec::new(Arc::clone(&self.physical), told.clone()));
+        self.schema = self.physical.schema();
+        self.analyzed = Some(told);
+    }
 }
 
 /// What a query's rows depend on.
@@ -153,6 +166,7 @@ impl Planner {
 
     /// Plans one statement. Runs on a thread with a large stack.
     pub(crate) async fn plan(&self, sql: &str, options: &QueryOptions) -> Result<Planned> {
+        let begun = Instant::now();
         let state = self.state_of(options)?;
         let types = options.parameters.iter().map(|value| Some(value.data_type())).collect();
         let Logical { plan, kind, reads, names } = self.logical(sql, options, types, &state).await?;
@@ -168,7 +182,17 @@ impl Planner {
         let logical = state.optimize(&plan)?;
         let reads = reads.filter(|_| is_kept);
         let mut runnable = self.physical(logical, reads, state, options).await?;
-        runnable.schema = renamed(&runnable.schema, names);
+        match kind {
+            Kind::Explain => {
+                let reads = explain::reads(&runnable.logical)?;
+                return Ok(Planned::Rows(explain::plan(&runnable.physical, reads)?));
+            }
+            Kind::Analyze => {
+                let reads = explain::reads(&runnable.logical)?;
+                runnable.analyze(Told { reads, planned_in: begun.elapsed() });
+            }
+            _ => runnable.schema = renamed(&runnable.schema, names),
+        }
         Ok(Planned::Plan(runnable))
     }
 
@@ -179,7 +203,8 @@ impl Planner {
             self.logical(sql, options, options.parameter_types.clone(), &state).await?;
         let schema = match kind {
             Kind::Describe => information::description(&Arc::new(plan.schema().as_arrow().clone()))?.schema(),
-            Kind::Query | Kind::Explain => renamed(&Arc::new(plan.schema().as_arrow().clone()), names),
+            Kind::Explain | Kind::Analyze => explain::schema(),
+            Kind::Query | Kind::Verbose => renamed(&Arc::new(plan.schema().as_arrow().clone()), names),
         };
         let mut types = plan.get_parameter_types()?;
         types.extend(cast_parameters(&plan)?);
@@ -242,7 +267,9 @@ impl Planner {
         let planner = SqlToRel::new_with_options(&names, parser_options(state.config_options()));
         let (kind, statement) = match parsed.statement {
             Reading::Query(query) => (Kind::Query, Statement::Query(query)),
-            Reading::Explain { statement } => (Kind::Explain, statement),
+            Reading::Explain { query, is_run: false } => (Kind::Explain, Statement::Query(query)),
+            Reading::Explain { query, is_run: true } => (Kind::Analyze, Statement::Query(query)),
+            Reading::ExplainVerbose { statement } => (Kind::Verbose, statement),
             Reading::Describe(query) => (Kind::Describe, Statement::Query(query)),
         };
         let mut context = PlannerContext::new().with_prepare_param_data_types(parameter_fields(parameter_types));
@@ -280,7 +307,7 @@ impl Planner {
         nature.apply(&mut state);
         let physical = physical_plan(&logical, &state).await?;
         let schema = physical.schema();
-        Ok(Runnable { logical, physical, state, schema, reads, nature })
+        Ok(Runnable { logical, physical, state, schema, reads, nature, analyzed: None })
     }
 
     /// Plans once more for a query that ran out of memory: joins sort and spill instead of holding one side in a hash
@@ -294,14 +321,19 @@ impl Planner {
         let mut state = with_threads(failed.state.clone(), threads, false);
         failed.nature.apply(&mut state);
         let physical = physical_plan(&failed.logical, &state).await?;
-        Ok(Some(Runnable {
+        let mut again = Runnable {
             logical: failed.logical.clone(),
             physical,
             state,
             schema: Arc::clone(&failed.schema),
             reads: failed.reads.clone(),
             nature: failed.nature,
-        }))
+            analyzed: None,
+        };
+        if let Some(told) = &failed.analyzed {
+            again.analyze(told.clone());
+        }
+        Ok(Some(again))
     }
 
     /// For one thread, with the functions that depend on who asks.
@@ -404,8 +436,13 @@ struct Logical {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Query,
-    Explain,
     Describe,
+    /// EXPLAIN: planned and told.
+    Explain,
+    /// EXPLAIN ANALYZE: run and told.
+    Analyze,
+    /// EXPLAIN VERBOSE: a query of DataFusion's own.
+    Verbose,
 }
 
 /// True when a plan has functions such as `now()` and `random()`, which give something else each time.

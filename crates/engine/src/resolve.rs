@@ -82,8 +82,8 @@ pub(crate) fn tables(parsed: &mut Parsed, limits: &SqlLimits, any_catalog: bool)
         depth: 0,
     };
     let flow = match &mut parsed.statement {
-        Reading::Query(query) | Reading::Describe(query) => query.visit(&mut finder),
-        Reading::Explain { statement } => statement.visit(&mut finder),
+        Reading::Query(query) | Reading::Describe(query) | Reading::Explain { query, .. } => query.visit(&mut finder),
+        Reading::ExplainVerbose { statement } => statement.visit(&mut finder),
     };
     if let ControlFlow::Break(error) = flow {
         return Err(*error);

@@ -1,7 +1,7 @@
 //! Taking turns: so many at once; who waits stands in the line of its user, and the lines take turns.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,12 +12,16 @@ use crate::{Error, Result};
 /// Who may go in. Somebody with a thousand queries delays nobody else by more than one.
 pub(crate) struct Turns {
     at_once: usize,
+    /// One more may go in while all who are inside are one other user's.
+    has_guest: bool,
     gate: Mutex<Gate>,
 }
 
 #[derive(Default)]
 struct Gate {
-    free: usize,
+    inside: usize,
+    /// How many of them are whose.
+    users: HashMap<String, usize>,
     waiting: usize,
     /// Never an empty line.
     lines: VecDeque<(String, VecDeque<Waiter>)>,
@@ -34,6 +38,7 @@ struct Waiter {
 /// A place inside, given back when dropped.
 pub(crate) struct Turn {
     turns: Arc<Turns>,
+    user: String,
 }
 
 /// One who waits; leaves the line when dropped.
@@ -69,8 +74,12 @@ pub(crate) struct TurnsState {
 impl Turns {
     /// For so many at once, at least one.
     pub(crate) fn new(at_once: usize) -> Arc<Self> {
-        let at_once = at_once.max(1);
-        Arc::new(Self { at_once, gate: Mutex::new(Gate { free: at_once, ..Gate::default() }) })
+        Arc::new(Self { at_once: at_once.max(1), has_guest: false, gate: Mutex::default() })
+    }
+
+    /// The same, and one user alone never fills it: one more goes in while all who are inside are one other user's.
+    pub(crate) fn with_guest(at_once: usize) -> Arc<Self> {
+        Arc::new(Self { at_once: at_once.max(1), has_guest: true, gate: Mutex::default() })
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -84,10 +93,9 @@ impl Turns {
         if gate.closed {
             return Err(Error::Cancelled);
         }
-        if gate.free > 0 {
-            gate.free -= 1;
-            gate.entered += 1;
-            return Ok(Asked::Got(Turn { turns: Arc::clone(self) }));
+        if self.has_room(&gate, user) {
+            gate.enter(user);
+            return Ok(Asked::Got(Turn { turns: Arc::clone(self), user: user.to_owned() }));
         }
         if gate.waiting >= waiting_max {
             return Ok(Asked::Full(gate.waiting));
@@ -102,6 +110,11 @@ impl Turns {
             None => gate.lines.push_back((user.to_owned(), VecDeque::from([waiter]))),
         }
         Ok(Asked::Wait(Waiting { turns: Arc::clone(self), ticket, turn }))
+    }
+
+    fn has_room(&self, gate: &Gate, user: &str) -> bool {
+        let is_guest = || self.has_guest && gate.users.len() == 1 && !gate.users.contains_key(user);
+        gate.inside < self.at_once || gate.inside == self.at_once && is_guest()
     }
 
     /// Waits for a turn as long as it takes. Errors: `Cancelled` once closed.
@@ -129,12 +142,7 @@ impl Turns {
 
     pub(crate) fn state(&self) -> TurnsState {
         let gate = self.gate();
-        TurnsState {
-            at_once: self.at_once,
-            inside: self.at_once - gate.free,
-            waiting: gate.waiting,
-            entered: gate.entered,
-        }
+        TurnsState { at_once: self.at_once, inside: gate.inside, waiting: gate.waiting, entered: gate.entered }
     }
 
     /// Lets nobody in any more.
@@ -145,32 +153,59 @@ impl Turns {
         gate.lines.clear();
     }
 
-    fn give_back(self: &Arc<Self>) {
-        let waiter = {
+    fn give_back(self: &Arc<Self>, user: &str) {
+        let mut woken = Vec::new();
+        {
             let mut gate = self.gate();
-            let Some((user, mut line)) = gate.lines.pop_front() else {
-                gate.free += 1;
-                return;
-            };
-            let waiter = line.pop_front();
-            if !line.is_empty() {
-                gate.lines.push_back((user, line));
+            gate.leave(user);
+            while let Some(n) = gate.lines.iter().position(|(user, _)| self.has_room(&gate, user)) {
+                let (user, waiter) = gate.take(n);
+                gate.enter(&user);
+                woken.push((Turn { turns: Arc::clone(self), user }, waiter));
             }
-            gate.waiting -= 1;
-            gate.entered += 1;
-            waiter
-        };
-        // One that has gone meanwhile drops the turn, which comes here again.
-        let turn = Turn { turns: Arc::clone(self) };
-        if let Some(waiter) = waiter {
-            let _ = waiter.wake.send(turn);
         }
+        // One that has gone meanwhile drops the turn, which comes here again.
+        for (turn, waiter) in woken {
+            let _ = waiter.map(|waiter| waiter.wake.send(turn));
+        }
+    }
+}
+
+impl Gate {
+    fn enter(&mut self, user: &str) {
+        self.inside += 1;
+        self.entered += 1;
+        match self.users.get_mut(user) {
+            Some(count) => *count += 1,
+            None => drop(self.users.insert(user.to_owned(), 1)),
+        }
+    }
+
+    fn leave(&mut self, user: &str) {
+        self.inside -= 1;
+        if let Some(count) = self.users.get_mut(user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(user);
+            }
+        }
+    }
+
+    /// The first of a line, which goes behind the others.
+    fn take(&mut self, n: usize) -> (String, Option<Waiter>) {
+        let (user, mut line) = self.lines.remove(n).unwrap_or_default();
+        let waiter = line.pop_front();
+        self.waiting -= usize::from(waiter.is_some());
+        if !line.is_empty() {
+            self.lines.push_back((user.clone(), line));
+        }
+        (user, waiter)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.give_back();
+        self.turns.give_back(&self.user);
     }
 }
 
@@ -239,6 +274,30 @@ mod tests {
         assert_eq!(*order.lock().unwrap(), ["a", "b", "c", "a", "b"]);
         let state = turns.state();
         assert_eq!((state.inside, state.waiting, state.entered), (0, 0, 6));
+    }
+
+    #[tokio::test]
+    async fn one_user_alone_never_keeps_others_out() {
+        let turns = Turns::with_guest(2);
+        let (first, second) = (turns.turn("a").await.unwrap(), turns.turn("a").await.unwrap());
+        let third = wait(&turns, "a");
+        let guest = turns.turn("b").await.unwrap();
+        assert_eq!(turns.state().inside, 3);
+        // There is one guest, whoever asks.
+        let (own, other) = (wait(&turns, "b"), wait(&turns, "c"));
+        // Two of two users are inside: that is all there is room for.
+        drop(first);
+        assert_eq!((turns.state().inside, turns.state().waiting), (2, 3));
+        drop(guest);
+        let third = third.turn().await.unwrap();
+        // Both are one user's again: another may be the guest.
+        let own = own.turn().await.unwrap();
+        assert_eq!((turns.state().inside, turns.state().waiting), (3, 1));
+        drop((second, third));
+        let other = other.turn().await.unwrap();
+        drop((own, other));
+        assert_eq!((turns.state().inside, turns.state().waiting, turns.state().entered), (0, 0, 6));
+        assert!(turns.gate().users.is_empty());
     }
 
     #[tokio::test]

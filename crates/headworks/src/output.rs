@@ -10,7 +10,8 @@ use serde::Serialize;
 mod format;
 mod table;
 
-pub(crate) use format::{ago, bytes, count, counted, duration, json_error, json_problem, shown};
+pub(crate) use format::{ago, duration, json_error, json_problem, shown};
+pub(crate) use headworks_domain::{bytes, count, counted};
 pub(crate) use table::{Align, Table};
 
 /// How the caller wants its answers.

@@ -24,8 +24,8 @@ pub(super) struct Lanes {
 /// Threads of one priority.
 pub(super) struct Lane {
     pub(super) threads: Handle,
-    /// Who plans on them now: as many at once as there are threads. Planning does not give way, so that more would hold back
-    /// each other and everybody else.
+    /// Who plans on them now: as many at once as there are threads, and a guest when these are all one user's. Planning does not
+    /// give way, so that more would hold back each other and everybody else.
     pub(super) planning: Arc<Turns>,
 }
 
@@ -43,14 +43,14 @@ impl Lanes {
             let nice = more.map(|more| NICE_MAX.min(own_nice + more));
             runtimes.push(runtime(options, queries_max, name, nice)?);
             let threads = runtimes[runtimes.len() - 1].handle().clone();
-            Ok::<_, Error>(Some(Lane { threads, planning: Turns::new(options.threads) }))
+            Ok::<_, Error>(Some(Lane { threads, planning: Turns::with_guest(options.threads) }))
         };
         let high = lane(Priority::High, "headworks-high")?;
         let normal = lane(Priority::Normal, "headworks-sql")?;
         let low = lane(Priority::Low, "headworks-low")?;
         let normal =
             normal.ok_or_else(|| Error::Internal { message: "there are no threads for queries".to_owned() })?;
-        let quick = Lane { threads: normal.threads.clone(), planning: Turns::new(options.threads) };
+        let quick = Lane { threads: normal.threads.clone(), planning: Turns::with_guest(options.threads) };
         Ok((Self { high, normal, low, quick }, runtimes))
     }
 

@@ -91,7 +91,7 @@ async fn psql() {
     check("\\di", &[]).await;
     check("\\conninfo", &["connected to database \"headworks\" as user \"ann\""]).await;
     check("\\copy (select n from numbers where n < 2 order by n) to stdout csv header", &["n\n0\n1\n"]).await;
-    check("explain select 1", &["plan"]).await;
+    check("explain select 1", &["QUERY PLAN"]).await;
     let said = run(&["-A", "-t", "-v", "FETCH_COUNT=100", "-c", "select n from numbers order by n"]).await;
     assert_eq!(said.lines().count(), 10_000);
 }
