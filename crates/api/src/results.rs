@@ -153,14 +153,18 @@ fn not_done(kept: &Kept) -> Problem {
 pub(crate) async fn page(kept: &Arc<Kept>, offset: u64, limit: u64) -> Result<Page, Problem> {
     let (Some(schema), Some(rows)) = (kept.schema(), kept.rows()) else { return Err(not_done(kept)) };
     let from = Arc::clone(kept);
-    // It may come from a file.
-    let read = tokio::task::spawn_blocking(move || {
+    let read = move || {
         let batches = from.page(offset, limit)?.unwrap_or_default();
         let read: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        Ok((output::json_rows(&batches)?, read))
-    });
+        headworks_engine::Result::Ok((output::json_rows(&batches)?, read))
+    };
     let internal = |detail: String| Problem::new(ErrorKind::Internal, "SQL_INTERNAL", detail);
-    let (text, read) = read.await.map_err(|error| internal(error.to_string()))?.map_err(|error| Problem::of(&error))?;
+    let read = match kept.is_small() {
+        true => read(),
+        // It may come from a file.
+        false => tokio::task::spawn_blocking(read).await.map_err(|error| internal(error.to_string()))?,
+    };
+    let (text, read) = read.map_err(|error| Problem::of(&error))?;
     let data = RawValue::from_string(text).map_err(|error| internal(error.to_string()))?;
     let after = offset.saturating_add(read);
     let next = (after < rows && read > 0)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use hashlink::LinkedHashMap;
 use tokio::{sync::watch, time::Instant};
 
@@ -110,13 +110,17 @@ impl KeptQueries {
         shelf.requests.extend(request.map(|request| (request, id)));
         drop(shelf);
         let (options, shelf) = (self.inner.options.clone(), Arc::clone(&self.inner.shelf));
-        self.inner.engine.spawn(async move {
+        let mut collecting = Box::pin(async move {
             let outcome = collected(started, &options).await.map_err(Arc::new);
             let mut shelf = locked(&shelf);
             shelf.ended(id, &outcome);
             // Told while it is locked: whoever takes the query off the shelf knows its bytes.
             tell.send_replace(Some(outcome));
         });
+        // What is there at once needs no thread of its own.
+        if (&mut collecting).now_or_never().is_none() {
+            self.inner.engine.spawn(collecting);
+        }
         Ok(kept)
     }
 
@@ -243,6 +247,11 @@ impl Kept {
     /// Rows in all, once it has ended well.
     pub fn rows(&self) -> Option<u64> {
         Some(self.stored()?.rows())
+    }
+
+    /// True when its rows are there and so few that reading and writing them holds nobody up.
+    pub fn is_small(&self) -> bool {
+        self.stored().is_some_and(|stored| stored.is_small())
     }
 
     /// At most `limit` rows from the row `offset` on, once it has ended well. Reads a file when it is large.

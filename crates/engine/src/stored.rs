@@ -33,6 +33,9 @@ pub struct Stored {
     body: Body,
 }
 
+/// The size up to which a result is small.
+const SMALL_BYTES: u64 = 64 << 10;
+
 #[derive(Debug)]
 enum Body {
     Memory(Vec<RecordBatch>),
@@ -75,6 +78,11 @@ impl Stored {
     /// True when it lies in a file.
     pub(crate) fn is_on_disk(&self) -> bool {
         matches!(self.body, Body::File(_))
+    }
+
+    /// True when its rows are read and written in less than a millisecond.
+    pub(crate) fn is_small(&self) -> bool {
+        !self.is_on_disk() && self.bytes <= SMALL_BYTES
     }
 
     /// Reads one batch; `None` behind the last. Errors: `Spool` when its file cannot be read.
