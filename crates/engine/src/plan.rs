@@ -48,6 +48,7 @@ use crate::{
     pg_catalog::{self, PgCatalog, Rewritten},
     resolve::{self, Name, Space, Wanted},
     semi_joins::EarlySemiJoins,
+    types::Times,
     wanted,
 };
 
@@ -788,7 +789,7 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        self.session.is_some().then(pg_catalog::type_planner)
+        Some(if self.session.is_some() { pg_catalog::type_planner() } else { Arc::new(Times) })
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
