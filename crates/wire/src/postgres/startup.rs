@@ -137,8 +137,14 @@ async fn sign_in(
         settings.set(&name, Some(&value)).map_err(End::Said)?;
     }
     for (name, value) in &parameters {
-        if !matches!(name.as_str(), "user" | "database" | "options" | "replication") && !name.starts_with("_pq_.") {
-            settings.set(name, Some(value)).map_err(End::Said)?;
+        if matches!(name.as_str(), "user" | "database" | "options" | "replication") || name.starts_with("_pq_.") {
+            continue;
+        }
+        let set = settings.set(name, Some(value));
+        // Drivers of Java send the zone of their own machine, whether somebody asked for it or not. They are told the session's
+        // right after, and every time that has a zone goes with it.
+        if !name.eq_ignore_ascii_case("timezone") {
+            set.map_err(End::Said)?;
         }
     }
     settings.begin();

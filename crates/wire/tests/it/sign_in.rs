@@ -42,7 +42,7 @@ async fn what_is_no_sign_in_is_refused() {
     check(&[("database", "headworks")], "28000").await;
     check(&[("user", "ann"), ("database", "other")], "3D000").await;
     check(&[("user", "ann"), ("replication", "true")], "0A000").await;
-    check(&[("user", "ann"), ("TimeZone", "Asia/Tokyo")], "22023").await;
+    check(&[("user", "ann"), ("options", "-c TimeZone=Asia/Tokyo")], "22023").await;
     check(&[("user", "ann"), ("options", "-c nonsense=1")], "42704").await;
     // Cleartext, a query, or nothing instead of SCRAM.
     for bytes in [message(b'p', b"pencil\0"), message(b'Q', b"select 1\0"), message(b'p', b"PLAIN\0\xff\xff\xff\xff")] {
@@ -64,6 +64,18 @@ async fn newer_protocols_are_negotiated_down() {
     raw.send(&bytes).await;
     assert_eq!(raw.next().await.unwrap(), (b'v', b"\0\0\0\0\0\0\0\x01_pq_.new\0".to_vec()));
     assert!(kinds(&raw.sign_in("pencil", None).await).ends_with('Z'));
+}
+
+/// pgjdbc sends the zone of its machine with every start.
+#[tokio::test]
+async fn a_clients_own_zone_is_answered_with_the_sessions() {
+    let server = Server::start().await;
+    let mut raw = Raw::open(server.address).await;
+    raw.send(&startup(&[("user", "ann"), ("TimeZone", "Asia/Tokyo")])).await;
+    let said = raw.sign_in("pencil", None).await;
+    assert!(said.contains(&(b'S', b"TimeZone\0UTC\0".to_vec())), "{said:?}");
+    assert_eq!(shown(&raw.ask("show timezone").await), "UTC");
+    assert_eq!(error_field(&raw.ask("set timezone to 'Asia/Tokyo'").await, b'C').as_deref(), Some("22023"));
 }
 
 struct Certificate {
