@@ -2,7 +2,8 @@
 # Installs what building and testing Headworks need and this machine lacks; `make setup` runs it, as often as you like.
 #
 #   setup.sh build    a Rust toolchain and a C compiler (only looked at and, on Debian, the compiler installed)
-#   setup.sh test     that, PostgreSQL, PgBouncer, the Python packages of requirements.txt in .venv, and cargo's own test tools
+#   setup.sh test     that, PostgreSQL and its driver for Java, PgBouncer, the Python packages of requirements.txt in .venv, and
+#                     cargo's own test tools
 #
 # On Debian and its kin packages come from apt-get, as root or through sudo. Elsewhere it says what to install by hand.
 set -euo pipefail
@@ -32,6 +33,8 @@ debian_packages() {
     say "$what is missing: installing $*"
     [ -n "${apt_updated:-}" ] || "${as_root[@]}" apt-get update -qq
     apt_updated=1
+    # Slim images lack this folder, and Java's installation fails without it.
+    "${as_root[@]}" mkdir -p /usr/share/man/man1
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
@@ -75,6 +78,12 @@ need_pgbouncer() {
     command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || debian_packages "PgBouncer" pgbouncer
 }
 
+# pgjdbc, which tests/it/clients/pgjdbc.py of the wire drives from Python.
+need_jdbc() {
+    command -v java >/dev/null || debian_packages "Java" default-jre-headless
+    [ -f /usr/share/java/postgresql.jar ] || debian_packages "PostgreSQL's driver for Java" libpostgresql-jdbc-java
+}
+
 # The tests of full disks mount small ones.
 need_namespaces() {
     { command -v unshare && command -v nsenter; } >/dev/null || debian_packages "unshare or nsenter" util-linux
@@ -105,6 +114,7 @@ need_compiler
 if [ "${1:-test}" = test ]; then
     need_postgres
     need_pgbouncer
+    need_jdbc
     need_namespaces
     need_python_packages
     need_cargo_command nextest "$nextest_version"

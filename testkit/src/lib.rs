@@ -51,4 +51,4 @@ pub use pgbouncer::PgBouncer;
 pub use postgres::{PostgresOptions, TempPostgres};
 pub use project::TempProject;
 pub use relay::Relay;
-pub use tools::{python, python_path, workspace_root};
+pub use tools::{jdbc_driver, python, python_path, workspace_root};

@@ -33,6 +33,15 @@ pub fn python(code: &str, args: &[&str]) -> Result<String> {
     String::from_utf8(done.stdout).context("Python printed something that is not UTF-8")
 }
 
+/// PostgreSQL's driver for Java, as Debian installs it. Errors: it is missing.
+pub fn jdbc_driver() -> Result<&'static Path> {
+    let jar = Path::new("/usr/share/java/postgresql.jar");
+    if !jar.is_file() {
+        bail!("`{}` is missing\nhint: run `make setup`", jar.display());
+    }
+    Ok(jar)
+}
+
 /// True when the test runs as root.
 pub(crate) fn is_root() -> Result<bool> {
     Ok(std::fs::metadata("/proc/self").context("look at the own process")?.uid() == 0)

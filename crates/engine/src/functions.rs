@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arrow::{array::StringArray, datatypes::DataType};
 use datafusion::{
-    common::ScalarValue,
+    common::{ScalarValue, exec_err},
     error::Result,
     execution::{FunctionRegistry, SessionState},
     logical_expr::{
@@ -23,14 +23,16 @@ use datafusion::{
     },
     sql::sqlparser::ast::BinaryOperator,
 };
+use uuid::Uuid;
 
 pub(crate) use spelling::{rewrite, written};
 
-use self::own::{Own, wrong_count};
+use self::own::{Own, Texts, text_type, wrong_count};
 
 /// Gives a session our functions.
 pub(crate) fn register(state: &mut SessionState) -> Result<()> {
-    let own = [json::udfs(), dates::udfs(), urls::udfs(), vec![type_name(), version(), operators::concatenation()]];
+    let more = vec![type_name(), version(), uuid(), operators::concatenation()];
+    let own = [json::udfs(), dates::udfs(), urls::udfs(), more];
     for function in own.into_iter().flatten() {
         state.register_udf(Arc::new(function))?;
     }
@@ -73,6 +75,27 @@ fn type_name() -> ScalarUDF {
         |args, rows, _| {
             let name = crate::sql_type_name(args[0].data_type());
             Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(name, rows))))
+        },
+    )
+}
+
+/// `x::uuid`: the usual text of a UUID, as which the lake keeps it.
+fn uuid() -> ScalarUDF {
+    Own::udf(
+        "to_uuid",
+        &[],
+        |name, given| match given {
+            [given] => Ok((vec![text_type(name, given)?], DataType::Utf8)),
+            _ => wrong_count(name, "one text"),
+        },
+        |args, rows, _| {
+            let texts = Texts::of(&args[0])?;
+            let read = |text: &str| match Uuid::try_parse(text.trim()) {
+                Ok(uuid) => Ok(uuid.to_string()),
+                Err(_) => exec_err!("`{text}` cannot be parsed as a UUID"),
+            };
+            let uuids = (0..rows).map(|row| texts.get(row).map(read).transpose());
+            Ok(Arc::new(uuids.collect::<Result<StringArray>>()?))
         },
     )
 }

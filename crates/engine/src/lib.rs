@@ -75,7 +75,7 @@ pub use live::{QueryId, QueryListener, QueryState, Stage};
 pub use options::{
     CacheOptions, CacheState, EngineOptions, Priority, QueryOptions, QueueOptions, QueueState, SqlLimits,
 };
-pub use pg_catalog::{PG_VERSION, PgSession, PgType, pg_type};
+pub use pg_catalog::{PG_VERSION, PgSession, PgType, array_items, pg_type};
 pub use queue::DEFAULT_QUEUE;
 pub use stored::Stored;
 pub use types::sql_type_name;

@@ -4,6 +4,7 @@
 //! What never changes (types, operators, functions of PostgreSQL 16) comes from `datafusion-pg-catalog`. What depends on the
 //! lake is made here: that crate numbers objects anew for each list, and ours differ by who asks.
 
+mod array;
 mod functions;
 mod prune;
 mod rewrite;
@@ -32,8 +33,9 @@ use datafusion_pg_catalog::pg_catalog::{
     context::EmptyContextProvider, oid_field::OID_ALIAS_KEY, oid_type_planner::PgOidTypePlanner,
 };
 
-use crate::{Listed, resolve::CATALOG};
+use crate::{Listed, resolve::CATALOG, types::Times};
 
+pub use array::array_items;
 pub(crate) use functions::session_function;
 pub(crate) use rewrite::{Rewritten, column_names, names_catalog, parse_postgres, reads_catalog_alone, reads_nothing};
 pub(crate) use tables::information_names;
@@ -140,12 +142,19 @@ struct Types;
 
 impl TypePlanner for Types {
     fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        if let Some(time) = Times.plan_type_field(sql_type)? {
+            return Ok(Some(time));
+        }
         let element = match sql_type {
             SqlType::Array(
                 ArrayElemTypeDef::SquareBracket(element, _)
                 | ArrayElemTypeDef::AngleBracket(element)
                 | ArrayElemTypeDef::Parenthesis(element),
             ) => element,
+            // PostgreSQL's type of names, without its schema.
+            SqlType::Custom(name, _) if name.to_string().eq_ignore_ascii_case("name") => {
+                return Ok(Some(Arc::new(Field::new("", DataType::Utf8, true))));
+            }
             other => return PgOidTypePlanner.plan_type_field(other),
         };
         if element.to_string().to_lowercase().trim_start_matches("pg_catalog.") != "oid" {

@@ -50,6 +50,7 @@ use crate::{
     pg_catalog::{self, PgCatalog, Rewritten},
     resolve::{self, Name, Space, Wanted},
     semi_joins::EarlySemiJoins,
+    types::Times,
     wanted,
 };
 
@@ -825,7 +826,7 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        self.session.is_some().then(pg_catalog::type_planner)
+        Some(if self.session.is_some() { pg_catalog::type_planner() } else { Arc::new(Times) })
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {

@@ -1,4 +1,11 @@
-use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, TimeUnit};
+use datafusion::{
+    error::Result,
+    logical_expr::planner::TypePlanner,
+    sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo},
+};
 
 /// The name that a type has in SQL, as `bigint`, `timestamptz`, `bigint[]`; the same words that job headers use.
 pub fn sql_type_name(data_type: &DataType) -> String {
@@ -60,6 +67,21 @@ pub fn sql_type_name(data_type: &DataType) -> String {
         other => return other.to_string().to_lowercase(),
     };
     name.to_owned()
+}
+
+/// `time` as lakes keep it, in microseconds; DataFusion's own has nanoseconds, and compares with no other.
+#[derive(Debug)]
+pub(crate) struct Times;
+
+impl TypePlanner for Times {
+    fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        Ok(match sql_type {
+            SqlType::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
+                Some(Arc::new(Field::new("", DataType::Time64(TimeUnit::Microsecond), true)))
+            }
+            _ => None,
+        })
+    }
 }
 
 #[cfg(test)]

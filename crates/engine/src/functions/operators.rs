@@ -42,6 +42,7 @@ impl ExprPlanner for Operators {
             let found = self.matches.call(args);
             return Ok(PlannerResult::Planned(if is_negated { !found } else { found }));
         }
+        let raw = with_truth(raw, schema);
         let Some((_, function)) = self.functions.iter().find(|(op, _)| *op == raw.op) else {
             return Ok(PlannerResult::Original(raw));
         };
@@ -69,6 +70,28 @@ impl ExprPlanner for Operators {
     fn plan_struct_literal(&self, parts: Vec<Expr>, is_named: bool) -> Result<PlannerResult<Vec<Expr>>> {
         let function = if is_named { &self.named_row } else { &self.row };
         Ok(PlannerResult::Planned(function.call(parts)))
+    }
+}
+
+/// Reads a text beside a boolean as one, as PostgreSQL does: `flag = 'true'`. DataFusion compares no text with a boolean.
+fn with_truth(mut raw: RawBinaryExpr, schema: &DFSchema) -> RawBinaryExpr {
+    if matches!(raw.op, BinaryOperator::Eq | BinaryOperator::NotEq) {
+        let is_boolean = |expr: &Expr| expr.get_type(schema).is_ok_and(|found| found == DataType::Boolean);
+        if let Some(truth) = truth(&raw.right).filter(|_| is_boolean(&raw.left)) {
+            raw.right = lit(truth);
+        } else if let Some(truth) = truth(&raw.left).filter(|_| is_boolean(&raw.right)) {
+            raw.left = lit(truth);
+        }
+    }
+    raw
+}
+
+fn truth(expr: &Expr) -> Option<bool> {
+    let Expr::Literal(value, _) = expr else { return None };
+    match value.try_as_str()??.trim().to_ascii_lowercase().as_str() {
+        "t" | "true" | "y" | "yes" | "on" | "1" => Some(true),
+        "f" | "false" | "n" | "no" | "off" | "0" => Some(false),
+        _ => None,
     }
 }
 

@@ -147,6 +147,10 @@ pub(crate) fn rewrite(expr: &mut Expr) -> usize {
             *expr = call("json_parse", vec![take(inner)]);
             0
         }
+        Expr::Cast { data_type: DataType::Uuid, kind: CastKind::Cast | CastKind::DoubleColon, expr: inner, .. } => {
+            *expr = call("to_uuid", vec![take(inner)]);
+            0
+        }
         _ => 0,
     }
 }

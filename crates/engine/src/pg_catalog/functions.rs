@@ -14,7 +14,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{PG_VERSION, PgSession};
+use super::{PG_VERSION, PgSession, array};
 use crate::resolve::{CATALOG, PG_SCHEMA};
 
 fn text(value: &str) -> ScalarValue {
@@ -90,6 +90,7 @@ pub(super) fn all() -> Vec<ScalarUDF> {
     add(&["pg_client_encoding", "pg_encoding_to_char"], &text("UTF8"));
     add(&["pg_get_userbyid"], &text(CATALOG));
     functions.push(ScalarUDF::from(Format { signature: any_arguments() }));
+    functions.push(array::array_in());
     functions
 }
 

@@ -162,7 +162,7 @@ pub(crate) fn column_names(query: &Query, count: usize) -> Vec<Option<String>> {
     names
 }
 
-fn first_select(body: &SetExpr) -> Option<&[SelectItem]> {
+pub(super) fn first_select(body: &SetExpr) -> Option<&[SelectItem]> {
     let mut body = body;
     loop {
         match body {
@@ -176,23 +176,29 @@ fn first_select(body: &SetExpr) -> Option<&[SelectItem]> {
 
 /// The name of an expression without one; none where PostgreSQL has none either.
 pub(super) fn column_name(expr: &Expr) -> Option<String> {
+    own_name(expr).or_else(|| match expr {
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => column_name(inner),
+        // Of casts over casts the last one counts.
+        Expr::Cast { data_type, .. } => Some(type_name(&data_type.to_string().to_lowercase())),
+        Expr::TypedString(typed) => Some(type_name(&typed.data_type.to_string().to_lowercase())),
+        Expr::Interval(_) => Some("interval".to_owned()),
+        Expr::Case { .. } => Some("case".to_owned()),
+        _ => None,
+    })
+}
+
+/// A name that stays through a cast: of a column, a function.
+fn own_name(expr: &Expr) -> Option<String> {
     let named = |name: &str| Some(name.to_owned());
     match expr {
         Expr::Identifier(ident) => Some(parse_name(ident)),
         Expr::CompoundIdentifier(idents) => idents.last().map(parse_name),
-        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => column_name(inner),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } | Expr::Cast { expr: inner, .. } => own_name(inner),
         Expr::Function(function) => function.name.0.last()?.as_ident().map(parse_name),
-        Expr::Cast { expr, data_type, .. } => {
-            column_name(expr).or_else(|| Some(type_name(&data_type.to_string().to_lowercase())))
-        }
-        Expr::TypedString(typed) => Some(type_name(&typed.data_type.to_string().to_lowercase())),
-        Expr::Case { else_result, .. } => match else_result.as_deref() {
-            Some(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) => column_name(expr),
-            _ => named("case"),
-        },
-        Expr::CompoundFieldAccess { root, .. } => column_name(root),
+        Expr::Case { else_result, .. } => own_name(else_result.as_deref()?),
+        Expr::CompoundFieldAccess { root, .. } => own_name(root),
         Expr::Subquery(query) => match first_select(&query.body)?.first()? {
-            SelectItem::UnnamedExpr(expr) => column_name(expr),
+            SelectItem::UnnamedExpr(expr) => column_name(expr).or_else(|| named("?column?")),
             SelectItem::ExprWithAlias { alias, .. } => Some(parse_name(alias)),
             _ => None,
         },
@@ -206,7 +212,6 @@ pub(super) fn column_name(expr: &Expr) -> Option<String> {
         Expr::Ceil { .. } => named("ceil"),
         Expr::Floor { .. } => named("floor"),
         Expr::AtTimeZone { .. } => named("timezone"),
-        Expr::Interval(_) => named("interval"),
         Expr::Tuple(_) => named("row"),
         _ => None,
     }
@@ -253,6 +258,11 @@ mod tests {
             &[Some("?column?"), Some("a"), Some("a"), Some("upper"), None],
         );
         check("select '1'::int, null::numeric(1), true", 3, &[Some("int4"), Some("numeric"), Some("?column?")]);
+        check(
+            "select 1::int::text, (1 + 1)::bigint, upper(a)::text, (select 1)::text, case when a then 1 else b end::text from t",
+            5,
+            &[Some("text"), Some("int8"), Some("upper"), Some("?column?"), Some("b")],
+        );
         check("select 1, *, 2 from t", 4, &[Some("?column?"), None, None, Some("?column?")]);
         check("select *, 1, t.* from t", 5, &[None; 5]);
         check("select count(*) from t union all select 2", 1, &[Some("count")]);

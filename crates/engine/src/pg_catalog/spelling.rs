@@ -7,8 +7,13 @@ use datafusion::sql::sqlparser::ast::{
     OrderByKind, Query, Select, SelectItem, SetExpr, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut,
     VisitorMut, With, visit_expressions_mut,
 };
+use datafusion_pg_catalog::pg_catalog::PG_CATALOG_TABLES;
 
-use super::rewrite::column_name;
+use super::{
+    PG_CATALOG,
+    array::ARRAY_IN,
+    rewrite::{column_name, first_select},
+};
 use crate::{parse, resolve};
 
 /// For every statement. `types` are those of its parameters that are known.
@@ -80,18 +85,42 @@ impl VisitorMut for Any<'_> {
                     *escape = None;
                 }
             }
-            // `x = any($1)` with a list of no type is one of texts, and so compares texts.
+            // `x = any($1)` and `x = any('{1,2}')` with a list of no type is one of texts, and so compares texts.
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
-                let list = match &**right {
-                    Expr::Nested(inner) => inner.as_ref(),
-                    other => other,
+                let list = match without_parentheses(right) {
+                    Expr::Value(ValueWithSpan { value: Value::Placeholder(placeholder), .. })
+                        if self.is_texts(placeholder) =>
+                    {
+                        format!("{placeholder}::text[]")
+                    }
+                    text @ Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(_), .. }) => {
+                        format!("{ARRAY_IN}({text})")
+                    }
+                    _ => return ControlFlow::Continue(()),
                 };
-                if let Expr::Value(ValueWithSpan { value: Value::Placeholder(placeholder), .. }) = list
-                    && self.is_texts(placeholder)
-                    && let (Some(list), Some(text)) =
-                        (expression(&format!("{placeholder}::text[]")), expression(&format!("({left})::text")))
-                {
+                if let (Some(list), Some(text)) = (expression(&list), expression(&format!("({left})::text"))) {
                     (**left, **right) = (text, list);
+                }
+            }
+            // Names of the catalog's own tables go before those of the lake's.
+            Expr::Cast { expr: name, data_type: DataType::Regclass, .. } => {
+                if let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(name), .. }) = &mut **name
+                    && PG_CATALOG_TABLES.contains(&name.as_str())
+                {
+                    *name = format!("{PG_CATALOG}.{name}");
+                }
+            }
+            // `'{1,2}'::int[]`
+            Expr::Cast { expr: text, data_type: DataType::Array(_), .. }
+                if matches!(&**text, Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(_), .. })) =>
+            {
+                if let Some(array) = expression(&format!("{ARRAY_IN}({text})")) {
+                    **text = array;
+                }
+            }
+            Expr::Cast { expr: object, data_type, .. } if is_text(data_type) => {
+                if let Some(name) = object_name(object) {
+                    *expr = name;
                 }
             }
             Expr::Function(function) => {
@@ -136,6 +165,39 @@ fn expression(sql: &str) -> Option<Expr> {
     }
 }
 
+fn without_parentheses(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Nested(inner) => without_parentheses(inner),
+        other => other,
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    let name = data_type.to_string().to_lowercase();
+    let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
+    ["text", "varchar", "character varying", "name"].contains(&name)
+}
+
+/// The name behind `x::regclass` and the like, whose value is a number here.
+fn object_name(object: &Expr) -> Option<Expr> {
+    let object = without_parentheses(object);
+    let Expr::Cast { data_type, .. } = object else { return None };
+    let kind = data_type.to_string().to_lowercase();
+    let (table, column) = match kind.strip_prefix("pg_catalog.").unwrap_or(&kind) {
+        "regclass" => ("pg_class", "relname"),
+        "regnamespace" => ("pg_namespace", "nspname"),
+        "regrole" => ("pg_roles", "rolname"),
+        "regtype" => return expression(&format!("format_type({object}, null)")),
+        _ => return None,
+    };
+    // No column of the subquery has a name that `x` may mean.
+    expression(&format!(
+        "coalesce((select max(format('%I', \"its name\")) \
+         from (select oid as \"its oid\", {column} as \"its name\" from pg_catalog.{table}) \"objects\" \
+         where \"its oid\" = {object}), {object}::oid::varchar)"
+    ))
+}
+
 fn escaped_by_backslash(pattern: &Expr, sign: &str) -> Option<Expr> {
     let doubled = Value::SingleQuotedString(sign.to_owned());
     expression(&format!("replace(replace({pattern}, '\\', '\\\\'), {doubled}, '\\')"))
@@ -152,7 +214,7 @@ fn name_columns(body: &mut SetExpr) {
         }
         _ => return,
     };
-    let mut seen = HashSet::new();
+    let (mut seen, mut seen_bare) = (HashSet::new(), HashSet::new());
     for (index, item) in select.projection.iter_mut().enumerate() {
         let (name, is_plain) = match item {
             SelectItem::UnnamedExpr(expr) => {
@@ -164,7 +226,11 @@ fn name_columns(body: &mut SetExpr) {
             SelectItem::ExprWithAlias { alias, .. } => (resolve::normal(alias), false),
             _ => continue,
         };
-        let is_new = seen.insert(name.clone());
+        let is_new = seen.insert(name.clone())
+            && match item {
+                SelectItem::UnnamedExpr(expr) => seen_bare.insert(bare(expr)),
+                _ => true,
+            };
         if let SelectItem::UnnamedExpr(expr) = item
             && !is_new
         {
@@ -172,6 +238,19 @@ fn name_columns(body: &mut SetExpr) {
             let alias = Ident::with_quote('"', format!("{name} {index}"));
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
+    }
+}
+
+/// What DataFusion names a column by: it leaves out casts, and a subquery has the name of its one column.
+fn bare(expr: &Expr) -> String {
+    match expr {
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => bare(expr),
+        Expr::Subquery(query) => match first_select(&query.body).and_then(<[SelectItem]>::first) {
+            Some(SelectItem::UnnamedExpr(expr)) => bare(expr),
+            Some(SelectItem::ExprWithAlias { alias, .. }) => alias.to_string(),
+            _ => expr.to_string(),
+        },
+        other => other.to_string(),
     }
 }
 

@@ -166,15 +166,8 @@ impl postgres::Accounts for Gate {
         })
     }
 
-    async fn signed_in(&self, user: &str, from: IpAddr) -> Result<Caller, Box<dyn Fault>> {
-        let account = self.accounts.account(user).await.map_err(fault)?;
+    async fn succeeded(&self, user: &str, from: IpAddr) {
         self.accounts.succeeded(user, from);
-        if !account.may(Right::Query) {
-            let message = format!("`{}` may not ask queries", account.name);
-            let hint = "an admin can give another role, or a token with the scope `query`";
-            return Err(Box::new(Failure::new(ErrorKind::Denied, "ACCOUNT_DENIED", message).hint(hint)));
-        }
-        Ok(signed(account).caller)
     }
 
     async fn failed(&self, user: &str, from: IpAddr) {

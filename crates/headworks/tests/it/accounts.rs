@@ -1,5 +1,12 @@
 //! Users, tokens and grants on the command line, and what a user reads with them.
 
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use headworks_testkit::python_path;
+
 use crate::{
     crew::{Serving, until},
     project::{Outcome, Project},
@@ -193,4 +200,115 @@ fn the_first_start_makes_an_admin_once() {
     until("its schedules", || project.json(&["doctor"]).is_object().then_some(()));
     assert!(!up.stop().contains("the first user"));
     assert_eq!(admins(), 1);
+}
+
+/// Connections to PostgreSQL's port that stay open: a line `NAME SQL` is answered with the first value or the error's state,
+/// and with `closed` when the connection is.
+const CONNECTIONS: &str = r#"
+import sys, psycopg
+port, *logins = sys.argv[1:]
+open = {}
+for login in logins:
+    name, user, password = login.split(":")
+    open[name] = psycopg.connect(host="127.0.0.1", port=port, user=user, password=password, dbname="headworks", autocommit=True)
+print("open", flush=True)
+for line in sys.stdin:
+    name, sql = line.strip().split(" ", 1)
+    try:
+        said = open[name].execute(sql).fetchone()[0]
+    except psycopg.Error as error:
+        said = error.sqlstate
+    print(said, "closed" if open[name].closed else "", flush=True)
+"#;
+
+struct Connections {
+    python: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Connections {
+    fn open(port: &str, logins: &[String]) -> Self {
+        let mut python = Command::new(python_path().unwrap())
+            .args(["-c", CONNECTIONS, port])
+            .args(logins)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ask, answers) = (python.stdin.take().unwrap(), BufReader::new(python.stdout.take().unwrap()));
+        let mut this = Self { python, ask, answers };
+        assert_eq!(this.answer(), "open");
+        this
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn ask(&mut self, name: &str, sql: &str) -> String {
+        writeln!(self.ask, "{name} {sql}").unwrap();
+        self.answer()
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        let _ = self.python.kill();
+        let _ = self.python.wait();
+    }
+}
+
+#[test]
+fn open_connections_of_postgresql_obey_what_an_admin_has_changed() {
+    let project = project();
+    // Its schedule would add a day of its own.
+    project.ok(&["jobs", "pause", "numbers"]);
+    let create = |user: &str| {
+        let args = ["users", "create", user, "--role", "analyst", "--password-stdin"];
+        assert_eq!(project.run_with_input(&args, "correct horse 9\n").code, 0);
+    };
+    create("bob");
+    create("eve");
+    let token =
+        |expires: &str| project.json(&["tokens", "create", "--user", "bob", "--name", "tests", "--expires", expires]);
+    let (revoked, ended) = (token("1d"), token("15s"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut command = project.command(&UP);
+    command.env("HEADWORKS__SERVER__POSTGRES_LISTEN", format!("127.0.0.1:{port}"));
+    let up = Serving::start(command);
+    until("the port", || std::net::TcpStream::connect(format!("127.0.0.1:{port}")).ok());
+    let of_token = |name: &str, token: &serde_json::Value| {
+        format!("{name}:token_{}:{}", token["id"].as_str().unwrap(), token["token"].as_str().unwrap())
+    };
+    let of_user = |user: &str| format!("{user}:{user}:correct horse 9");
+    let logins = [of_token("revoked", &revoked), of_token("ended", &ended), of_user("bob"), of_user("eve")];
+    let mut open = Connections::open(&port, &logins);
+    let count = "select count(*) from numbers";
+    for name in ["revoked", "ended", "bob", "eve"] {
+        assert_eq!(open.ask(name, count), "6", "{name}");
+    }
+    // Another process has made the change: it counts within a second.
+    let mut comes = |name: &str, sql: &str, expected: &str| {
+        until(&format!("{expected} of {name}"), || (open.ask(name, sql) == expected).then_some(()));
+    };
+    project.ok(&["tokens", "revoke", revoked["id"].as_str().unwrap()]);
+    comes("revoked", count, "28000 closed");
+    comes("ended", count, "28000 closed");
+    for grant in project.json(&["grants", "list"])["grants"].as_array().unwrap() {
+        project.ok(&["grants", "remove", &grant["id"].to_string()]);
+    }
+    comes("bob", count, "42P01");
+    project.ok(&["grants", "add", "--to", "bob", "--table", "numbers", "--rows", "n < 3"]);
+    comes("bob", count, "4");
+    comes("eve", count, "42P01");
+    project.ok(&["users", "role", "eve", "author"]);
+    comes("eve", count, "6");
+    project.ok(&["users", "role", "eve", "viewer"]);
+    comes("eve", "show timezone", "28000 closed");
+    project.ok(&["users", "disable", "bob"]);
+    comes("bob", "select 1", "28000 closed");
+    up.stop();
 }

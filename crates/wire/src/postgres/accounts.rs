@@ -2,20 +2,46 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use headworks_domain::Fault;
-use headworks_engine::Caller;
+use headworks_engine::{Caller, SignIn, SignInError};
 
-use super::ScramVerifier;
+use super::{
+    ScramVerifier,
+    error::{PgError, state},
+};
 
-/// Who may sign in. The binary implements it over its accounts.
+/// Who may sign in, and who still may: [`SignIn::again`] is asked by the client's user name before each statement. The binary
+/// implements it over its accounts.
 #[async_trait]
-pub trait Accounts: Send + Sync + 'static {
+pub trait Accounts: SignIn {
     /// What a user's password is checked with; for an unknown or blocked one [`ScramVerifier::mock`]. Whoever has failed often
     /// waits here.
     async fn verifier(&self, user: &str, from: IpAddr) -> Result<ScramVerifier, Box<dyn Fault>>;
 
-    /// The user has shown the password. Errors: the account may not sign in after all.
-    async fn signed_in(&self, user: &str, from: IpAddr) -> Result<Caller, Box<dyn Fault>>;
+    /// The user has shown the password.
+    async fn succeeded(&self, user: &str, from: IpAddr);
 
     /// The password was wrong, or there is no such user.
     async fn failed(&self, user: &str, from: IpAddr);
+}
+
+/// Who a client is by now. Errors: [`state::AUTHORIZATION`] when it may not ask any more, another while nobody can tell.
+pub(super) async fn caller(accounts: &dyn Accounts, user: &str) -> Result<Caller, PgError> {
+    let denied = |message: String, hint: &str| {
+        let error = PgError::new(state::AUTHORIZATION, message).with_hint(hint);
+        Err(PgError { code: Some("ACCOUNT_DENIED"), ..error })
+    };
+    match accounts.again(user).await {
+        Ok(signed) if signed.may_query => Ok(signed.caller),
+        Ok(signed) => denied(
+            format!("`{}` may not ask queries", signed.caller.user),
+            "an admin can give another role, or a token with the scope `query`",
+        ),
+        Err(SignInError::Wrong) => denied(
+            format!("`{user}` may not sign in any more"),
+            "an admin can enable the account, or give another token",
+        ),
+        Err(SignInError::Slowed(_) | SignInError::Unavailable) => {
+            Err(PgError::new(state::NOT_NOW, "the accounts cannot be read now").with_hint("try again"))
+        }
+    }
 }

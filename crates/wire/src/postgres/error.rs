@@ -40,6 +40,7 @@ pub(super) mod state {
     pub(in super::super) const LIMIT: &str = "54000";
     pub(in super::super) const CANCELLED: &str = "57014";
     pub(in super::super) const SHUTDOWN: &str = "57P01";
+    pub(in super::super) const NOT_NOW: &str = "57P03";
     pub(in super::super) const IDLE: &str = "57P05";
     pub(in super::super) const INTERNAL: &str = "XX000";
 }

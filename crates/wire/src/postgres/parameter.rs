@@ -9,7 +9,7 @@ use arrow::{
     datatypes::{DataType, Field, IntervalMonthDayNano, IntervalUnit, TimeUnit, i256},
 };
 use bytes::{Buf, Bytes};
-use headworks_engine::ScalarValue;
+use headworks_engine::{ScalarValue, array_items};
 
 use super::{
     error::{PgError, state},
@@ -17,7 +17,7 @@ use super::{
     value::{EPOCH_DAYS, EPOCH_MICROS, Format},
 };
 
-/// The type that stands for an object id of PostgreSQL; `None` for 0 and unknown ones, whose values are texts.
+/// The type that the engine gets for an object id of PostgreSQL; `None` for 0 and unknown ones, whose values are texts.
 pub(super) fn arrow_type(oid: u32) -> Option<DataType> {
     Some(match oid {
         16 => DataType::Boolean,
@@ -37,7 +37,8 @@ pub(super) fn arrow_type(oid: u32) -> Option<DataType> {
         1186 => DataType::Interval(IntervalUnit::MonthDayNano),
         // As wide as it gets before the value is known.
         1700 => DataType::Decimal128(38, 10),
-        2950 => DataType::FixedSizeBinary(16),
+        // A lake keeps a UUID as its text.
+        2950 => DataType::Utf8,
         1000 => list(16)?,
         1001 => list(17)?,
         1005 => list(21)?,
@@ -55,6 +56,15 @@ pub(super) fn arrow_type(oid: u32) -> Option<DataType> {
     })
 }
 
+/// The type by whose form a client writes a value: the engine's, except for a UUID, whose binary form is its sixteen bytes.
+pub(super) fn written_type(oid: u32) -> Option<DataType> {
+    match oid {
+        2950 => Some(DataType::FixedSizeBinary(16)),
+        2951 => Some(DataType::List(Arc::new(Field::new("item", DataType::FixedSizeBinary(16), true)))),
+        other => arrow_type(other),
+    }
+}
+
 fn list(element: u32) -> Option<DataType> {
     Some(DataType::List(Arc::new(Field::new("item", arrow_type(element)?, true))))
 }
@@ -67,13 +77,23 @@ pub(super) fn value(
     number: usize,
 ) -> Result<ScalarValue, PgError> {
     let Some(bytes) = bytes else {
-        return ScalarValue::try_from(data_type).map_err(|_| unreadable(number, format, data_type));
+        return null(data_type).ok_or_else(|| unreadable(number, format, data_type));
     };
     let read = match format {
         Format::Text => std::str::from_utf8(bytes).ok().and_then(|text| of_text(text, data_type)),
         Format::Binary => of_binary(bytes, data_type),
     };
     read.ok_or_else(|| unreadable(number, format, data_type))
+}
+
+fn null(data_type: &DataType) -> Option<ScalarValue> {
+    match data_type {
+        DataType::FixedSizeBinary(16) => Some(ScalarValue::Utf8(None)),
+        DataType::List(item) if *item.data_type() == DataType::FixedSizeBinary(16) => {
+            ScalarValue::try_from(&list(25)?).ok()
+        }
+        other => ScalarValue::try_from(other).ok(),
+    }
 }
 
 fn unreadable(number: usize, format: Format, data_type: &DataType) -> PgError {
@@ -102,9 +122,11 @@ fn of_text(text: &str, data_type: &DataType) -> Option<ScalarValue> {
             ScalarValue::Binary(Some(bytes)).cast_to(data_type).ok()
         }
         DataType::FixedSizeBinary(16) => {
-            let bytes = from_hex(&text.replace('-', ""))?;
-            (bytes.len() == 16).then_some(ScalarValue::FixedSizeBinary(16, Some(bytes)))
+            uuid::Uuid::try_parse(text.trim()).ok().map(|uuid| ScalarValue::Utf8(Some(uuid.to_string())))
         }
+        // Drivers send the zone with everything; a type without one takes no notice of it.
+        DataType::Date32 => plain(day(text.trim()), data_type),
+        DataType::Timestamp(_, None) => plain(without_zone(text.trim()), data_type),
         DataType::Decimal128(..) | DataType::Decimal256(..) => decimal(text.trim()),
         DataType::Interval(IntervalUnit::MonthDayNano) => interval(text),
         DataType::List(item) => {
@@ -113,12 +135,31 @@ fn of_text(text: &str, data_type: &DataType) -> Option<ScalarValue> {
                 .iter()
                 .map(|text| match text {
                     Some(text) => of_text(text, item.data_type()),
-                    None => ScalarValue::try_from(item.data_type()).ok(),
+                    None => null(item.data_type()),
                 })
                 .collect();
             of_items(values?, item)
         }
-        other => ScalarValue::Utf8(Some(text.trim().to_owned())).cast_to(other).ok().filter(|value| !value.is_null()),
+        other => plain(text.trim(), other),
+    }
+}
+
+fn plain(text: &str, data_type: &DataType) -> Option<ScalarValue> {
+    ScalarValue::Utf8(Some(text.to_owned())).cast_to(data_type).ok().filter(|value| !value.is_null())
+}
+
+/// The day of `2018-02-20 12:34:56 +01`.
+fn day(text: &str) -> &str {
+    let end = text.find([' ', 'T', '+']).unwrap_or(text.len());
+    &text[..end]
+}
+
+/// `2018-02-20 12:34:56` of `2018-02-20 12:34:56+01:00`.
+fn without_zone(text: &str) -> &str {
+    let time = text.find([' ', 'T']).map_or(text.len(), |at| at + 1);
+    match text[time..].find(['+', '-', 'Z']) {
+        Some(zone) => text[..time + zone].trim_end(),
+        None => text,
     }
 }
 
@@ -205,44 +246,9 @@ fn clock(text: &str) -> Option<i64> {
     Some(if is_negative { -nanoseconds } else { nanoseconds })
 }
 
-/// The elements of `{1,NULL,"a b"}`; none for arrays of arrays.
-fn array_items(text: &str) -> Option<Vec<Option<String>>> {
-    let inside = text.trim().strip_prefix('{')?.strip_suffix('}')?;
-    let mut items = Vec::new();
-    let mut chars = inside.chars().peekable();
-    if inside.trim().is_empty() {
-        return Some(items);
-    }
-    loop {
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        let mut item = String::new();
-        let is_quoted = chars.next_if_eq(&'"').is_some();
-        loop {
-            match chars.next() {
-                Some('\\') => item.push(chars.next()?),
-                Some('"') if is_quoted => break,
-                Some(c) if is_quoted => item.push(c),
-                Some('{' | '}' | '"') => return None,
-                Some(c) => item.push(c),
-                None if is_quoted => return None,
-                None => break,
-            }
-            if !is_quoted && chars.peek() == Some(&',') {
-                break;
-            }
-        }
-        let is_null = !is_quoted && item.trim().eq_ignore_ascii_case("null");
-        items.push(if is_null { None } else { Some(if is_quoted { item } else { item.trim().to_owned() }) });
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        match chars.next() {
-            None => return Some(items),
-            Some(',') => {}
-            Some(_) => return None,
-        }
-    }
-}
-
 fn of_items(values: Vec<ScalarValue>, item: &Arc<Field>) -> Option<ScalarValue> {
+    let texts = Arc::new(Field::new("item", DataType::Utf8, true));
+    let item = if *item.data_type() == DataType::FixedSizeBinary(16) { &texts } else { item };
     let items: ArrayRef = if values.is_empty() {
         arrow::array::new_empty_array(item.data_type())
     } else {
@@ -270,7 +276,7 @@ fn of_binary(bytes: &Bytes, data_type: &DataType) -> Option<ScalarValue> {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
             return ScalarValue::Binary(Some(bytes.into())).cast_to(data_type).ok();
         }
-        DataType::FixedSizeBinary(16) => ScalarValue::FixedSizeBinary(16, Some(array::<16>(&bytes)?.to_vec())),
+        DataType::FixedSizeBinary(16) => ScalarValue::Utf8(Some(uuid::Uuid::from_bytes(array(&bytes)?).to_string())),
         DataType::Date32 => ScalarValue::Date32(Some(i32::from_be_bytes(array(&bytes)?).checked_add(EPOCH_DAYS)?)),
         DataType::Time64(TimeUnit::Microsecond) => {
             ScalarValue::Time64Microsecond(Some(i64::from_be_bytes(array(&bytes)?)))
@@ -342,7 +348,7 @@ fn binary_items(bytes: Bytes, item: &DataType) -> Option<Vec<ScalarValue>> {
     (0..count)
         .map(|_| match body.value()? {
             Some(value) => of_binary(&value, item),
-            None => ScalarValue::try_from(item).ok(),
+            None => null(item),
         })
         .collect()
 }
@@ -353,7 +359,7 @@ mod tests {
 
     fn read(text: &str, oid: u32) -> Option<String> {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
-        value(Some(&bytes), Format::Text, &arrow_type(oid).unwrap(), 1).ok().map(|value| value.to_string())
+        value(Some(&bytes), Format::Text, &written_type(oid).unwrap(), 1).ok().map(|value| value.to_string())
     }
 
     #[test]
@@ -368,6 +374,15 @@ mod tests {
         check("99999999999", 23, None);
         check("1.5", 701, Some("1.5"));
         check("2018-02-20", 1082, Some("2018-02-20"));
+        check("2018-02-20 +01", 1082, Some("2018-02-20"));
+        check("2018-02-20 12:34:56", 1082, Some("2018-02-20"));
+        check("2018-02-20 23:59:59.5+01", 1114, Some("1519171199500000"));
+        check("2018-02-20T23:59:59.5-05:30", 1114, Some("1519171199500000"));
+        check("2018-02-20", 1114, Some("1519084800000000"));
+        check("2018-02-20 23:59:59.5+01", 1184, Some("1519167599500000"));
+        check("C0FFEE00-1234-5678-9abc-def012345678", 2950, Some("c0ffee00-1234-5678-9abc-def012345678"));
+        check("c0ffee00", 2950, None);
+        check("{c0ffee00-1234-5678-9abc-def012345678,NULL}", 2951, Some("[c0ffee00-1234-5678-9abc-def012345678, ]"));
         check("0.05", 1700, Some("0.05"));
         check("-12.50", 1700, Some("-12.50"));
         check("1e3", 1700, Some("1000"));
@@ -388,7 +403,7 @@ mod tests {
     #[test]
     fn binary_values_are_as_long_as_their_type() {
         for oid in [16, 17, 20, 21, 23, 25, 700, 701, 1082, 1083, 1114, 1184, 1186, 1700, 2950, 1016, 1009, 1231] {
-            let data_type = arrow_type(oid).unwrap();
+            let data_type = written_type(oid).unwrap();
             for length in 0..40 {
                 for fill in [0_u8, 1, 0x7f, 0xff] {
                     // It may not be readable; it must not panic or take memory.
@@ -396,6 +411,8 @@ mod tests {
                 }
             }
         }
+        let uuid = value(Some(&Bytes::from(vec![0xab; 16])), Format::Binary, &written_type(2950).unwrap(), 1).unwrap();
+        assert_eq!(uuid.to_string(), "abababab-abab-abab-abab-abababababab");
         let numeric = Bytes::from_static(b"\0\x03\0\x01\x40\0\0\x02\0\x0c\x0d\x80\x1e\x78");
         let read = value(Some(&numeric), Format::Binary, &arrow_type(1700).unwrap(), 1).unwrap();
         assert_eq!(read.to_string(), "-123456.78");

@@ -37,11 +37,11 @@ impl Prepared {
         (0..self.parameters).map(|n| self.oids.get(n).and_then(|oid| parameter::arrow_type(*oid))).collect()
     }
 
-    /// The types of all parameters; those that nobody knows are texts.
+    /// The types by whose forms all parameters are written; those that nobody knows are texts.
     pub(super) fn types(&self) -> Vec<DataType> {
+        let named = |n: usize| self.oids.get(n).and_then(|oid| parameter::written_type(*oid));
         let described = |n: usize| self.described.as_ref().and_then(|d| d.parameters.get(n).cloned().flatten());
-        let types = self.named_types().into_iter().enumerate();
-        types.map(|(n, named)| named.or_else(|| described(n)).unwrap_or(DataType::Utf8)).collect()
+        (0..self.parameters).map(|n| named(n).or_else(|| described(n)).unwrap_or(DataType::Utf8)).collect()
     }
 
     /// The object ids of these types, as the client hears of them.

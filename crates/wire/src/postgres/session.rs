@@ -15,7 +15,7 @@ use pgwire::messages::{
 use tokio::sync::watch;
 
 use super::{
-    Seat, Shared,
+    Seat, Shared, accounts,
     error::{PgError, state},
     frame::{Frontend, Target},
     lexer,
@@ -29,6 +29,9 @@ pub(super) struct Session<'a> {
     shared: &'a Shared,
     link: Link,
     signals: Signals,
+    /// The name that the client signed in with.
+    login: String,
+    /// Who that is by now.
     caller: Caller,
     settings: Settings,
     /// What SQL may ask about the session; made anew when a parameter changes.
@@ -85,7 +88,7 @@ impl<'a> Session<'a> {
         shared: &'a Shared,
         seat: Seat,
         link: Link,
-        caller: Caller,
+        (login, caller): (String, Caller),
         settings: Settings,
         closing: watch::Receiver<bool>,
     ) -> Self {
@@ -94,6 +97,7 @@ impl<'a> Session<'a> {
             shared,
             link,
             signals: Signals { cancel: seat.cancel.clone(), closing },
+            login,
             caller,
             settings,
             known,
@@ -252,6 +256,22 @@ impl<'a> Session<'a> {
         self.ready().await
     }
 
+    /// Looks who the client is by now; comes before all that asks the engine or gives rows. Other rights hold from here on, and
+    /// what was begun or described with those before is forgotten. An account that may not sign in any more ends the session.
+    async fn renew(&mut self) -> Result<(), Fail> {
+        let asked = accounts::caller(self.shared.accounts.as_ref(), &self.login);
+        let caller = match guarded(&mut self.link, &mut self.signals, asked).await? {
+            Err(error) if error.state == state::AUTHORIZATION => return Err(End::Said(error).into()),
+            other => other?,
+        };
+        if caller.access != self.caller.access {
+            self.portals.retain(|_, portal| portal.rows.is_none());
+            self.statements.values_mut().for_each(|prepared| prepared.described = None);
+        }
+        self.caller = caller;
+        Ok(())
+    }
+
     async fn statements_of(&mut self, text: &str) -> Result<(), Fail> {
         let text: Arc<str> = text.into();
         self.check_length(&text)?;
@@ -259,6 +279,7 @@ impl<'a> Session<'a> {
         let mut is_empty = true;
         for statement in lexer::statements(&tokens) {
             is_empty = false;
+            self.renew().await?;
             self.may_run(&text, statement)?;
             let statement = Statement::of(&text, statement)?;
             let mut portal = portal_of(Some(statement), &text);

@@ -154,6 +154,10 @@ impl Settings {
             return Ok(());
         };
         let value = accepted(takes, &name, value, self.known(&name))?;
+        if name == "default_transaction_isolation" {
+            // The next transaction begins with it.
+            self.values.insert("transaction_isolation".to_owned(), value.clone());
+        }
         self.values.insert(name, value);
         Ok(())
     }
@@ -165,7 +169,7 @@ impl Settings {
 
     /// The time that one statement may take.
     pub(super) fn statement_timeout(&self) -> Option<Duration> {
-        let milliseconds = self.known("statement_timeout").parse().ok().filter(|n: &u64| *n > 0)?;
+        let milliseconds = milliseconds(self.known("statement_timeout")).filter(|n| *n > 0)?;
         Some(Duration::from_millis(milliseconds))
     }
 
@@ -209,7 +213,7 @@ fn accepted(takes: &Takes, name: &str, value: &str, now: &str) -> Result<String,
         Takes::Number if lower.parse::<i64>().is_ok() => Ok(lower),
         Takes::Number => refused("it is a number"),
         Takes::Milliseconds => match milliseconds(&lower) {
-            Some(milliseconds) => Ok(milliseconds.to_string()),
+            Some(milliseconds) => Ok(with_unit(milliseconds)),
             None => refused("write `30s`, `5min` or a number of milliseconds"),
         },
         Takes::Utc => match lower.as_str() {
@@ -235,6 +239,16 @@ fn milliseconds(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// A time as PostgreSQL shows it: in the largest unit that it is a whole number of.
+fn with_unit(milliseconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s")];
+    match UNITS.iter().find(|(of, _)| milliseconds.is_multiple_of(*of)) {
+        _ if milliseconds == 0 => "0".to_owned(),
+        Some((of, unit)) => format!("{}{unit}", milliseconds / of),
+        None => format!("{milliseconds}ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,8 +266,11 @@ mod tests {
         check("client_encoding", "UTF-8", Some("UTF8"));
         check("client_encoding", "'utf-8'", Some("UTF8"));
         check("client_encoding", "LATIN1", None);
-        check("statement_timeout", "30s", Some("30000"));
-        check("statement_timeout", "250", Some("250"));
+        check("statement_timeout", "30s", Some("30s"));
+        check("statement_timeout", "60000", Some("1min"));
+        check("statement_timeout", "90 min", Some("90min"));
+        check("statement_timeout", "250", Some("250ms"));
+        check("statement_timeout", "0", Some("0"));
         check("statement_timeout", "soon", None);
         check("datestyle", "ISO", Some("ISO, MDY"));
         check("datestyle", "German", None);

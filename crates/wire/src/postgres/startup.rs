@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Shared,
-    accounts::Accounts,
+    accounts::{self, Accounts},
     error::{PgError, state},
     frame::{Frontend, Opening},
     link::{End, Link},
@@ -28,6 +28,8 @@ pub(super) enum Opened {
 /// A client that has signed in.
 pub(super) struct SignedIn {
     pub(super) link: Link,
+    /// The name that it signed in with: a user's, or a token's.
+    pub(super) login: String,
     pub(super) caller: Caller,
     pub(super) settings: Settings,
 }
@@ -96,7 +98,7 @@ async fn started(
         Opening::Startup { minor, parameters } => sign_in(shared, &mut link, minor, parameters, tls, from).await,
     };
     match signed_in {
-        Ok((caller, settings)) => Ok(Opened::Session(Box::new(SignedIn { link, caller, settings }))),
+        Ok((login, caller, settings)) => Ok(Opened::Session(Box::new(SignedIn { link, login, caller, settings }))),
         Err(end) => Err((Some(link), end)),
     }
 }
@@ -108,7 +110,7 @@ async fn sign_in(
     parameters: Vec<(String, String)>,
     tls: Option<&Tls>,
     from: SocketAddr,
-) -> Result<(Caller, Settings), End> {
+) -> Result<(String, Caller, Settings), End> {
     let refused = |state, message: &str, hint: &str| Err(End::Said(PgError::new(state, message).with_hint(hint)));
     let named = |name: &str| parameters.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
     let Some(user) = named("user").filter(|user| !user.is_empty()) else {
@@ -137,12 +139,18 @@ async fn sign_in(
         settings.set(&name, Some(&value)).map_err(End::Said)?;
     }
     for (name, value) in &parameters {
-        if !matches!(name.as_str(), "user" | "database" | "options" | "replication") && !name.starts_with("_pq_.") {
-            settings.set(name, Some(value)).map_err(End::Said)?;
+        if matches!(name.as_str(), "user" | "database" | "options" | "replication") || name.starts_with("_pq_.") {
+            continue;
+        }
+        let set = settings.set(name, Some(value));
+        // Drivers of Java send the zone of their own machine, whether somebody asked for it or not. They are told the session's
+        // right after, and every time that has a zone goes with it.
+        if !name.eq_ignore_ascii_case("timezone") {
+            set.map_err(End::Said)?;
         }
     }
     settings.begin();
-    Ok((caller, settings))
+    Ok((user.to_owned(), caller, settings))
 }
 
 /// The name of the one database.
@@ -211,7 +219,8 @@ async fn password(
     let last = String::from_utf8(sasl(link).await?.into()).map_err(|_| unreadable())?;
     match exchange.finish(&last) {
         Ok(proof) => {
-            let caller = accounts.signed_in(user, from).await.map_err(of_fault)?;
+            accounts.succeeded(user, from).await;
+            let caller = accounts::caller(accounts.as_ref(), user).await.map_err(End::Said)?;
             link.put(&Authentication::SASLFinal(proof.into_bytes().into()))?;
             link.put(&Authentication::Ok)?;
             Ok(caller)

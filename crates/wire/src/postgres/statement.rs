@@ -165,6 +165,9 @@ fn refused(word: &str) -> PgError {
     PgError::new(state::NOT_SUPPORTED, format!("{} is not supported here", word.to_uppercase()))
 }
 
+/// What a transaction may be asked to be isolated by; all of them are one here.
+const LEVELS: [&str; 4] = ["read uncommitted", "read committed", "repeatable read", "serializable"];
+
 struct Reader<'a> {
     text: &'a str,
     tokens: &'a [Token],
@@ -231,8 +234,19 @@ impl<'a> Reader<'a> {
     fn set(&mut self) -> Result<Statement, PgError> {
         let is_local = self.skip("local");
         if self.peek_is("session") && self.tokens.get(self.at + 1).is_some_and(|next| next.is_word("characteristics")) {
-            // SESSION CHARACTERISTICS AS TRANSACTION ...: every transaction only reads.
-            return Ok(Statement::Nothing("SET"));
+            self.at += 2;
+            self.expect("as")?;
+            self.expect("transaction")?;
+            let isolation = self.transaction_modes()?;
+            return self.done(match isolation {
+                Some(level) => Statement::Set {
+                    name: "default_transaction_isolation".to_owned(),
+                    value: Some(level),
+                    is_local: false,
+                },
+                // READ ONLY: every transaction is.
+                None => Statement::Nothing("SET"),
+            });
         }
         if self.peek_is("session") && self.tokens.get(self.at + 1).is_some_and(|next| next.is_word("authorization")) {
             return Err(refused("set session authorization"));
@@ -332,22 +346,11 @@ impl<'a> Reader<'a> {
         self.done(Statement::Show(name))
     }
 
-    /// Takes what a transaction is asked to be. Errors: one that writes.
-    fn transaction_modes(&mut self) -> Result<(), PgError> {
+    /// Takes what a transaction is asked to be; gives the level of isolation, if it is named.
+    fn transaction_modes(&mut self) -> Result<Option<String>, PgError> {
+        let mut isolation = None;
         while let Some(token) = self.peek() {
-            let words = [
-                "isolation",
-                "level",
-                "read",
-                "committed",
-                "uncommitted",
-                "repeatable",
-                "serializable",
-                "only",
-                "not",
-                "deferrable",
-                "snapshot",
-            ];
+            let words = ["isolation", "level", "read", "only", "not", "deferrable", "snapshot"];
             let is_mode = match &token.kind {
                 // psycopg and others ask for READ WRITE by default and then read.
                 Kind::Word(word) => words.contains(&word.as_str()) || word == "write",
@@ -357,9 +360,18 @@ impl<'a> Reader<'a> {
             if !is_mode {
                 return Err(self.unexpected());
             }
+            let is_level = token.is_word("level");
             self.at += 1;
+            if is_level {
+                let first = self.name()?;
+                let level = if first == "serializable" { first } else { format!("{first} {}", self.name()?) };
+                if !LEVELS.contains(&level.as_str()) {
+                    return Err(PgError::new(state::SYNTAX, format!("`{level}` is no level of isolation")));
+                }
+                isolation = Some(level);
+            }
         }
-        Ok(())
+        Ok(isolation)
     }
 
     fn begin(&mut self) -> Result<Statement, PgError> {
@@ -531,6 +543,11 @@ mod tests {
         check("show transaction isolation level", Statement::Show("transaction_isolation".into()));
         check("BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY", Statement::Begin);
         check("start transaction read write", Statement::Begin);
+        check("set session characteristics as transaction read only", Statement::Nothing("SET"));
+        check(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            set("default_transaction_isolation", Some("repeatable read"), false),
+        );
         check("commit", Statement::Commit);
         check("rollback to savepoint a", Statement::RollbackTo("a".into()));
         check("RELEASE SAVEPOINT \"_pg3_1\"", Statement::Release("_pg3_1".into()));
@@ -565,6 +582,9 @@ mod tests {
         check("fetch backward 1 from c", "0A000");
         check("commit and chain", "42601");
         check("begin nonsense", "42601");
+        check("begin isolation level read", "42601");
+        check("begin isolation level read backwards", "42601");
+        check("set transaction isolation level repeatable", "42601");
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! Real clients, each with a script of its own that compares values and types.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
-use headworks_testkit::python_path;
+use headworks_testkit::{jdbc_driver, python_path};
 
 use crate::support::Server;
 
-/// Runs a script in the tests' Python; its argument is the port.
-async fn python(script: &'static str) {
+/// Runs a script in the tests' Python; its arguments are the port and what else it needs.
+async fn python(script: &'static str, more: &[PathBuf]) {
     let server = Server::start().await;
-    let port = server.port();
+    let (port, more) = (server.port(), more.to_vec());
     let done = tokio::task::spawn_blocking(move || {
-        Command::new(python_path().unwrap()).args(["-c", script, &port]).output().unwrap()
+        Command::new(python_path().unwrap()).args(["-c", script, &port]).args(more).output().unwrap()
     });
     let done = done.await.unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -20,32 +20,37 @@ async fn python(script: &'static str) {
 
 #[tokio::test]
 async fn psycopg_3() {
-    python(include_str!("clients/psycopg3.py")).await;
+    python(include_str!("clients/psycopg3.py"), &[]).await;
 }
 
 #[tokio::test]
 async fn psycopg_2() {
-    python(include_str!("clients/psycopg2.py")).await;
+    python(include_str!("clients/psycopg2.py"), &[]).await;
 }
 
 #[tokio::test]
 async fn asyncpg() {
-    python(include_str!("clients/asyncpg.py")).await;
+    python(include_str!("clients/asyncpg.py"), &[]).await;
 }
 
 #[tokio::test]
 async fn pg8000() {
-    python(include_str!("clients/pg8000.py")).await;
+    python(include_str!("clients/pg8000.py"), &[]).await;
 }
 
 #[tokio::test]
 async fn sqlalchemy_and_pandas() {
-    python(include_str!("clients/sqlalchemy.py")).await;
+    python(include_str!("clients/sqlalchemy.py"), &[]).await;
 }
 
 #[tokio::test]
 async fn adbc() {
-    python(include_str!("clients/adbc.py")).await;
+    python(include_str!("clients/adbc.py"), &[]).await;
+}
+
+#[tokio::test]
+async fn pgjdbc() {
+    python(include_str!("clients/pgjdbc.py"), &[jdbc_driver().unwrap().to_owned()]).await;
 }
 
 #[tokio::test]

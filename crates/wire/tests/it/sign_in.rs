@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use headworks_domain::Access;
+use headworks_engine::{Caller, SignInError, Signed};
 use headworks_wire::postgres::{Options, Tls};
 use tokio_rustls::{
     TlsConnector,
@@ -7,8 +9,8 @@ use tokio_rustls::{
 };
 
 use crate::{
-    raw::{Raw, error_field, kinds, message, shown, startup},
-    support::Server,
+    raw::{Raw, bind, describe, error_field, execute, kinds, message, parse, query, rows, shown, startup, sync},
+    support::{Server, signed},
 };
 
 #[tokio::test]
@@ -42,7 +44,7 @@ async fn what_is_no_sign_in_is_refused() {
     check(&[("database", "headworks")], "28000").await;
     check(&[("user", "ann"), ("database", "other")], "3D000").await;
     check(&[("user", "ann"), ("replication", "true")], "0A000").await;
-    check(&[("user", "ann"), ("TimeZone", "Asia/Tokyo")], "22023").await;
+    check(&[("user", "ann"), ("options", "-c TimeZone=Asia/Tokyo")], "22023").await;
     check(&[("user", "ann"), ("options", "-c nonsense=1")], "42704").await;
     // Cleartext, a query, or nothing instead of SCRAM.
     for bytes in [message(b'p', b"pencil\0"), message(b'Q', b"select 1\0"), message(b'p', b"PLAIN\0\xff\xff\xff\xff")] {
@@ -64,6 +66,85 @@ async fn newer_protocols_are_negotiated_down() {
     raw.send(&bytes).await;
     assert_eq!(raw.next().await.unwrap(), (b'v', b"\0\0\0\0\0\0\0\x01_pq_.new\0".to_vec()));
     assert!(kinds(&raw.sign_in("pencil", None).await).ends_with('Z'));
+}
+
+/// `ann` when nothing is granted.
+fn without_grants() -> Caller {
+    let nothing = Access::granted(&"ann".parse().unwrap(), Vec::new());
+    Caller { access: Arc::new(nothing), ..Caller::trusted("ann") }
+}
+
+#[tokio::test]
+async fn a_cursor_ends_with_the_rights_that_it_was_begun_with() {
+    let server = Server::start().await;
+    let mut raw = Raw::connect(server.address).await;
+    raw.ask("begin; declare c cursor for select n from numbers").await;
+    assert_eq!(rows(&raw.ask("fetch 2 from c").await).len(), 2);
+    *server.people.now.lock().unwrap() = Some(signed(without_grants(), true));
+    let said = raw.ask("fetch 2 from c").await;
+    assert_eq!((rows(&said).len(), error_field(&said, b'C').as_deref()), (0, Some("34000")));
+}
+
+/// What an admin does counts for those who are signed in already.
+#[tokio::test]
+async fn an_open_connection_obeys_what_has_become_of_its_account() {
+    let server = Server::start().await;
+    let is_now = |now: Result<Signed, SignInError>| *server.people.now.lock().unwrap() = Some(now);
+    let poor = without_grants();
+    let extended = [parse("", "select 7 as n", &[]), bind("", "", &[], 0), execute("", 0), sync()].concat();
+
+    let mut raw = Raw::connect(server.address).await;
+    let named = [parse("s", "select n from numbers where n = 3", &[]), describe('S', "s"), sync()].concat();
+    raw.send(&named).await;
+    assert_eq!(error_field(&raw.until_ready().await, b'C'), None);
+    let run = [bind("", "s", &[], 0), execute("", 0), sync()].concat();
+    raw.send(&run).await;
+    assert_eq!(shown(&raw.until_ready().await), "3");
+
+    // Rights that are taken away, then given again.
+    is_now(signed(poor.clone(), true));
+    for bytes in [[describe('S', "s"), sync()].concat(), run.clone(), query("select n from numbers")] {
+        raw.send(&bytes).await;
+        assert_eq!(error_field(&raw.until_ready().await, b'C').as_deref(), Some("42P01"));
+    }
+    is_now(signed(Caller::trusted("ann"), true));
+    raw.send(&run).await;
+    assert_eq!(shown(&raw.until_ready().await), "3");
+
+    // While nobody can tell, nothing is answered; the connection stays.
+    is_now(Err(SignInError::Unavailable));
+    assert_eq!(error_field(&raw.ask("select 1").await, b'C').as_deref(), Some("57P03"));
+    raw.send(&extended).await;
+    assert_eq!(error_field(&raw.until_ready().await, b'C').as_deref(), Some("57P03"));
+    is_now(signed(Caller::trusted("ann"), true));
+    assert_eq!(shown(&raw.ask("select 1").await), "1");
+
+    // An account that is gone, or has another role, hears why and nothing more.
+    for gone in [Err(SignInError::Wrong), signed(poor, false)] {
+        for bytes in [query("select 1"), query("show timezone"), extended.clone()] {
+            is_now(signed(Caller::trusted("ann"), true));
+            let mut raw = Raw::connect(server.address).await;
+            is_now(gone.clone());
+            raw.send(&bytes).await;
+            let said = raw.until_ready().await;
+            let last = said.last().cloned().unwrap();
+            assert_eq!(error_field(&[last], b'C').as_deref(), Some("28000"), "{said:?}");
+            assert!(rows(&said).is_empty(), "{said:?}");
+            assert_eq!(raw.next().await, None);
+        }
+    }
+}
+
+/// pgjdbc sends the zone of its machine with every start.
+#[tokio::test]
+async fn a_clients_own_zone_is_answered_with_the_sessions() {
+    let server = Server::start().await;
+    let mut raw = Raw::open(server.address).await;
+    raw.send(&startup(&[("user", "ann"), ("TimeZone", "Asia/Tokyo")])).await;
+    let said = raw.sign_in("pencil", None).await;
+    assert!(said.contains(&(b'S', b"TimeZone\0UTC\0".to_vec())), "{said:?}");
+    assert_eq!(shown(&raw.ask("show timezone").await), "UTC");
+    assert_eq!(error_field(&raw.ask("set timezone to 'Asia/Tokyo'").await, b'C').as_deref(), Some("22023"));
 }
 
 struct Certificate {

@@ -18,9 +18,10 @@ use arrow::{
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use datafusion::catalog::{MemTable, TableProvider};
-use headworks_domain::{Code, ErrorKind, Fault, PartitionKey};
+use headworks_domain::{Fault, PartitionKey};
 use headworks_engine::{
-    At, Caller, Catalog, Engine, EngineOptions, Found, Listed, Moment, Newest, QueueOptions, Result,
+    At, Caller, Catalog, Credentials, Engine, EngineOptions, Found, Listed, Moment, Newest, QueueOptions, Result,
+    SignIn, SignInError, Signed,
 };
 use headworks_wire::postgres::{Accounts, Handle, Options, ScramVerifier, Service};
 use tempfile::TempDir;
@@ -130,7 +131,25 @@ fn tables() -> Tables {
 #[derive(Default)]
 pub(crate) struct People {
     pub(crate) failed: Mutex<Vec<String>>,
+    /// Who `ann` is by now; herself with all rights unless a test says otherwise.
+    pub(crate) now: Mutex<Option<Result<Signed, SignInError>>>,
     verifier: Option<ScramVerifier>,
+}
+
+pub(crate) fn signed(caller: Caller, may_query: bool) -> Result<Signed, SignInError> {
+    Ok(Signed { session: Some(caller.user.clone()), caller, may_query, may_manage: false })
+}
+
+#[async_trait]
+impl SignIn for People {
+    async fn sign_in(&self, _credentials: Credentials, _from: IpAddr) -> Result<Signed, SignInError> {
+        Err(SignInError::Wrong)
+    }
+
+    async fn again(&self, session: &str) -> Result<Signed, SignInError> {
+        let now = self.now.lock().unwrap().clone();
+        now.unwrap_or_else(|| signed(Caller::trusted(session), session != "blocked"))
+    }
 }
 
 pub(crate) fn verifier(password: &str) -> ScramVerifier {
@@ -153,26 +172,10 @@ impl Accounts for People {
         }
     }
 
-    async fn signed_in(&self, user: &str, _from: IpAddr) -> Result<Caller, Box<dyn Fault>> {
-        if user == "blocked" { Err(Box::new(Blocked)) } else { Ok(Caller::trusted(user)) }
-    }
+    async fn succeeded(&self, _user: &str, _from: IpAddr) {}
 
     async fn failed(&self, user: &str, _from: IpAddr) {
         self.failed.lock().unwrap().push(user.to_owned());
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("account `blocked` may not sign in")]
-struct Blocked;
-
-impl Fault for Blocked {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::Denied
-    }
-
-    fn code(&self) -> Code {
-        "ACCOUNT_BLOCKED"
     }
 }
 

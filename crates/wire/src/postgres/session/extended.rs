@@ -58,6 +58,7 @@ impl Session<'_> {
 
     /// Asks the engine about a prepared statement, once.
     pub(super) async fn described(&mut self, name: &str) -> Result<&Prepared, Fail> {
+        self.renew().await?;
         let prepared = self.statements.get(name).ok_or_else(|| no_statement(name))?;
         let query = prepared.statement.as_ref().and_then(Statement::query).cloned();
         let Some(query) = query.filter(|_| prepared.described.is_none()) else {
@@ -159,6 +160,7 @@ impl Session<'_> {
 
     /// Starts the portal's query: it has its columns then, and is not planned twice.
     pub(super) async fn describe_portal(&mut self, name: String) -> Result<(), Fail> {
+        self.renew().await?;
         let mut portal = self.portals.remove(&name).ok_or_else(|| no_portal(&name))?;
         let has_rows = portal.statement.as_ref().is_some_and(|statement| {
             matches!(statement, Statement::Query(_) | Statement::Show(_) | Statement::ShowAll | Statement::Fetch { .. })
@@ -174,6 +176,7 @@ impl Session<'_> {
     }
 
     pub(super) async fn execute(&mut self, name: String, rows_max: u32) -> Result<(), Fail> {
+        self.renew().await?;
         let mut portal = self.portals.remove(&name).ok_or_else(|| no_portal(&name))?;
         if matches!(self.transaction, Transaction::Failed(_))
             && !portal.statement.as_ref().is_some_and(Statement::ends_failure)
