@@ -2,13 +2,21 @@
 //!
 //! What only has another name is rewritten in the parsed text ([`spelling`]); the rest is computed here.
 
+mod attempt;
 mod by_type;
 mod dates;
 mod formats;
+mod intervals;
 mod json;
+mod json_make;
+mod json_text;
+mod maps;
+mod numerals;
 mod operators;
 mod own;
+mod regexes;
 mod spelling;
+mod texts;
 mod urls;
 
 use std::sync::Arc;
@@ -25,14 +33,26 @@ use datafusion::{
 };
 use uuid::Uuid;
 
+pub(crate) use json_make::{is_marked, marked};
 pub(crate) use spelling::{rewrite, written};
 
 use self::own::{Own, Texts, text_type, wrong_count};
+use crate::guard::ValueLimits;
 
 /// Gives a session our functions.
-pub(crate) fn register(state: &mut SessionState) -> Result<()> {
-    let more = vec![type_name(), version(), uuid(), operators::concatenation()];
-    let own = [json::udfs(), dates::udfs(), urls::udfs(), more];
+pub(crate) fn register(state: &mut SessionState, limits: ValueLimits) -> Result<()> {
+    let own = [
+        json::udfs(),
+        json_make::udfs(limits),
+        dates::udfs(),
+        intervals::udfs(),
+        maps::udfs(),
+        regexes::udfs(),
+        texts::udfs(limits),
+        urls::udfs(),
+        vec![type_name(), version(), uuid(), operators::concatenation(), attempt::apart()],
+    ];
+    state.register_higher_order_function(Arc::new(attempt::attempt()))?;
     for function in own.into_iter().flatten() {
         state.register_udf(Arc::new(function))?;
     }
@@ -43,6 +63,12 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
     Ok(())
 }
 
+/// True for a function of ours that measures its values by itself, as they may grow.
+pub(crate) fn may_grow(function: &ScalarUDF) -> bool {
+    let inner = function.inner();
+    inner.is::<json_make::Making>() || inner.downcast_ref::<Own>().is_some_and(Own::may_grow)
+}
+
 /// Plans the operators that are functions of ours; asked before DataFusion's planners.
 pub(crate) fn operators(state: &SessionState) -> Result<Arc<dyn ExprPlanner>> {
     let functions = [
@@ -51,6 +77,8 @@ pub(crate) fn operators(state: &SessionState) -> Result<Arc<dyn ExprPlanner>> {
         (BinaryOperator::HashArrow, "json_get_path"),
         (BinaryOperator::HashLongArrow, "json_get_path_text"),
         (BinaryOperator::StringConcat, "||"),
+        (BinaryOperator::PGOverlap, "array_has_any"),
+        (BinaryOperator::PGStartsWith, "starts_with"),
     ];
     let functions = functions.into_iter().map(|(op, name)| Ok((op, state.udf(name)?))).collect::<Result<_>>()?;
     Ok(Arc::new(operators::Operators {
@@ -58,6 +86,8 @@ pub(crate) fn operators(state: &SessionState) -> Result<Arc<dyn ExprPlanner>> {
         array: state.udf("make_array")?,
         array_concat: state.udf("array_concat")?,
         matches: state.udf("regexp_like")?,
+        multiply: state.udf(intervals::MULTIPLY)?,
+        divide: state.udf(intervals::DIVIDE)?,
         row: state.udf("struct")?,
         named_row: state.udf("named_struct")?,
     }))

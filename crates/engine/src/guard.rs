@@ -18,7 +18,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan},
 };
 
-use crate::EngineOptions;
+use crate::{EngineOptions, functions};
 
 pub(crate) use memory::Watch;
 pub(crate) use values::check_pattern;
@@ -69,7 +69,9 @@ impl ValueLimits {
                 expr.apply(|inner| {
                     match inner {
                         Expr::Literal(value, _) => largest = largest.max(value.size()),
-                        Expr::ScalarFunction(call) => has_growing |= call.func.inner().is::<values::Bounded>(),
+                        Expr::ScalarFunction(call) => {
+                            has_growing |= call.func.inner().is::<values::Bounded>() || functions::may_grow(&call.func);
+                        }
                         Expr::AggregateFunction(call) => has_growing |= call.func.inner().is::<aggregates::Bounded>(),
                         Expr::Unnest(_) => has_growing = true,
                         _ => {}
@@ -84,7 +86,7 @@ impl ValueLimits {
     }
 
     /// Errors: `ResourcesExhausted` when a value is too large.
-    fn value(self, function: &str, bytes: usize) -> Result<()> {
+    pub(crate) fn value(self, function: &str, bytes: usize) -> Result<()> {
         if bytes <= self.value_bytes_max {
             return Ok(());
         }
@@ -92,7 +94,7 @@ impl ValueLimits {
     }
 
     /// Errors: `ResourcesExhausted` when the values of one batch are.
-    fn batch(self, function: &str, bytes: usize) -> Result<()> {
+    pub(crate) fn batch(self, function: &str, bytes: usize) -> Result<()> {
         if bytes <= self.batch_bytes_max {
             return Ok(());
         }

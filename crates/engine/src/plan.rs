@@ -154,7 +154,7 @@ impl Planner {
             .with_physical_optimizer_rule(Arc::new(EarlyFilters))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .build();
-        functions::register(&mut narrow)?;
+        functions::register(&mut narrow, limits)?;
         guard::hold(&mut narrow, limits)?;
         let operators = functions::operators(&narrow)?;
         let planners = [vec![operators], narrow.expr_planners().to_vec()].concat();

@@ -18,6 +18,7 @@ use datafusion::{
 
 use super::{
     formats::{Format, Style},
+    numerals,
     own::{Memo, Own, Texts, text_type, time_type, wrong_count},
 };
 
@@ -29,7 +30,9 @@ pub(super) fn udfs() -> Vec<ScalarUDF> {
         Own::udf("datediff", &[], difference_types, |a, n, _| differences(a, n, Unit::borders)),
         Own::udf("age", &[], age_types, ages),
         Own::udf("timezone", &[], zone_types, in_zone),
-        Own::udf("to_char", &[], show_types, |a, n, _| show(a, n, Style::Postgres)),
+        Own::udf("to_char", &[], any_show_types, |a, n, _| {
+            if a[0].data_type().is_numeric() { numerals::show(a, n) } else { show(a, n, Style::Postgres) }
+        }),
         Own::udf("date_format", &[], show_types, |a, n, _| show(a, n, Style::MySql)),
         Own::udf("date_parse", &[], read_types, |a, n, _| read(a, n, Style::MySql)),
         Own::udf("to_timestamp_format", &[], read_types, |a, n, _| read(a, n, Style::Postgres)),
@@ -278,7 +281,7 @@ fn in_zone(args: &[ArrayRef], rows: usize, returns: &DataType) -> Result<ArrayRe
     Ok(Arc::new(found.finish().with_data_type(returns.clone())))
 }
 
-fn zone_of(name: &str) -> Result<Tz> {
+pub(super) fn zone_of(name: &str) -> Result<Tz> {
     name.parse().or_else(|_| exec_err!("`{name}` is no time zone; write one as 'Europe/Berlin' or '+02:00'"))
 }
 
@@ -297,10 +300,17 @@ fn absolute(zone: Tz, time: NaiveDateTime) -> NaiveDateTime {
     }
 }
 
+fn any_show_types(name: &str, given: &[DataType]) -> Result<(Vec<DataType>, DataType)> {
+    match given {
+        [number, format] if number.is_numeric() => Ok((vec![number.clone(), text_type(name, format)?], DataType::Utf8)),
+        _ => show_types(name, given),
+    }
+}
+
 fn show_types(name: &str, given: &[DataType]) -> Result<(Vec<DataType>, DataType)> {
     let [time, format] = given else { return wrong_count(name, "a date or timestamp, and a format") };
     if time.is_numeric() {
-        return plan_err!("`{name}` shows dates and timestamps; for numbers use `round` and `cast`");
+        return plan_err!("`{name}` shows dates and timestamps; for numbers use `to_char`");
     }
     Ok((vec![time_type(name, time)?, text_type(name, format)?], DataType::Utf8))
 }

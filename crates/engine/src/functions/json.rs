@@ -24,23 +24,23 @@ enum Step {
 /// All functions over JSON.
 pub(super) fn udfs() -> Vec<ScalarUDF> {
     vec![
-        Own::udf("json_get", &["json_get_json"], keyed_text, |a, n, _| texts(a, n, strict, raw)),
+        Own::json("json_get", &["json_get_json"], keyed_text, |a, n, _| texts(a, n, strict, raw)),
         Own::udf("json_get_text", &["json_as_text", "json_get_str"], keyed_text, |a, n, _| texts(a, n, strict, text)),
-        Own::udf("json_extract_path", &["jsonb_extract_path"], keyed_text, |a, n, _| texts(a, n, loose, raw)),
+        Own::json("json_extract_path", &["jsonb_extract_path"], keyed_text, |a, n, _| texts(a, n, loose, raw)),
         Own::udf(
             "json_extract_path_text",
             &["jsonb_extract_path_text", "json_extract_array_element_text"],
             keyed_text,
             |a, n, _| texts(a, n, loose, text),
         ),
-        Own::udf("json_get_path", &[], path_text, |a, n, _| texts(a, n, braces, raw)),
+        Own::json("json_get_path", &[], path_text, |a, n, _| texts(a, n, braces, raw)),
         Own::udf("json_get_path_text", &[], path_text, |a, n, _| texts(a, n, braces, text)),
-        Own::udf("json_extract", &["json_query", "jsonb_path_query_first"], path_text, |a, n, _| {
+        Own::json("json_extract", &["json_query", "jsonb_path_query_first"], path_text, |a, n, _| {
             texts(a, n, dollar, raw)
         }),
         Own::udf("json_extract_scalar", &["json_value"], path_text, |a, n, _| texts(a, n, dollar, scalar)),
         Own::udf("json_typeof", &["jsonb_typeof"], one_text, |a, n, _| texts(a, n, loose, kind)),
-        Own::udf("json_parse", &["json_format", "to_json_text"], one_text, |a, n, _| texts(a, n, loose, valid)),
+        Own::json("json_parse", &["json_format", "to_json_text"], one_text, |a, n, _| texts(a, n, loose, valid)),
         Own::udf("is_json", &["json_valid", "is_valid_json", "can_json_parse"], one_boolean, |a, n, _| {
             let json = Texts::of(&a[0])?;
             Ok(Arc::new((0..n).map(|row| json.get(row).map(is_valid)).collect::<BooleanArray>()))
@@ -54,6 +54,8 @@ pub(super) fn udfs() -> Vec<ScalarUDF> {
             let there = (0..n).map(|row| a[0].is_valid(row).then(|| found.is_valid(row)));
             Ok(Arc::new(there.collect::<BooleanArray>()))
         }),
+        Own::udf("json_array_elements", &["jsonb_array_elements"], one_list, |a, n, _| elements(a, n, raw)),
+        Own::udf("json_array_elements_text", &["jsonb_array_elements_text"], one_list, |a, n, _| elements(a, n, text)),
         Own::udf("json_object_keys", &["jsonb_object_keys"], one_list, |a, n, _| object_keys(a, n)),
     ]
 }
@@ -278,7 +280,7 @@ fn array_length(json: &str) -> Option<i64> {
     if reader.peek().ok()? == Peek::Array { length(&mut reader) } else { None }
 }
 
-fn is_valid(json: &str) -> bool {
+pub(super) fn is_valid(json: &str) -> bool {
     let mut reader = Jiter::new(json.as_bytes());
     reader.next_skip().and_then(|()| reader.finish()).is_ok()
 }
@@ -318,6 +320,47 @@ fn kind<'j>(json: &'j str, reader: &mut Jiter<'j>, peek: Peek) -> Option<Shown<'
 
 fn valid<'j>(json: &'j str, _: &mut Jiter<'j>, _: Peek) -> Option<Shown<'j>> {
     is_valid(json).then_some(Shown::Part(json))
+}
+
+/// The items of an array, each as it is shown.
+fn elements(args: &[ArrayRef], rows: usize, show: Show) -> Result<ArrayRef> {
+    let json = Texts::of(&args[0])?;
+    let mut lists = arrow::array::ListBuilder::new(StringBuilder::new());
+    for row in 0..rows {
+        let found = json.get(row).and_then(|json| elements_of(json, show));
+        let is_there = found.is_some();
+        for item in found.unwrap_or_default() {
+            match item {
+                Some(Shown::Part(text)) => lists.values().append_value(text),
+                Some(Shown::Made(text)) => lists.values().append_value(text),
+                None => lists.values().append_null(),
+            }
+        }
+        lists.append(is_there);
+    }
+    Ok(Arc::new(lists.finish()))
+}
+
+fn elements_of(json: &str, show: Show) -> Option<Vec<Option<Shown<'_>>>> {
+    if !is_valid(json) {
+        return None;
+    }
+    let mut reader = Jiter::new(json.as_bytes());
+    if reader.peek().ok()? != Peek::Array {
+        return None;
+    }
+    let mut found = Vec::new();
+    let mut next = reader.known_array().ok()?;
+    while let Some(peek) = next {
+        if peek == Peek::Null {
+            reader.known_null().ok()?;
+            found.push(show("null", &mut Jiter::new(b"null"), peek));
+        } else {
+            found.push(show(json, &mut reader, peek));
+        }
+        next = reader.array_step().ok()?;
+    }
+    Some(found)
 }
 
 fn object_keys(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {

@@ -26,8 +26,36 @@ pub(super) struct Operators {
     pub(super) array_concat: Arc<ScalarUDF>,
     /// `regexp_like`, for patterns that are no constants.
     pub(super) matches: Arc<ScalarUDF>,
+    /// Of an interval and a number.
+    pub(super) multiply: Arc<ScalarUDF>,
+    pub(super) divide: Arc<ScalarUDF>,
     pub(super) row: Arc<ScalarUDF>,
     pub(super) named_row: Arc<ScalarUDF>,
+}
+
+impl Operators {
+    /// What multiplies or divides an interval, which comes first then.
+    fn of_interval(
+        &self,
+        mut raw: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<(RawBinaryExpr, Option<&Arc<ScalarUDF>>)> {
+        let function = match raw.op {
+            BinaryOperator::Multiply => &self.multiply,
+            BinaryOperator::Divide => &self.divide,
+            _ => return Ok((raw, None)),
+        };
+        let (left, right) = (raw.left.get_type(schema)?, raw.right.get_type(schema)?);
+        let is_number = |given: &DataType| given.is_numeric() || *given == DataType::Null;
+        if matches!(left, DataType::Interval(_)) && is_number(&right) {
+            return Ok((raw, Some(function)));
+        }
+        if is_number(&left) && matches!(right, DataType::Interval(_)) && raw.op == BinaryOperator::Multiply {
+            std::mem::swap(&mut raw.left, &mut raw.right);
+            return Ok((raw, Some(function)));
+        }
+        Ok((raw, None))
+    }
 }
 
 impl ExprPlanner for Operators {
@@ -43,8 +71,13 @@ impl ExprPlanner for Operators {
             return Ok(PlannerResult::Planned(if is_negated { !found } else { found }));
         }
         let raw = with_truth(raw, schema);
-        let Some((_, function)) = self.functions.iter().find(|(op, _)| *op == raw.op) else {
-            return Ok(PlannerResult::Original(raw));
+        let found = self.functions.iter().find(|(op, _)| *op == raw.op).map(|(_, function)| function);
+        let (raw, function) = match found {
+            Some(function) => (raw, function),
+            None => match self.of_interval(raw, schema)? {
+                (raw, Some(function)) => (raw, function),
+                (raw, None) => return Ok(PlannerResult::Original(raw)),
+            },
         };
         if raw.op == BinaryOperator::StringConcat {
             let depth = |expr: &Expr| Ok::<_, DataFusionError>(list_ndims(&expr.get_type(schema)?));

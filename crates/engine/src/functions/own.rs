@@ -1,40 +1,78 @@
-use std::hash::{Hash, Hasher};
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, LargeStringArray, StringArray, StringViewArray},
-    datatypes::{DataType, TimeUnit},
+    datatypes::{DataType, Field, FieldRef, TimeUnit},
 };
 use datafusion::{
     common::{ScalarValue, exec_err, plan_err},
     error::Result,
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{
+        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    },
 };
+
+use super::json_make::marked;
+use crate::guard::ValueLimits;
 
 /// Gives the types that arguments are cast to, and the result's.
 pub(super) type Types = fn(&str, &[DataType]) -> Result<(Vec<DataType>, DataType)>;
 /// Computes all rows; every argument is an array of so many rows.
 pub(super) type Call = fn(&[ArrayRef], usize, &DataType) -> Result<ArrayRef>;
 
+/// The same for what may grow: it measures a value before it makes it.
+pub(super) type LimitedCall = fn(&str, &[ArrayRef], usize, ValueLimits) -> Result<ArrayRef>;
+
+#[derive(Debug)]
+enum Called {
+    Plain(Call),
+    Limited(LimitedCall, ValueLimits),
+}
+
 /// A function of ours.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(crate) struct Own {
     name: &'static str,
     aliases: Vec<String>,
     signature: Signature,
     types: Types,
-    call: Call,
+    call: Called,
+    gives_json: bool,
 }
 
 impl Own {
     /// Makes a function with its other names.
     pub(super) fn udf(name: &'static str, aliases: &[&str], types: Types, call: Call) -> ScalarUDF {
-        ScalarUDF::from(Self {
+        ScalarUDF::from(Self::new(name, aliases, types, Called::Plain(call)))
+    }
+
+    /// Makes a function whose texts are JSON.
+    pub(super) fn json(name: &'static str, aliases: &[&str], types: Types, call: Call) -> ScalarUDF {
+        ScalarUDF::from(Self { gives_json: true, ..Self::new(name, aliases, types, Called::Plain(call)) })
+    }
+
+    /// Makes a function that keeps to the limits by itself.
+    pub(super) fn limited(name: &'static str, types: Types, call: LimitedCall, limits: ValueLimits) -> ScalarUDF {
+        ScalarUDF::from(Self::new(name, &[], types, Called::Limited(call, limits)))
+    }
+
+    fn new(name: &'static str, aliases: &[&str], types: Types, call: Called) -> Self {
+        Self {
             name,
             aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
             signature: Signature::user_defined(Volatility::Immutable),
             types,
             call,
-        })
+            gives_json: false,
+        }
+    }
+
+    /// True when its values may be much larger than what they are made from.
+    pub(crate) fn may_grow(&self) -> bool {
+        matches!(self.call, Called::Limited(..))
     }
 }
 
@@ -74,11 +112,20 @@ impl ScalarUDFImpl for Own {
         Ok((self.types)(self.name, types)?.1)
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let types: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+        let field = Field::new(self.name, self.return_type(&types)?, true);
+        Ok(Arc::new(if self.gives_json { marked(field) } else { field }))
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if is_constant { 1 } else { args.number_rows };
         let arrays = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let result = (self.call)(&arrays, rows, args.return_field.data_type())?;
+        let result = match self.call {
+            Called::Plain(call) => call(&arrays, rows, args.return_field.data_type())?,
+            Called::Limited(call, limits) => call(self.name, &arrays, rows, limits)?,
+        };
         Ok(if is_constant {
             ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)
         } else {

@@ -1,136 +1,58 @@
 //! Functions of other databases that say in other words what DataFusion has: rewritten in the parsed text.
 
+mod json;
+mod templates;
+
 use std::{collections::HashMap, ops::ControlFlow, sync::LazyLock};
 
 use datafusion::sql::sqlparser::{
     ast::{
-        BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-        FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Value, Visit, VisitMut,
-        Visitor, VisitorMut, helpers::attached_token::AttachedToken,
+        CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+        FunctionArgumentList, FunctionArguments, Ident, LambdaFunction, LambdaFunctionParameter, LambdaSyntax,
+        ObjectName, OneOrManyWithParens, Value, Visit, VisitMut, Visitor, VisitorMut,
+        helpers::attached_token::AttachedToken,
     },
     parser::Parser,
 };
 
+use self::templates::{AROUND, TEMPLATES};
+use super::{attempt, intervals};
 use crate::dialect::Sql;
-
-/// Name, number of arguments, and what it stands for with `$1`, `$2` for the arguments.
-///
-/// A template that is itself one call keeps what stands behind the call that was written: `FILTER`, `OVER`, `DISTINCT`.
-const TEMPLATES: &[(&str, usize, &str)] = &[
-    // Parts of dates.
-    ("year", 1, "date_part('year', $1)"),
-    ("quarter", 1, "date_part('quarter', $1)"),
-    ("month", 1, "date_part('month', $1)"),
-    ("week", 1, "date_part('week', $1)"),
-    ("week_of_year", 1, "date_part('week', $1)"),
-    ("day", 1, "date_part('day', $1)"),
-    ("day_of_month", 1, "date_part('day', $1)"),
-    ("day_of_week", 1, "date_part('isodow', $1)"),
-    ("day_of_year", 1, "date_part('doy', $1)"),
-    ("hour", 1, "date_part('hour', $1)"),
-    ("minute", 1, "date_part('minute', $1)"),
-    ("second", 1, "date_part('second', $1)"),
-    ("millisecond", 1, "date_part('millisecond', $1) % 1000"),
-    // Dates.
-    ("date", 1, "cast($1 as date)"),
-    ("add_months", 2, "date_add('month', $2, $1)"),
-    ("age", 1, "age(cast(current_date() as timestamp), $1)"),
-    ("from_iso8601_date", 1, "cast($1 as date)"),
-    ("from_iso8601_timestamp", 1, "to_timestamp($1)"),
-    ("from_unixtime", 1, "to_timestamp($1)"),
-    ("getdate", 0, "now()"),
-    ("last_day", 1, "cast(date_trunc('month', $1) + interval '1 month' - interval '1 day' as date)"),
-    ("last_day_of_month", 1, "cast(date_trunc('month', $1) + interval '1 month' - interval '1 day' as date)"),
-    (
-        "months_between",
-        2,
-        "case when cast($1 as date) = last_day($1) and cast($2 as date) = last_day($2) \
-         then cast((year($1) - year($2)) * 12 + month($1) - month($2) as double) \
-         else (year($1) - year($2)) * 12 + month($1) - month($2) + (day($1) - day($2)) / 31.0 end",
-    ),
-    ("sysdate", 0, "now()"),
-    ("to_date", 2, "cast(to_timestamp_format($1, $2) as date)"),
-    ("to_timestamp", 2, "to_timestamp_format($1, $2)"),
-    ("to_unixtime", 1, "cast(date_part('epoch', $1) as double)"),
-    ("unix_timestamp", 0, "cast(date_part('epoch', now()) as bigint)"),
-    ("unix_timestamp", 1, "cast(date_part('epoch', $1) as bigint)"),
-    ("convert_timezone", 2, "timezone($1, timezone('UTC', $2))"),
-    ("convert_timezone", 3, "timezone($2, timezone($1, $3))"),
-    ("with_timezone", 2, "timezone($2, $1)"),
-    // Choices.
-    ("if", 2, "case when $1 then $2 end"),
-    ("if", 3, "case when $1 then $2 else $3 end"),
-    ("iff", 3, "case when $1 then $2 else $3 end"),
-    ("zeroifnull", 1, "coalesce($1, 0)"),
-    // Aggregates.
-    ("approx_percentile", 2, "approx_percentile_cont($1, $2)"),
-    ("arbitrary", 1, "any_value($1)"),
-    ("count_if", 1, "count(case when $1 then 1 end)"),
-    ("every", 1, "bool_and($1)"),
-    ("listagg", 1, "string_agg($1, '')"),
-    ("listagg", 2, "string_agg($1, $2)"),
-    ("max_by", 2, "first_value($1 order by $2 desc nulls last)"),
-    ("min_by", 2, "first_value($1 order by $2 asc nulls last)"),
-    ("variance", 1, "var_samp($1)"),
-    // Numbers.
-    ("bitwise_and", 2, "$1 & $2"),
-    ("bitwise_or", 2, "$1 | $2"),
-    ("ceiling", 1, "ceil($1)"),
-    ("infinity", 0, "cast('Infinity' as double)"),
-    ("is_nan", 1, "isnan($1)"),
-    ("mod", 2, "$1 % $2"),
-    ("nan", 0, "cast('NaN' as double)"),
-    ("sign", 1, "signum($1)"),
-    ("truncate", 1, "trunc($1)"),
-    ("truncate", 2, "trunc($1, $2)"),
-    (
-        "width_bucket",
-        4,
-        "cast(case when $1 is null or $2 is null or $3 is null then null when $1 < $2 then 0 when $1 >= $3 then $4 + 1 \
-         else floor(cast($1 - $2 as double) * $4 / ($3 - $2)) + 1 end as int)",
-    ),
-    // Text.
-    ("char", 1, "chr($1)"),
-    ("charindex", 2, "strpos($2, $1)"),
-    ("from_base64", 1, "decode($1, 'base64')"),
-    ("from_hex", 1, "decode($1, 'hex')"),
-    ("gen_random_uuid", 0, "uuid()"),
-    ("lcase", 1, "lower($1)"),
-    ("len", 1, "char_length($1)"),
-    ("levenshtein_distance", 2, "levenshtein($1, $2)"),
-    ("locate", 2, "strpos($2, $1)"),
-    ("regexp_extract", 2, "regexp_match($1, '(' || $2 || ')')[1]"),
-    ("regexp_extract", 3, "regexp_match($1, '(' || $2 || ')')[$3 + 1]"),
-    ("regexp_substr", 2, "regexp_match($1, '(' || $2 || ')')[1]"),
-    ("split", 2, "string_to_array($1, $2)"),
-    ("string_split", 2, "string_to_array($1, $2)"),
-    ("to_base64", 1, "encode($1, 'base64')"),
-    ("ucase", 1, "upper($1)"),
-    // Arrays and maps.
-    ("element_at", 2, "$1[$2]"),
-    ("sequence", 2, "generate_series($1, $2)"),
-    ("sequence", 3, "generate_series($1, $2, $3)"),
-    ("slice", 3, "array_slice($1, $2, $2 + $3 - 1)"),
-];
 
 /// Calls whose first argument may be a unit without quotes, as `dateadd(day, 1, ds)`.
 const WITH_UNIT: [&str; 7] = ["date_add", "date_diff", "date_part", "date_trunc", "dateadd", "datediff", "date_bucket"];
 
 static BODIES: LazyLock<HashMap<&str, Vec<(usize, Expr)>>> = LazyLock::new(|| {
-    let body = |sql: &str| {
-        let tokens = Parser::new(&Sql).try_with_sql(sql);
-        tokens.and_then(|mut parser| parser.parse_expr()).expect("the templates above are SQL")
-    };
     let mut bodies: HashMap<&str, Vec<(usize, Expr)>> = HashMap::new();
     for (name, count, sql) in TEMPLATES {
-        bodies.entry(name).or_default().push((*count, body(sql)));
+        bodies.entry(name).or_default().push((*count, parsed(sql)));
     }
     bodies
 });
 
+type Aggregates = HashMap<(&'static str, usize), (Expr, Expr)>;
+
+/// The aggregates of `AROUND` and what stands around each, by name and number of arguments.
+static AGGREGATES: LazyLock<Aggregates> = LazyLock::new(|| {
+    AROUND.iter().map(|(name, count, inner, around)| ((*name, *count), (parsed(inner), parsed(around)))).collect()
+});
+
+fn parsed(sql: &str) -> Expr {
+    let tokens = Parser::new(&Sql).try_with_sql(sql);
+    tokens.and_then(|mut parser| parser.parse_expr()).expect("the templates are SQL")
+}
+
 /// Rewrites one expression whose parts are rewritten already. Gives how many expressions are in it now when some of its
 /// arguments were written out more than once.
 pub(crate) fn rewrite(expr: &mut Expr) -> usize {
+    let copied = rewrite_one(expr);
+    if json::is_chosen(expr) {
+        *expr = call("json_marked", vec![take(expr)]);
+    }
+    copied
+}
+
+fn rewrite_one(expr: &mut Expr) -> usize {
     match expr {
         Expr::Function(_) => rewrite_call(expr),
         Expr::Identifier(name) if name.quote_style.is_none() => {
@@ -165,7 +87,9 @@ pub(crate) fn written(expr: &Expr) -> Option<String> {
             let is_other = match expr {
                 Expr::Function(function) => match (name(function), arguments(function)) {
                     (Some(name), Some(args)) => {
-                        template(&name, args.len()).is_some() || matches!(name.as_str(), "try" | "decode" | "listagg")
+                        template(&name, args.len()).is_some()
+                            || AGGREGATES.contains_key(&(name.as_str(), args.len()))
+                            || matches!(name.as_str(), "try" | "decode" | "listagg")
                     }
                     (Some(name), None) => name == "session_user",
                     _ => false,
@@ -174,7 +98,7 @@ pub(crate) fn written(expr: &Expr) -> Option<String> {
                 Expr::AtTimeZone { .. } => true,
                 _ => false,
             };
-            if is_other { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if is_other || json::is_chosen(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
     }
     Visit::visit(expr, &mut Looking).is_break().then(|| expr.to_string())
@@ -204,12 +128,13 @@ fn rewrite_call(expr: &mut Expr) -> usize {
     if name == "string_agg" || name == "listagg" {
         order_inside(function);
     }
+    if name == "make_interval" {
+        parts_in_order(function);
+    }
     let Some(args) = arguments(function) else { return 0 };
     match (name.as_str(), args.as_slice()) {
         ("try", [inner]) => {
-            let mut inner = inner.clone();
-            let _ = VisitMut::visit(&mut inner, &mut Trying);
-            *expr = inner;
+            *expr = tried(inner.clone());
             0
         }
         // With two it is the decoding of base64 and hex.
@@ -218,9 +143,10 @@ fn rewrite_call(expr: &mut Expr) -> usize {
             0
         }
         ("approx_percentile", [_, Expr::Array(_)]) => percentiles(expr, &args),
-        _ => match template(&name, args.len()) {
-            Some(body) => expand(expr, body.clone(), &args),
-            None => 0,
+        _ => match (template(&name, args.len()), AGGREGATES.get(&(name.as_str(), args.len()))) {
+            (Some(body), _) => expand(expr, body.clone(), &args),
+            (None, Some((inner, around))) => surround(expr, inner, around, &args),
+            (None, None) => 0,
         },
     }
 }
@@ -284,6 +210,28 @@ fn order_inside(function: &mut Function) {
     }
 }
 
+/// `make_interval(days => 3)` as `make_interval(0, 0, 0, 3)`. What names no part of an interval is left as it is.
+fn parts_in_order(function: &mut Function) {
+    let FunctionArguments::List(list) = &mut function.args else { return };
+    let mut parts: Vec<Option<FunctionArg>> = Vec::new();
+    for (index, arg) in list.args.iter().enumerate() {
+        let (place, arg) = match arg {
+            FunctionArg::Named { name, arg, .. } => {
+                let name = name.value.to_ascii_lowercase();
+                let Some(place) = intervals::MAKE_PARTS.iter().position(|part| *part == name) else { return };
+                (place, FunctionArg::Unnamed(arg.clone()))
+            }
+            other => (index, other.clone()),
+        };
+        parts.resize(parts.len().max(place + 1), None);
+        if parts[place].replace(arg).is_some() {
+            return;
+        }
+    }
+    let zero = FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::value(Value::Number("0".to_owned(), false))));
+    list.args = parts.into_iter().map(|part| part.unwrap_or_else(|| zero.clone())).collect();
+}
+
 fn case(operand: &Expr, pairs: &[Expr]) -> Expr {
     let (pairs, rest) = pairs.as_chunks::<2>();
     Expr::Case {
@@ -311,10 +259,18 @@ fn percentiles(expr: &mut Expr, args: &[Expr]) -> usize {
     size(expr)
 }
 
+/// The aggregate with what stands behind the call, and around it what a template has.
+fn surround(expr: &mut Expr, inner: &Expr, around: &Expr, args: &[Expr]) -> usize {
+    let mut aggregate = expr.clone();
+    expand(&mut aggregate, inner.clone(), args);
+    let mut body = around.clone();
+    let copied = Filling::fill(&mut body, Some(&aggregate), args);
+    *expr = Expr::Nested(Box::new(body));
+    if copied { size(expr) } else { 0 }
+}
+
 fn expand(expr: &mut Expr, mut body: Expr, args: &[Expr]) -> usize {
-    let mut filling = Filling { args, used: vec![0; args.len()], is_copied: false };
-    let _ = VisitMut::visit(&mut body, &mut filling);
-    let is_copied = filling.is_copied || filling.used.iter().any(|times| *times > 1);
+    let is_copied = Filling::fill(&mut body, None, args);
     if let (Expr::Function(written), Expr::Function(new)) = (&mut *expr, &mut body) {
         new.filter = written.filter.take();
         new.over = written.over.take();
@@ -347,9 +303,20 @@ fn size(expr: &Expr) -> usize {
 
 /// Puts arguments where a template has `$1`, and templates where it has calls of others.
 struct Filling<'a> {
+    /// What `$0` stands for.
+    aggregate: Option<&'a Expr>,
     args: &'a [Expr],
     used: Vec<usize>,
     is_copied: bool,
+}
+
+impl Filling<'_> {
+    /// Gives whether something is written out more than once now.
+    fn fill(body: &mut Expr, aggregate: Option<&Expr>, args: &[Expr]) -> bool {
+        let mut filling = Filling { aggregate, args, used: vec![0; args.len()], is_copied: false };
+        let _ = VisitMut::visit(body, &mut filling);
+        filling.is_copied || filling.used.iter().any(|times| *times > 1)
+    }
 }
 
 impl VisitorMut for Filling<'_> {
@@ -357,6 +324,12 @@ impl VisitorMut for Filling<'_> {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::Value(value) = &*expr
+            && let Value::Placeholder(number) = &value.value
+            && number == "$0"
+            && let Some(aggregate) = self.aggregate
+        {
+            *expr = aggregate.clone();
+        } else if let Expr::Value(value) = &*expr
             && let Value::Placeholder(number) = &value.value
             && let Some(index) = number.trim_start_matches('$').parse::<usize>().ok().and_then(|n| n.checked_sub(1))
             && let Some(arg) = self.args.get(index)
@@ -370,26 +343,30 @@ impl VisitorMut for Filling<'_> {
     }
 }
 
-/// Makes null of what fails: casts and divisions.
-struct Trying;
-
-impl VisitorMut for Trying {
-    type Break = ();
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        match expr {
-            Expr::Cast { kind, .. } => *kind = CastKind::TryCast,
-            Expr::BinaryOp { op: BinaryOperator::Divide | BinaryOperator::Modulo, right, .. } => {
-                **right = call("nullif", vec![take(right), Expr::value(Value::Number("0".to_owned(), false))]);
-            }
-            _ => {}
+/// `try(x)` as an attempt of `x`; a cast of what cannot fail needs none.
+fn tried(expr: Expr) -> Expr {
+    match expr {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_) => expr,
+        Expr::Nested(inner) => Expr::Nested(Box::new(tried(*inner))),
+        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr: inner, data_type, array, format } => {
+            Expr::Cast { kind: CastKind::TryCast, expr: Box::new(tried(*inner)), data_type, array, format }
         }
-        ControlFlow::Continue(())
+        body => {
+            let name = Ident::with_quote('"', attempt::PARAMETER);
+            let lambda = Expr::Lambda(LambdaFunction {
+                params: OneOrManyWithParens::One(LambdaFunctionParameter { name, data_type: None }),
+                body: Box::new(body),
+                syntax: LambdaSyntax::Arrow,
+            });
+            call(attempt::APART, vec![call(attempt::ATTEMPT, vec![lambda])])
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::sqlparser::ast::BinaryOperator;
+
     use super::*;
 
     fn check(written: &str, expected: &str) {
@@ -413,7 +390,14 @@ mod tests {
         check("dateadd(day, 1, ds)", "dateadd('day', 1, ds)");
         check("count_if(a > 1) filter (where b)", "count(CASE WHEN (a > 1) THEN 1 END) FILTER (WHERE b)");
         check("listagg(a, ',') within group (order by b)", "string_agg((a), (',') ORDER BY b)");
-        check("try(cast(a as int) / b)", "TRY_CAST(a AS INT) / nullif(b, 0)");
+        check("try(cast(a as int))", "TRY_CAST(a AS INT)");
+        check("try(a / b)", "try_apart(try(\"\u{1}row\" -> a / b))");
+        check("json_agg(a order by b)", "(json_of_items(array_agg((a) ORDER BY b)))");
+        check("ratio_to_report(a) over (partition by b)", "(CAST((a) AS DOUBLE) / sum((a)) OVER (PARTITION BY b))");
+        check("coalesce(json_agg(a), '[]')", "json_marked(coalesce((json_of_items(array_agg((a)))), '[]'))");
+        check("coalesce(json_agg(a), 'no json')", "coalesce((json_of_items(array_agg((a)))), 'no json')");
+        check("case when a then b else c end", "CASE WHEN a THEN b ELSE c END");
+        check("make_interval(1, days => 3)", "make_interval(1, 0, 0, 3)");
         check("decode(a, 1, 'x', 'y')", "CASE a WHEN 1 THEN 'x' ELSE 'y' END");
         check("decode(a, 'hex')", "decode(a, 'hex')");
         check("a at time zone 'UTC'", "timezone('UTC', a)");

@@ -15,6 +15,7 @@ use datafusion::{
 };
 
 use super::ValueLimits;
+use crate::functions;
 
 /// Aggregates whose result holds all that they are given.
 pub(super) const GROWING: [&str; 2] = ["array_agg", "string_agg"];
@@ -57,8 +58,12 @@ impl AggregateUDFImpl for Bounded {
         self.inner.return_type(types)
     }
 
+    /// A list of JSON is marked as JSON is.
     fn return_field(&self, fields: &[FieldRef]) -> Result<FieldRef> {
-        self.inner.return_field(fields)
+        let field = self.inner.return_field(fields)?;
+        let is_list = matches!(field.data_type(), DataType::List(_));
+        let is_json = is_list && fields.first().is_some_and(|first| functions::is_marked(first));
+        Ok(if is_json { Arc::new(functions::marked(field.as_ref().clone())) } else { field })
     }
 
     fn is_nullable(&self) -> bool {
