@@ -18,6 +18,8 @@ pub(super) struct CopyOptions {
     escape: u8,
     /// CSV only: quotes around every value.
     quotes_all: bool,
+    /// Numbers, times and the like stand as they are written, whichever they are.
+    spares_plain: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,14 +133,19 @@ impl Given {
             return None;
         }
         let quote = one(self.quote, b'"')?;
+        let delimiter = one(self.delimiter, if is_csv { b',' } else { b'\t' })?;
+        let null = self.null.unwrap_or_else(|| if is_csv { String::new() } else { "\\N".to_owned() });
+        let in_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.: ".contains(byte);
+        let has_plain_null = !null.is_empty() && null.bytes().all(|byte| in_plain(&byte));
         Some(CopyOptions {
             format,
             has_header: self.has_header,
-            delimiter: one(self.delimiter, if is_csv { b',' } else { b'\t' })?,
-            null: self.null.unwrap_or_else(|| if is_csv { String::new() } else { "\\N".to_owned() }),
             quote,
             escape: one(self.escape, quote)?,
             quotes_all: self.quotes_all,
+            spares_plain: !(self.quotes_all || has_plain_null || in_plain(&delimiter) || in_plain(&quote)),
+            delimiter,
+            null,
         })
     }
 }
@@ -180,7 +187,7 @@ impl CopyOptions {
             // Most values stand as they are written.
             let start = out.len();
             column.write(row, Format::Text, out);
-            if self.is_special(&out[start..]) {
+            if !(self.spares_plain && column.is_plain()) && self.is_special(&out[start..]) {
                 scratch.clear();
                 scratch.put_slice(&out[start..]);
                 out.truncate(start);
@@ -244,10 +251,36 @@ impl CopyOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+
     use super::{super::lexer, *};
 
     fn of(text: &str) -> Option<CopyOptions> {
         options(&lexer::tokens(text))
+    }
+
+    #[test]
+    fn numbers_and_times_are_escaped_where_they_must_be() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(-10), None]));
+        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0, 0]));
+        let columns = [Column::of(&numbers).unwrap(), Column::of(&times).unwrap()];
+        for (options, expected) in [
+            ("", "-10\t1970-01-01 00:00:00\n\\N\t1970-01-01 00:00:00\n"),
+            ("(delimiter '1')", "-\\101\\970-0\\1-0\\1 00:00:00\n\\N1\\970-0\\1-0\\1 00:00:00\n"),
+            ("csv", "-10,1970-01-01 00:00:00\n,1970-01-01 00:00:00\n"),
+            ("csv delimiter ':'", "-10:\"1970-01-01 00:00:00\"\n:\"1970-01-01 00:00:00\"\n"),
+            ("csv null '-10'", "\"-10\",1970-01-01 00:00:00\n-10,1970-01-01 00:00:00\n"),
+            ("csv quote '-'", "---10-,-1970--01--01 00:00:00-\n,-1970--01--01 00:00:00-\n"),
+            ("csv force quote *", "\"-10\",\"1970-01-01 00:00:00\"\n,\"1970-01-01 00:00:00\"\n"),
+        ] {
+            let (mut out, mut scratch) = (BytesMut::new(), BytesMut::new());
+            for row in 0..2 {
+                of(options).unwrap().row(&columns, row, &mut out, &mut scratch);
+            }
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{options}");
+        }
     }
 
     #[test]

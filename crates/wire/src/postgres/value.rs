@@ -163,6 +163,25 @@ impl Column {
         Ok(Self { values, array })
     }
 
+    /// True when its values as text are made of letters, digits, spaces and `+-.:` only, whichever they are.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(
+            self.values,
+            Values::Bool(_)
+                | Values::Int16(_)
+                | Values::Int32(_)
+                | Values::Int64(_)
+                | Values::Float32(_)
+                | Values::Float64(_)
+                | Values::Decimal(..)
+                | Values::LargeDecimal(..)
+                | Values::Uuid(_)
+                | Values::Date(_)
+                | Values::Time(_)
+                | Values::Timestamp(..)
+        )
+    }
+
     pub(super) fn is_null(&self, row: usize) -> bool {
         match &self.values {
             Values::Null => true,
