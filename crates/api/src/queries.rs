@@ -88,6 +88,7 @@ pub(crate) struct QueryBody {
     rows: u64,
     bytes: u64,
     scanned_rows: u64,
+    /// 0 also when grants hide a part of what is read.
     scanned_bytes: u64,
     memory_bytes: u64,
     spilled_bytes: u64,
@@ -130,7 +131,7 @@ impl QueryBody {
             rows: state.rows,
             bytes: state.bytes,
             scanned_rows: state.scanned_rows,
-            scanned_bytes: state.scanned_bytes,
+            scanned_bytes: if state.is_guarded { 0 } else { state.scanned_bytes },
             memory_bytes: state.memory_bytes,
             spilled_bytes: state.spilled_bytes,
             is_cached: state.is_cached,

@@ -2,7 +2,7 @@ mod lanes;
 mod running;
 mod stream;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use arrow::{
     array::RecordBatch,
@@ -179,7 +179,9 @@ impl Engine {
         let entered = shared.registry.enter(sql, options.caller.clone(), queue);
         let (live, sql) = (Arc::clone(entered.live()), sql.to_owned());
         let control = shared.control.clone();
-        let mut starting = Box::pin(start(shared, sql, options, entered));
+        // A panic is this query's, whose ever the thread is.
+        let starting = AssertUnwindSafe(start(shared, sql, options, entered)).catch_unwind();
+        let mut starting = Box::pin(starting.map(|done| done.unwrap_or_else(|_| Err(panicked()))));
         // An answer that is in the cache is given by whoever asks: going to another thread and back is most of what it costs.
         let context = control.enter();
         let at_once = (&mut starting).now_or_never();
@@ -355,6 +357,10 @@ impl<T> Drop for Stopping<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+fn panicked() -> Error {
+    Error::Internal { message: "the query panicked: this is a bug".to_owned() }
 }
 
 pub(crate) fn not_joined(error: tokio::task::JoinError) -> Error {

@@ -17,7 +17,7 @@ use datafusion::{
     common::tree_node::TreeNodeRecursion,
     datasource::{listing::PartitionedFile, physical_plan::FileScanConfig, source::DataSourceExec},
     error::{DataFusionError, Result},
-    execution::{SendableRecordBatchStream, TaskContext},
+    execution::{SendableRecordBatchStream, TaskContext, object_store::ObjectStoreUrl},
     logical_expr::LogicalPlan,
     physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr},
     physical_plan::{
@@ -30,8 +30,6 @@ use datafusion::{
 };
 use futures::{TryStreamExt, stream};
 use headworks_domain::{bytes, count, counted};
-
-use crate::live;
 
 /// The one column, named as in PostgreSQL.
 pub(crate) fn schema() -> SchemaRef {
@@ -62,7 +60,7 @@ pub(crate) fn reads(plan: &LogicalPlan) -> Result<String> {
 
 /// What is told of a plan besides its steps.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct Besides {
     /// The tables that it reads.
     pub(crate) reads: String,
     /// How long it took to plan.
@@ -73,12 +71,12 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct AnalyzeExec {
     input: Arc<dyn ExecutionPlan>,
-    told: Told,
+    besides: Besides,
     properties: Arc<PlanProperties>,
 }
 
 impl AnalyzeExec {
-    pub(crate) fn new(input: Arc<dyn ExecutionPlan>, told: Told) -> Self {
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>, besides: Besides) -> Self {
         let input = match input.output_partitioning().partition_count() {
             1 => input,
             _ => Arc::new(CoalescePartitionsExec::new(input)) as _,
@@ -89,7 +87,7 @@ impl AnalyzeExec {
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Self { input, told, properties: Arc::new(properties) }
+        Self { input, besides, properties: Arc::new(properties) }
     }
 }
 
@@ -121,25 +119,25 @@ impl ExecutionPlan for AnalyzeExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Arc::new(Self::new(input, self.told.clone()))),
+            Ok([input]) => Ok(Arc::new(Self::new(input, self.besides.clone()))),
             Err(_) => Err(DataFusionError::Internal("one plan is analyzed".to_owned())),
         }
     }
 
     fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let mut rows = self.input.execute(0, context)?;
-        let (input, told) = (Arc::clone(&self.input), self.told.clone());
+        let (input, besides) = (Arc::clone(&self.input), self.besides.clone());
         let lines = async move {
             let begun = Instant::now();
             while rows.try_next().await?.is_some() {}
-            analyzed(&input, told, begun.elapsed())
+            analyzed(&input, besides, begun.elapsed())
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema(), stream::once(lines))))
     }
 }
 
 /// The steps with what they did before them, and what the whole took.
-fn analyzed(plan: &Arc<dyn ExecutionPlan>, told: Told, ran_in: Duration) -> Result<RecordBatch> {
+fn analyzed(plan: &Arc<dyn ExecutionPlan>, besides: Besides, ran_in: Duration) -> Result<RecordBatch> {
     let mut steps = Vec::new();
     collect(plan, 0, &mut steps);
     let mut lines = vec![format!("{:>14} {:>10}  step", "rows", "time")];
@@ -153,14 +151,14 @@ fn analyzed(plan: &Arc<dyn ExecutionPlan>, told: Told, ran_in: Duration) -> Resu
         let more = if more.is_empty() { String::new() } else { format!("  [{}]", more.join(", ")) };
         lines.push(format!("{rows:>14} {time:>10}  {text}{more}"));
     }
-    let whole = live::read(plan);
-    lines.push(told.reads);
+    lines.push(besides.reads);
+    // Of the steps that are shown: what was read behind a grant would tell of rows that are hidden.
     lines.push(format!(
         "Planned in {}, ran in {}; read {}, spilled {}. A step's time is that of all threads together.",
-        millis(told.planned_in),
+        millis(besides.planned_in),
         millis(ran_in),
-        bytes(whole.bytes),
-        bytes(whole.spilled)
+        bytes(steps.iter().map(|step| step.did.read_bytes).sum()),
+        bytes(steps.iter().map(|step| step.did.spilled_bytes).sum())
     ));
     batch(lines)
 }
@@ -249,12 +247,12 @@ const DETAIL_CHARS_MAX: usize = 300;
 
 /// A step in words.
 fn shown(node: &Arc<dyn ExecutionPlan>) -> String {
-    let (name, mut details, before) = match scan(node) {
-        Some((name, detail)) => (name, vec![detail], "where "),
-        None => (words(node.name()), Vec::new(), ""),
-    };
     let detail = Detail(node.as_ref()).to_string();
-    details.extend(detail.lines().map(told).filter(|line| !line.is_empty()).map(|line| format!("{before}{line}")));
+    let lines = detail.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (name, details): (String, Vec<String>) = match scan(node) {
+        Some((name, detail)) => (name, [detail].into_iter().chain(lines.filter_map(condition)).collect()),
+        None => (words(node.name()), lines.filter_map(|line| expression(node.name(), line)).collect()),
+    };
     let mut details = details.join(", ");
     if let Some((end, _)) = details.char_indices().nth(DETAIL_CHARS_MAX) {
         details.truncate(end);
@@ -278,7 +276,11 @@ fn scan(node: &Arc<dyn ExecutionPlan>) -> Option<(String, String)> {
     // Several threads may have parts of one file.
     let files: BTreeMap<_, _> = scan.file_groups.iter().flat_map(|group| group.files()).map(place).collect();
     let size = files.values().sum();
-    let table = files.keys().next().map(|file| split(file).0).unwrap_or_default();
+    let table = match files.keys().next() {
+        // One that another tool took into the lake where it was: where that is concerns nobody here.
+        _ if scan.object_store_url == ObjectStoreUrl::local_filesystem() => "files outside of the lake".to_owned(),
+        file => file.map(|file| split(file).0).unwrap_or_default(),
+    };
     let partitions: BTreeSet<String> = files.keys().map(|file| split(file).1).filter(|p| !p.is_empty()).collect();
     let partitions = match (partitions.first(), partitions.last(), partitions.len()) {
         (Some(only), _, 1) => format!(" in {only}"),
@@ -301,21 +303,26 @@ fn split(file: &str) -> (String, String) {
     (folders[..table].join("/"), folders[table..].join("/"))
 }
 
-/// A detail as people read it; empty when it says nothing to them.
-fn told(line: &str) -> String {
-    let line = line.trim();
+/// What a scan leaves out.
+fn condition(line: &str) -> Option<String> {
+    let condition = line.strip_prefix("predicate=")?;
     // What a join finds out while it runs.
-    let line = match line.find("DynamicFilter") {
-        Some(at) => format!("{}what a join leaves", &line[..at]),
-        None => line.to_owned(),
-    };
+    Some(match condition.find("DynamicFilter") {
+        Some(at) => format!("where {}what a join leaves", &condition[..at]),
+        None => format!("where {condition}"),
+    })
+}
+
+/// A line of DataFusion's about a step as people read it; `None` when it says nothing to them.
+fn expression(step: &str, line: &str) -> Option<String> {
     // What a `count(*)` is to the planner.
-    let line = line.replace("count(Int64(1))", "count(*)").replace("count(1)", "count(*)");
-    match line.split_once('=') {
-        Some((name, column)) if name == column => column.to_owned(),
-        Some(("format" | "files" | "mode" | "rows" | "bytes", _)) if !line.contains("Partial") => String::new(),
-        Some(("predicate" | "on", rest)) => rest.to_owned(),
-        _ => line,
+    let line = line.replace("count(Int64(1))", "count(*)");
+    match (step, line.split_once('=')) {
+        ("ProjectionExec", Some((name, column))) if name == column => Some(column.to_owned()),
+        ("ProjectionExec", _) => Some(line),
+        ("AggregateExec", _) => Some(line.replace("count(1)", "count(*)")).filter(|line| line != "mode=Single"),
+        (_, Some(("predicate" | "on", rest))) => Some(rest.to_owned()),
+        _ => Some(line),
     }
 }
 

@@ -93,17 +93,16 @@ impl KeptQueries {
     /// Errors: `UnknownQueue`; `RequestReused` when that request was for another text.
     pub fn submit(&self, sql: &str, options: QueryOptions, request: Option<String>) -> Result<Arc<Kept>> {
         let request = request.map(|request| (options.caller.user.clone(), request));
-        let mut shelf = self.tidy();
-        if let Some(request) = &request
-            && let Some(known) = shelf.requests.get(request).and_then(|id| shelf.queries.get(id))
-        {
-            return match &*known.live.state().sql == sql {
-                true => Ok(Arc::clone(known)),
-                false => Err(Error::RequestReused { request: request.1.clone() }),
-            };
+        if let Some(known) = self.tidy().known(request.as_ref(), sql)? {
+            return Ok(known);
         }
+        // Not under the lock: it may find the answer at once.
         let started = self.inner.engine.start(sql, options)?;
         let (live, (tell, outcome)) = (Arc::clone(started.live()), watch::channel(None));
+        let mut shelf = self.tidy();
+        if let Some(known) = shelf.known(request.as_ref(), sql)? {
+            return Ok(known);
+        }
         let id = started.id();
         let kept = Arc::new(Kept { live, request: request.clone(), outcome });
         shelf.queries.insert(id, Arc::clone(&kept));
@@ -159,6 +158,17 @@ fn bytes(outcome: &Outcome) -> u64 {
 }
 
 impl Shelf {
+    /// The query that a request has started before. Errors: `RequestReused`.
+    fn known(&self, request: Option<&(String, String)>, sql: &str) -> Result<Option<Arc<Kept>>> {
+        let known = request.and_then(|request| self.queries.get(self.requests.get(request)?));
+        match (known, request) {
+            (Some(known), Some((_, request))) if &*known.live.state().sql != sql => {
+                Err(Error::RequestReused { request: request.clone() })
+            }
+            (known, _) => Ok(known.cloned()),
+        }
+    }
+
     fn take(&mut self, id: &QueryId) -> Option<Arc<Kept>> {
         let kept = self.queries.remove(id)?;
         if let Some(request) = &kept.request {

@@ -104,6 +104,8 @@ pub struct QueryState {
     pub scanned_rows: u64,
     /// Bytes read from files.
     pub scanned_bytes: u64,
+    /// True when grants hide a part of what it reads: how many bytes that were tells of hidden rows, and is not for the caller.
+    pub is_guarded: bool,
     /// Bytes that its sorts, joins and groupings hold.
     pub memory_bytes: u64,
     /// Bytes that it has spilled.
@@ -163,12 +165,13 @@ pub(crate) struct Running {
     pub(crate) may_grow: bool,
 }
 
-/// What a plan has read from files, and spilled.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Read {
+struct Read {
     rows: u64,
-    pub(crate) bytes: u64,
-    pub(crate) spilled: u64,
+    bytes: u64,
+    spilled: u64,
+    /// Grants hide a part of it.
+    is_guarded: bool,
 }
 
 /// Takes the query out of the registry and tells the listener, whatever way it ends.
@@ -344,6 +347,7 @@ impl Live {
             bytes: facts.bytes,
             scanned_rows: now.rows,
             scanned_bytes: now.bytes,
+            is_guarded: now.is_guarded,
             memory_bytes: facts.running.as_ref().map_or(0, |running| running.pool.reserved() as u64),
             spilled_bytes: now.spilled,
             is_cached: facts.is_cached,
@@ -364,7 +368,7 @@ impl Live {
 }
 
 /// What a plan has read and spilled so far, by its metrics.
-pub(crate) fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
+fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
     let mut sum = Read::default();
     let mut nodes = vec![plan];
     while let Some(node) = nodes.pop() {
@@ -384,6 +388,7 @@ pub(crate) fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
         // Of rows behind a barrier only those count that come through; of files what is read.
         if let Some(barrier) = node.downcast_ref::<Barrier>() {
             let behind = read(barrier.inner());
+            sum.is_guarded = true;
             sum.bytes += behind.bytes;
             sum.spilled += behind.spilled;
         }

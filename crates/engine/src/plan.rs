@@ -40,7 +40,7 @@ use crate::{
     access::{self, Barrier, Guarded, Shown},
     coop::Pauses,
     early_filters::EarlyFilters,
-    explain::{self, AnalyzeExec, Told},
+    explain::{self, AnalyzeExec, Besides},
     extremes::Extremes,
     functions,
     guard::{self, Nature, ValueLimits},
@@ -91,15 +91,15 @@ pub(crate) struct Runnable {
     reads: Option<Reads>,
     pub(crate) nature: Nature,
     /// Of one whose steps are told instead of its rows: what is told besides.
-    analyzed: Option<Told>,
+    analyzed: Option<Besides>,
 }
 
 impl Runnable {
     /// Its steps shall be told instead of its rows.
-    fn analyze(&mut self, told: Told) {
-        self.physical = Arc::new(AnalyzeExec::new(Arc::clone(&self.physical), told.clone()));
+    fn analyze(&mut self, besides: Besides) {
+        self.physical = Arc::new(AnalyzeExec::new(Arc::clone(&self.physical), besides.clone()));
         self.schema = self.physical.schema();
-        self.analyzed = Some(told);
+        self.analyzed = Some(besides);
     }
 }
 
@@ -190,7 +190,7 @@ impl Planner {
             }
             Kind::Analyze => {
                 let reads = explain::reads(&runnable.logical)?;
-                runnable.analyze(Told { reads, planned_in: begun.elapsed() });
+                runnable.analyze(Besides { reads, planned_in: begun.elapsed() });
             }
             _ => runnable.schema = renamed(&runnable.schema, names),
         }
@@ -331,8 +331,8 @@ impl Planner {
             nature: failed.nature,
             analyzed: None,
         };
-        if let Some(told) = &failed.analyzed {
-            again.analyze(told.clone());
+        if let Some(besides) = &failed.analyzed {
+            again.analyze(besides.clone());
         }
         Ok(Some(again))
     }

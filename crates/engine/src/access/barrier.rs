@@ -50,8 +50,11 @@ impl Barrier {
 }
 
 impl DisplayAs for Barrier {
-    fn fmt_as(&self, _type: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GrantedExec: table={}", self.table)
+    fn fmt_as(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match kind {
+            DisplayFormatType::TreeRender => write!(f, "table={}", self.table),
+            _ => write!(f, "GrantedExec: table={}", self.table),
+        }
     }
 }
 

@@ -260,6 +260,8 @@ async fn plans_are_explained() {
     }
     assert!(!plan.contains("Pause") && !plan.contains("Repartition"), "{plan}");
     assert!(bench.shown("explain select 1").await.contains("| Reads no table."));
+    let named = bench.shown("explain select delay + 1 as rows, delay as mode from flights").await;
+    assert!(named.contains("Projection: rows=") && named.contains(", mode="), "{named}");
     let analyzed = bench.shown("explain analyze select count(*) from flights where delay > 0").await;
     let filter = analyzed.lines().find(|line| line.contains("-> Filter: delay > 0")).unwrap();
     let fields: Vec<&str> = filter.split_whitespace().collect();

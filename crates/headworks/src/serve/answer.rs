@@ -14,13 +14,14 @@ use super::{front::Doors, health::Health};
 use crate::{
     app::App,
     execute::Signals,
-    fail::{DONE, FAILED},
+    fail::{Carried, DONE, FAILED},
 };
 
-/// How long queries may go on that run when the process is asked to stop.
+/// How long requests over HTTP may go on that are being answered when the process is asked to stop. Clients of PostgreSQL are told,
+/// and their statements end.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// Answers queries until a signal, then lets those that run end.
+/// Answers queries until a signal, then lets requests end.
 pub(crate) async fn answer(app: &App, listen: Option<String>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let runs = Arc::clone(app.run_store().await?);
@@ -31,8 +32,8 @@ pub(crate) async fn answer(app: &App, listen: Option<String>) -> anyhow::Result<
     let (stop, stopped) = watch::channel(false);
     app.out.note(format_args!("answers queries and runs no jobs: {}; Ctrl-C stops it", doors.addresses()?));
     let mut parts = JoinSet::new();
-    doors.serve(&mut parts, &stopped);
-    let alive = tokio::spawn(stays_known(runs));
+    let record = doors.serve(&mut parts, &stopped);
+    let alive = tokio::spawn(stays_known(Arc::clone(&runs)));
     tokio::select! {
         () = signals.next() => {}
         // None of them ends by itself.
@@ -41,14 +42,19 @@ pub(crate) async fn answer(app: &App, listen: Option<String>) -> anyhow::Result<
             anyhow::bail!("a port was lost: start the process again");
         }
     }
-    app.out.note("stopping: nothing new starts, queries that run may end; once more to stop at once");
+    app.out.note("stopping: nothing new starts, requests over HTTP may end; once more to stop at once");
     stop.send_replace(true);
     let drained = async { while parts.join_next().await.is_some() {} };
     tokio::select! {
         _ = tokio::time::timeout(DRAIN, drained) => {}
         () = signals.next() => std::process::exit(FAILED.into()),
     }
+    parts.shutdown().await;
+    if let Some(record) = record {
+        record.finish().await;
+    }
     alive.abort();
+    runs.leave().await.map_err(Carried::from)?;
     Ok(ExitCode::from(DONE))
 }
 

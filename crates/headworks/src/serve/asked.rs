@@ -12,7 +12,10 @@ use headworks_domain::Fault;
 use headworks_engine::{Error, QueryListener, QueryState, Stage};
 use headworks_flow::JOBS_QUEUE;
 use headworks_meta::{Asked, AskedLog};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 /// Queries that wait to be written down.
 const WAITING_MAX: usize = 50_000;
@@ -31,6 +34,25 @@ pub(super) struct Pen {
     receiver: mpsc::Receiver<Asked>,
     log: AskedLog,
     lost: Arc<AtomicU64>,
+}
+
+/// A pen at work.
+pub(super) struct Writing {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// How long the last queries may take to be written down.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
+
+impl Writing {
+    /// Writes down what was asked last. To be called when no queries end any more.
+    pub(super) async fn finish(self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(LAST_WITHIN, self.task).await.is_err() {
+            tracing::warn!("who asked the last queries could not be written down in time");
+        }
+    }
 }
 
 /// Both ends. Queries that take longer than `slow` are logged too.
@@ -82,8 +104,14 @@ fn signed(count: u64) -> i64 {
 }
 
 impl Pen {
+    /// Begins to write.
+    pub(super) fn start(self) -> Writing {
+        let (stop, stopped) = watch::channel(false);
+        Writing { stop, task: tokio::spawn(self.run(stopped)) }
+    }
+
     /// Writes until `stop` turns true, and then what is left.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut heard = Vec::new();
         loop {
             let is_over = tokio::select! {

@@ -18,7 +18,7 @@ use headworks_wire::{flight, postgres};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::{
-    asked::{self, Pen},
+    asked::{self, Pen, Writing},
     health::{self, Health},
 };
 use crate::{app::App, fail::Failure};
@@ -26,7 +26,7 @@ use crate::{app::App, fail::Failure};
 /// Open ports, and what is behind them.
 pub(super) struct Doors {
     http: TcpListener,
-    tls: Option<Tls>,
+    certificate: Option<Certificate>,
     routes: Router,
     /// Of a process that answers queries.
     queries: Option<Queries>,
@@ -47,8 +47,8 @@ impl Doors {
             None => app.config()?.server.listen.clone(),
         };
         let http = health::bind(&listen, "--listen or server.listen").await?;
-        let tls = certificate(app)?.map(|both| both.http);
-        Ok(Self { http, tls, routes: health::routes(Arc::clone(health)), queries: None })
+        let certificate = certificate(app)?;
+        Ok(Self { http, certificate, routes: health::routes(Arc::clone(health)), queries: None })
     }
 
     /// Answers queries too. Errors: the port is taken.
@@ -58,24 +58,26 @@ impl Doors {
         app.serves_queries(Arc::new(ears));
         self.routes = self.routes.merge(queries(app).await?);
         health.watch(app.engine().await?.clone());
-        self.queries = Some(Queries { postgres: postgres(app).await?, pen });
+        let tls = self.certificate.as_ref().map(|both| both.postgres.clone());
+        self.queries = Some(Queries { postgres: postgres(app, tls).await?, pen });
         Ok(self)
     }
 
-    /// Answers until `stop` turns true.
-    pub(super) fn serve(self, parts: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
-        parts.spawn(serve(self.http, self.tls, self.routes, stop.clone()));
-        let Some(Queries { postgres, pen }) = self.queries else { return };
+    /// Answers until `stop` turns true. Gives who writes down what is asked, to be finished after the parts have ended.
+    pub(super) fn serve(self, parts: &mut JoinSet<()>, stop: &watch::Receiver<bool>) -> Option<Writing> {
+        let tls = self.certificate.map(|both| both.http);
+        parts.spawn(serve(self.http, tls, self.routes, stop.clone()));
+        let Queries { postgres, pen } = self.queries?;
         if let Some((service, listener)) = postgres {
             parts.spawn(serve_postgres(service, listener, stop.clone()));
         }
-        parts.spawn(pen.run(stop.clone()));
+        Some(pen.start())
     }
 
     /// Where they are, in words.
     pub(super) fn addresses(&self) -> anyhow::Result<String> {
         let http = self.http.local_addr()?;
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
         let mut told = format!("health on {scheme}://{http}/healthz");
         if let Some(Queries { postgres, .. }) = &self.queries {
             told += &format!(", queries on {scheme}://{http}");
@@ -131,12 +133,11 @@ async fn queries(app: &App) -> anyhow::Result<Router> {
 }
 
 /// The PostgreSQL server with its port; `None` when the setting is empty. Errors: the port is taken.
-async fn postgres(app: &App) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
+async fn postgres(app: &App, tls: Option<postgres::Tls>) -> anyhow::Result<Option<(postgres::Service, TcpListener)>> {
     let server = &app.config()?.server;
     if server.postgres_listen.is_empty() {
         return Ok(None);
     }
-    let tls = certificate(app)?.map(|both| both.postgres);
     let options = postgres::Options { tls, ..postgres::Options::default() };
     let listener = health::bind(&server.postgres_listen, "server.postgres_listen").await?;
     let gate = Arc::new(Gate { accounts: app.accounts().await?.clone() });

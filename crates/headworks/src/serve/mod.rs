@@ -145,7 +145,7 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
         doors.addresses()?
     ));
     let mut parts = JoinSet::new();
-    doors.serve(&mut parts, &stopped);
+    let record = doors.serve(&mut parts, &stopped);
     parts.spawn(reload.run(stopped.clone(), out));
     parts.spawn(alerts.run(stopped.clone()));
     parts.spawn(listener.run(told));
@@ -183,6 +183,9 @@ pub(crate) async fn run(app: &App, options: Options) -> anyhow::Result<ExitCode>
     // The parts have nothing durable of their own; a second is more than they need.
     let _ = tokio::time::timeout(Duration::from_secs(1), async { while parts.join_next().await.is_some() {} }).await;
     parts.shutdown().await;
+    if let Some(record) = record {
+        record.finish().await;
+    }
     ended.map_err(Carried::from)?;
     match broken {
         Some(error) => Err(anyhow::Error::new(error).context("a part of the process broke: start it again")),
