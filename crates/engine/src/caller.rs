@@ -68,7 +68,7 @@ pub struct Signed {
     pub may_query: bool,
     /// May see and stop everybody's queries.
     pub may_manage: bool,
-    /// The name by which [`SignIn::again`] finds the account; `None` when each request must show the credentials, as with a
+    /// By what [`SignIn::again`] finds the account, as long as its password is the same; `None` when each request must show the credentials, as with a
     /// token, which has fewer rights than its owner and an end of its own.
     pub session: Option<String>,
 }

@@ -15,7 +15,7 @@ use datafusion::{
     },
     error::Result,
     execution::{FunctionRegistry, SessionState},
-    logical_expr::{Expr, LogicalPlan},
+    logical_expr::{Expr, LogicalPlan, ScalarUDF},
 };
 
 use crate::{EngineOptions, functions};
@@ -105,6 +105,11 @@ impl ValueLimits {
 /// Said so that the error's hint can be found: see `Error::hint`.
 fn limit(bytes: usize) -> String {
     format!("{} {bytes}", crate::error::VALUE_LIMIT)
+}
+
+/// Holds a function to the limits that makes a list of a text's parts.
+pub(crate) fn held_items(function: ScalarUDF, limits: ValueLimits) -> ScalarUDF {
+    values::Bounded::udf(Arc::new(function), values::items_of_text, limits)
 }
 
 /// Holds the session's functions to the limits.

@@ -33,7 +33,12 @@ use datafusion_pg_catalog::pg_catalog::{
     context::EmptyContextProvider, oid_field::OID_ALIAS_KEY, oid_type_planner::PgOidTypePlanner,
 };
 
-use crate::{Listed, resolve::CATALOG, types::Times};
+use crate::{
+    Listed,
+    guard::{self, ValueLimits},
+    resolve::CATALOG,
+    types::Times,
+};
 
 pub use array::array_items;
 pub(crate) use functions::session_function;
@@ -118,14 +123,22 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Adds PostgreSQL's functions and type names to a session.
-pub(crate) fn with_functions(state: &SessionState) -> Result<SessionState> {
+pub(crate) fn with_functions(state: &SessionState, limits: ValueLimits) -> Result<SessionState> {
     let context = SessionContext::new_with_state(state.clone());
     let catalog: Arc<dyn CatalogProvider> = Arc::new(MemoryCatalogProvider::new());
     context.register_catalog(CATALOG, catalog);
     datafusion_pg_catalog::setup_pg_catalog(&context, CATALOG, EmptyContextProvider).map_err(|error| *error)?;
+    // What a session has already is held to the limits: the library's functions of the same names are not.
+    let set_up = context.state();
+    for (name, own) in state.scalar_functions() {
+        if set_up.scalar_functions().get(name).is_none_or(|other| !Arc::ptr_eq(own, other)) {
+            context.register_udf(own.as_ref().clone());
+        }
+    }
     for function in functions::all() {
         context.register_udf(function);
     }
+    context.register_udf(guard::held_items(array::array_in(), limits));
     // The one that `setup_pg_catalog` has put the catalog into goes again: our planner looks names up by itself.
     let catalogs = Arc::clone(state.catalog_list());
     Ok(SessionStateBuilder::new_from_existing(context.state()).with_catalog_list(catalogs).build())

@@ -160,7 +160,7 @@ impl Planner {
         let planners = [vec![operators], narrow.expr_planners().to_vec()].concat();
         let narrow = SessionStateBuilder::new_from_existing(narrow).with_expr_planners(planners).build();
         let narrow = wanted::watch(narrow);
-        let postgres = pg_catalog::with_functions(&narrow)?;
+        let postgres = pg_catalog::with_functions(&narrow, limits)?;
         let (pg_catalog, listing) = (PgCatalog::new()?, Listing::default());
         Ok(Self { catalog, narrow, postgres, pg_catalog, listing, threads, parallel_bytes_min, limits })
     }

@@ -122,6 +122,8 @@ pub struct Account {
     pub access: Arc<Access>,
     /// What the token is for; `None` for who signed in with a password.
     pub scopes: Option<BTreeSet<Scope>>,
+    /// By what [`Accounts::account`] finds the user again, and no other of the same name, as long as the password is the same.
+    pub session: String,
 }
 
 impl Account {
@@ -203,7 +205,8 @@ impl Accounts {
         Ok(found.cloned().unwrap_or(mock))
     }
 
-    /// The account behind a user name or a token's `token_...`, for those who have proved already that it is theirs.
+    /// The account behind a user name, an [`Account::session`] or a token's `token_...`, for those who have proved already that
+    /// it is theirs.
     ///
     /// Costs microseconds: who keeps a connection asks for each query, so that what was revoked ends. Errors: `SignIn` when it
     /// may not sign in any more.
@@ -216,8 +219,10 @@ impl Accounts {
                 Ok(token.account.clone())
             }
             None => {
-                let user = book.user(login).filter(|user| user.row.is_enabled).ok_or(Error::SignIn)?;
-                Ok(user.account.clone())
+                let name = login.split_once(book::STAMP).map_or(login, |(name, _)| name);
+                let user = book.user(name).filter(|user| user.row.is_enabled).ok_or(Error::SignIn)?;
+                let is_same = name == login || user.account.session == login;
+                if is_same { Ok(user.account.clone()) } else { Err(Error::SignIn) }
             }
         }
     }

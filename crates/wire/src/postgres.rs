@@ -302,11 +302,11 @@ async fn serve(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr) {
         Ok(Err((Some(link), end))) => return link.close(end).await,
         Ok(Err((None, _))) => return,
     };
-    let SignedIn { link, login, caller, settings } = *signed_in;
+    let SignedIn { link, account, login, caller, settings } = *signed_in;
     let seat = match shared.seat(&caller.user) {
         Ok(seat) => seat,
         Err(error) => return link.close(End::Said(error)).await,
     };
     tracing::debug!(user = caller.user, %from, "client signed in");
-    session::Session::new(&shared, seat, link, (login, caller), settings, closing).run().await;
+    session::Session::new(&shared, seat, link, (account, login, caller), settings, closing).run().await;
 }

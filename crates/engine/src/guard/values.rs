@@ -44,9 +44,9 @@ pub(super) const GROWING: &[(&str, Grows)] = &[
     // A match of nothing is an item of four bytes, and there is one more than letters.
     ("regexp_extract_all", |a, row| size(a, 0, row).saturating_add(1).saturating_mul(5)),
     ("regexp_split_to_array", |a, row| size(a, 0, row).saturating_add(1).saturating_mul(5)),
-    ("json_array_elements", |a, row| size(a, 0, row).saturating_mul(5)),
-    ("json_array_elements_text", |a, row| size(a, 0, row).saturating_mul(5)),
-    ("json_object_keys", |a, row| size(a, 0, row).saturating_mul(5)),
+    ("json_array_elements", items_of_text),
+    ("json_array_elements_text", items_of_text),
+    ("json_object_keys", items_of_text),
     ("quote_ident", |a, row| size(a, 0, row).saturating_mul(2)),
     ("quote_literal", |a, row| size(a, 0, row).saturating_mul(2)),
     ("quote_nullable", |a, row| size(a, 0, row).saturating_mul(2)),
@@ -60,8 +60,7 @@ pub(super) const GROWING: &[(&str, Grows)] = &[
     ("overlay", sum),
     ("encode", |a, row| size(a, 0, row).saturating_mul(2)),
     ("translate", |a, row| size(a, 0, row).saturating_mul(4)),
-    // An item of one letter has an offset of four bytes besides.
-    ("string_to_array", |a, row| size(a, 0, row).saturating_mul(5)),
+    ("string_to_array", items_of_text),
     ("array_repeat", |a, row| (size(a, 0, row) + 8).saturating_mul(count(a, 1, row))),
     ("array_resize", |a, row| (size(a, 2, row) + 8).saturating_mul(count(a, 1, row)).saturating_add(size(a, 0, row))),
     ("array_to_string", |a, row| {
@@ -91,6 +90,11 @@ fn small(_: &[Arg], _: usize) -> usize {
 
 fn sum(args: &[Arg], row: usize) -> usize {
     (0..args.len()).fold(0, |sum, index| sum.saturating_add(size(args, index, row)))
+}
+
+/// The parts of a text: one of one letter has an offset of four bytes besides.
+pub(super) fn items_of_text(args: &[Arg], row: usize) -> usize {
+    size(args, 0, row).saturating_mul(5)
 }
 
 fn padded(args: &[Arg], row: usize) -> usize {

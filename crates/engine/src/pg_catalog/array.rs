@@ -18,15 +18,22 @@ pub(super) const ARRAY_IN: &str = "array_in";
 
 /// The elements of `{1,NULL,"a b"}`, `None` for null; none at all for what is no array, and for arrays of arrays.
 pub fn array_items(text: &str) -> Option<Vec<Option<String>>> {
-    let inside = text.trim().strip_prefix('{')?.strip_suffix('}')?;
     let mut items = Vec::new();
+    each_item(text, |item| items.push(item.map(str::to_owned)))?;
+    Some(items)
+}
+
+/// Gives each element away as it is found; `None` when the text turns out to be no array.
+fn each_item(text: &str, mut give: impl FnMut(Option<&str>)) -> Option<()> {
+    let inside = text.trim().strip_prefix('{')?.strip_suffix('}')?;
     let mut chars = inside.chars().peekable();
     if inside.trim().is_empty() {
-        return Some(items);
+        return Some(());
     }
+    let mut item = String::new();
     loop {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        let mut item = String::new();
+        item.clear();
         let is_quoted = chars.next_if_eq(&'"').is_some();
         loop {
             match chars.next() {
@@ -43,10 +50,10 @@ pub fn array_items(text: &str) -> Option<Vec<Option<String>>> {
             }
         }
         let is_null = !is_quoted && item.trim().eq_ignore_ascii_case("null");
-        items.push(if is_null { None } else { Some(if is_quoted { item } else { item.trim().to_owned() }) });
+        give((!is_null).then_some(if is_quoted { &item } else { item.trim() }));
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         match chars.next() {
-            None => return Some(items),
+            None => return Some(()),
             Some(',') => {}
             Some(_) => return None,
         }
@@ -86,10 +93,10 @@ impl ScalarUDFImpl for ArrayIn {
                 arrays.append_null();
                 continue;
             };
-            let Some(items) = array_items(text) else {
+            if each_item(text, |item| arrays.values().append_option(item)).is_none() {
                 return exec_err!("the array `{text}` cannot be parsed; write `{{1,2}}` or `{{\"a b\",c}}`");
-            };
-            arrays.append_value(items);
+            }
+            arrays.append(true);
         }
         Ok(ColumnarValue::Array(Arc::new(arrays.finish())))
     }

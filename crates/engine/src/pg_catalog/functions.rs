@@ -3,18 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::{
-    arrow::{
-        array::{Array, ArrayRef, AsArray, StringArray},
-        compute::cast,
-        datatypes::DataType,
-    },
+    arrow::datatypes::DataType,
     common::exec_err,
     error::Result,
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility},
     scalar::ScalarValue,
 };
 
-use super::{PG_VERSION, PgSession, array};
+use super::{PG_VERSION, PgSession};
 use crate::resolve::{CATALOG, PG_SCHEMA};
 
 fn text(value: &str) -> ScalarValue {
@@ -89,8 +85,6 @@ pub(super) fn all() -> Vec<ScalarUDF> {
     add(&["current_database", "current_catalog"], &text(CATALOG));
     add(&["pg_client_encoding", "pg_encoding_to_char"], &text("UTF8"));
     add(&["pg_get_userbyid"], &text(CATALOG));
-    functions.push(ScalarUDF::from(Format { signature: any_arguments() }));
-    functions.push(array::array_in());
     functions
 }
 
@@ -190,72 +184,4 @@ impl ScalarUDFImpl for Setting {
         };
         Ok(ColumnarValue::Scalar(ScalarValue::Utf8(value)))
     }
-}
-
-/// `format('%I.%I', a, b)`: texts, names and literals put into a text.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Format {
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for Format {
-    fn name(&self) -> &str {
-        "format"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Utf8)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
-        let columns: Vec<_> = columns.iter().map(|column| cast(column, &DataType::Utf8)).collect::<Result<_, _>>()?;
-        let Some((formats, values)) = columns.split_first() else { return exec_err!("`format` needs a text") };
-        let text = |column: &ArrayRef, row: usize| {
-            let column = column.as_string::<i32>();
-            column.is_valid(row).then(|| column.value(row).to_owned())
-        };
-        let rows = (0..formats.len()).map(|row| {
-            let Some(format) = text(formats, row) else { return Ok(None) };
-            formatted(&format, |n| values.get(n).map(|column| text(column, row))).map(Some)
-        });
-        Ok(ColumnarValue::Array(Arc::new(rows.collect::<Result<StringArray>>()?)))
-    }
-}
-
-fn formatted(format: &str, value: impl Fn(usize) -> Option<Option<String>>) -> Result<String> {
-    let (mut out, mut next) = (String::new(), 0);
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let kind = chars.next();
-        if kind == Some('%') {
-            out.push('%');
-            continue;
-        }
-        let Some(value) = value(next) else { return exec_err!("`format` has too few values") };
-        next += 1;
-        match (kind, value) {
-            (Some('s'), value) => out.push_str(&value.unwrap_or_default()),
-            (Some('I'), Some(name)) => {
-                let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-                if name.chars().all(is_plain) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty() {
-                    out.push_str(&name);
-                } else {
-                    out.push_str(&format!("\"{}\"", name.replace('"', "\"\"")));
-                }
-            }
-            (Some('L'), Some(text)) => out.push_str(&format!("'{}'", text.replace('\'', "''"))),
-            (Some('L'), None) => out.push_str("NULL"),
-            _ => return exec_err!("`format` reads %s, %I, %L and %% only"),
-        }
-    }
-    Ok(out)
 }

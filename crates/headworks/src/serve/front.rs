@@ -224,7 +224,7 @@ fn signed(account: Account) -> Signed {
     Signed {
         may_query: account.may(Right::Query),
         may_manage: account.may(Right::ManageAccounts),
-        session: account.scopes.is_none().then(|| account.name.to_string()),
+        session: account.scopes.is_none().then(|| account.session.clone()),
         caller: Caller {
             user: account.name.to_string(),
             role: Some(account.role.to_string()),

@@ -16,6 +16,7 @@ use super::{
     Account,
     rows::{self, GrantRow, Grantee, TokenRow, UserRow},
     scram::ScramVerifier,
+    token,
 };
 use crate::Result;
 
@@ -55,7 +56,8 @@ impl Book {
             let (row, password, scram) = rows::user(&row)?;
             let scram = scram.map(|text| text.parse().map_err(|reason| rows::wrong("hw_user", reason))).transpose()?;
             let access = Arc::new(access(&row, &grants));
-            let account = Account { name: row.name.clone(), role: row.role, access, scopes: None };
+            let session = session(&row, scram.as_ref());
+            let account = Account { name: row.name.clone(), role: row.role, access, scopes: None, session };
             users.insert(row.name.to_string(), User { row, password, scram, account });
         }
         let mut tokens = HashMap::new();
@@ -87,6 +89,15 @@ impl Book {
     pub(super) fn tokens(&self) -> impl Iterator<Item = &TokenRow> {
         self.tokens.values().map(|token| &token.row)
     }
+}
+
+/// What a session has between the user's name and the mark of the password; no name has it.
+pub(super) const STAMP: char = ':';
+
+fn session(user: &UserRow, scram: Option<&ScramVerifier>) -> String {
+    let made = user.created_at.timestamp_micros();
+    let mark = token::hash(&format!("{made} {}", scram.map(ToString::to_string).unwrap_or_default()));
+    format!("{}{STAMP}{}", user.name, &mark[..16])
 }
 
 fn access(user: &UserRow, grants: &[GrantRow]) -> Access {

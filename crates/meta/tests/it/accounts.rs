@@ -68,7 +68,17 @@ async fn users_sign_in_with_their_password_only(world: World) {
         let failed = accounts.authenticate_password(user, &Secret::new(password), from(2)).await;
         assert!(matches!(failed, Err(Error::SignIn)), "{user} {password}: {failed:?}");
     }
+    let session = accounts.account("ann").await.unwrap().session;
+    assert_eq!(accounts.account(&session).await.unwrap().name, name("ann"));
+    assert!(
+        accounts.scram_verifier(&session).await.unwrap() != accounts.scram_verifier("ann").await.unwrap(),
+        "no name"
+    );
+    accounts.set_role(&name("ann"), AccountRole::Viewer).await.unwrap();
+    assert_eq!(accounts.account(&session).await.unwrap().role, AccountRole::Viewer, "goes on with another role");
     accounts.set_password(&name("ann"), &Secret::new("another one to type")).await.unwrap();
+    assert!(matches!(accounts.account(&session).await, Err(Error::SignIn)), "ends with the password");
+    assert!(accounts.account("ann:").await.is_err());
     assert!(accounts.authenticate_password("ann", &secret(), from(1)).await.is_err());
     accounts.set_password(&name("ann"), &secret()).await.unwrap();
     accounts.create_user(&name("boss"), AccountRole::Admin, None).await.unwrap();

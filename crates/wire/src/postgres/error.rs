@@ -23,6 +23,7 @@ pub(super) mod state {
     pub(in super::super) const PARAMETER_VALUE: &str = "22023";
     pub(in super::super) const BINARY_FORM: &str = "22P03";
     pub(in super::super) const TEXT_FORM: &str = "22P02";
+    pub(in super::super) const TIME_FORM: &str = "22007";
     pub(in super::super) const READ_ONLY: &str = "25006";
     pub(in super::super) const NO_TRANSACTION: &str = "25P01";
     pub(in super::super) const FAILED_TRANSACTION: &str = "25P02";

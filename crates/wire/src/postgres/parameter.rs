@@ -97,7 +97,11 @@ fn null(data_type: &DataType) -> Option<ScalarValue> {
 }
 
 fn unreadable(number: usize, format: Format, data_type: &DataType) -> PgError {
-    let state = if format == Format::Text { state::TEXT_FORM } else { state::BINARY_FORM };
+    let state = match format {
+        Format::Text if data_type.is_temporal() => state::TIME_FORM,
+        Format::Text => state::TEXT_FORM,
+        Format::Binary => state::BINARY_FORM,
+    };
     PgError::new(
         state,
         format!("the value of ${number} is not readable as {}", headworks_engine::sql_type_name(data_type)),
@@ -125,8 +129,8 @@ fn of_text(text: &str, data_type: &DataType) -> Option<ScalarValue> {
             uuid::Uuid::try_parse(text.trim()).ok().map(|uuid| ScalarValue::Utf8(Some(uuid.to_string())))
         }
         // Drivers send the zone with everything; a type without one takes no notice of it.
-        DataType::Date32 => plain(day(text.trim()), data_type),
-        DataType::Timestamp(_, None) => plain(without_zone(text.trim()), data_type),
+        DataType::Date32 => plain(moment(text.trim())?.0, data_type),
+        DataType::Timestamp(_, None) => plain(&without_zone(text.trim())?, data_type),
         DataType::Decimal128(..) | DataType::Decimal256(..) => decimal(text.trim()),
         DataType::Interval(IntervalUnit::MonthDayNano) => interval(text),
         DataType::List(item) => {
@@ -148,19 +152,37 @@ fn plain(text: &str, data_type: &DataType) -> Option<ScalarValue> {
     ScalarValue::Utf8(Some(text.to_owned())).cast_to(data_type).ok().filter(|value| !value.is_null())
 }
 
-/// The day of `2018-02-20 12:34:56 +01`.
-fn day(text: &str) -> &str {
-    let end = text.find([' ', 'T', '+']).unwrap_or(text.len());
-    &text[..end]
+/// The day and the time of `2018-02-20 12:34:56 +01`, of which the zone and the time may be missing; none for what is neither.
+fn moment(text: &str) -> Option<(&str, &str)> {
+    let (day, rest) = text.split_at(text.find([' ', 'T', '+', 'Z']).unwrap_or(text.len()));
+    let behind = rest.strip_prefix('T');
+    let rest = behind.unwrap_or(rest).trim_start();
+    let (time, zone) = rest.split_at(rest.find(['+', '-', 'Z']).unwrap_or(rest.len()));
+    let time = time.trim_end();
+    let is_time = match time {
+        "" => behind.is_none(),
+        time => plain(time, &DataType::Time64(TimeUnit::Nanosecond)).is_some(),
+    };
+    (is_time && is_zone(zone)).then_some((day, time))
 }
 
-/// `2018-02-20 12:34:56` of `2018-02-20 12:34:56+01:00`.
-fn without_zone(text: &str) -> &str {
-    let time = text.find([' ', 'T']).map_or(text.len(), |at| at + 1);
-    match text[time..].find(['+', '-', 'Z']) {
-        Some(zone) => text[..time + zone].trim_end(),
-        None => text,
-    }
+fn without_zone(text: &str) -> Option<String> {
+    let (day, time) = moment(text)?;
+    Some(if time.is_empty() { day.to_owned() } else { format!("{day} {time}") })
+}
+
+/// True for `+01`, `-05:30`, `+0530`, `+00:19:32`, `Z`, and for none.
+fn is_zone(text: &str) -> bool {
+    let Some(offset) = text.strip_prefix(['+', '-']) else { return matches!(text, "" | "Z") };
+    let parts: Vec<&str> = match offset.split_at_checked(2) {
+        Some((hours, minutes)) if offset.len() == 4 => vec![hours, minutes],
+        _ => offset.split(':').collect(),
+    };
+    let is_part = |(n, part): (usize, &&str)| {
+        let is_number = matches!(part.len(), 1 | 2) && part.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && part.parse::<u8>().is_ok_and(|part| part <= if n == 0 { 15 } else { 59 })
+    };
+    parts.len() <= 3 && parts.iter().enumerate().all(is_part)
 }
 
 fn from_hex(digits: &str) -> Option<Vec<u8>> {
@@ -376,6 +398,20 @@ mod tests {
         check("2018-02-20", 1082, Some("2018-02-20"));
         check("2018-02-20 +01", 1082, Some("2018-02-20"));
         check("2018-02-20 12:34:56", 1082, Some("2018-02-20"));
+        check("2018-02-20 12:34:56 +01", 1082, Some("2018-02-20"));
+        check("2018-02-20T12:34:56.5-05:30", 1082, Some("2018-02-20"));
+        check("2018-02-20+0530", 1082, Some("2018-02-20"));
+        check("2018-02-20Z", 1082, Some("2018-02-20"));
+        for rubbish in
+            [" hello", " 12:34:56 hello", "T", " 25:00", "+", "+99", "+01:60", "+01 hello", "Zulu", " 12:34 BC"]
+        {
+            let text = format!("2018-02-20{rubbish}");
+            let read = |oid| {
+                let bytes = Bytes::from(text.clone());
+                value(Some(&bytes), Format::Text, &written_type(oid).unwrap(), 1).map_err(|error| error.state)
+            };
+            assert_eq!((read(1082), read(1114)), (Err("22007"), Err("22007")), "{text}");
+        }
         check("2018-02-20 23:59:59.5+01", 1114, Some("1519171199500000"));
         check("2018-02-20T23:59:59.5-05:30", 1114, Some("1519171199500000"));
         check("2018-02-20", 1114, Some("1519084800000000"));

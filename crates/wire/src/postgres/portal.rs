@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, SchemaRef},
 };
 use futures::Stream;
 use headworks_engine::{Described, ScalarValue, pg_type};
@@ -29,6 +29,8 @@ pub(super) struct Prepared {
     pub(super) parameters: usize,
     /// What the engine said of it, once it was asked.
     pub(super) described: Option<Described>,
+    /// The columns that the client was told last.
+    pub(super) told: Option<SchemaRef>,
 }
 
 impl Prepared {
@@ -81,6 +83,8 @@ pub(super) struct Portal {
     /// The forms of the result's columns: none for all in text, one for all, or one for each.
     pub(super) formats: Vec<i16>,
     pub(super) rows: Option<Rows>,
+    /// The columns that the client expects, if it was told any.
+    pub(super) told: Option<SchemaRef>,
     /// True once its end was told.
     pub(super) is_over: bool,
     /// True for a cursor that outlives its transaction.
@@ -123,6 +127,12 @@ pub(super) fn formats(codes: &[i16], columns: usize) -> Result<Vec<Format>, PgEr
             Err(PgError::new(state::PROTOCOL, message))
         }
     }
+}
+
+/// True when a client reads rows of both in the same way. A number's digits are no matter: a value that is bound may have fewer.
+pub(super) fn is_alike(told: &SchemaRef, now: &SchemaRef) -> bool {
+    let pair = |(told, now): (&FieldRef, &FieldRef)| told.name() == now.name() && pg_type(told).oid == pg_type(now).oid;
+    told.fields().len() == now.fields().len() && told.fields().iter().zip(now.fields()).all(pair)
 }
 
 /// What a client hears of the columns.

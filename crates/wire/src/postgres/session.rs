@@ -7,7 +7,8 @@ mod rows;
 
 use std::{collections::HashMap, sync::Arc};
 
-use headworks_engine::{Caller, Error, PgSession};
+use arrow::datatypes::SchemaRef;
+use headworks_engine::{Caller, Error, PgSession, Signed};
 use pgwire::messages::{
     response::{EmptyQueryResponse, ReadyForQuery, TransactionStatus},
     startup::{BackendKeyData, ParameterStatus, SecretKey},
@@ -29,6 +30,8 @@ pub(super) struct Session<'a> {
     shared: &'a Shared,
     link: Link,
     signals: Signals,
+    /// By what the accounts find it again.
+    account: String,
     /// The name that the client signed in with.
     login: String,
     /// Who that is by now.
@@ -88,7 +91,7 @@ impl<'a> Session<'a> {
         shared: &'a Shared,
         seat: Seat,
         link: Link,
-        (login, caller): (String, Caller),
+        (account, login, caller): (String, String, Caller),
         settings: Settings,
         closing: watch::Receiver<bool>,
     ) -> Self {
@@ -97,6 +100,7 @@ impl<'a> Session<'a> {
             shared,
             link,
             signals: Signals { cancel: seat.cancel.clone(), closing },
+            account,
             login,
             caller,
             settings,
@@ -259,8 +263,8 @@ impl<'a> Session<'a> {
     /// Looks who the client is by now; comes before all that asks the engine or gives rows. Other rights hold from here on, and
     /// what was begun or described with those before is forgotten. An account that may not sign in any more ends the session.
     async fn renew(&mut self) -> Result<(), Fail> {
-        let asked = accounts::caller(self.shared.accounts.as_ref(), &self.login);
-        let caller = match guarded(&mut self.link, &mut self.signals, asked).await? {
+        let asked = accounts::signed(self.shared.accounts.as_ref(), &self.account, &self.login);
+        let Signed { caller, .. } = match guarded(&mut self.link, &mut self.signals, asked).await? {
             Err(error) if error.state == state::AUTHORIZATION => return Err(End::Said(error).into()),
             other => other?,
         };
@@ -312,16 +316,25 @@ impl<'a> Session<'a> {
         if matches!(self.transaction, Transaction::Failed(_)) && !is_end() { Err(failed_transaction()) } else { Ok(()) }
     }
 
-    fn put_columns(&mut self, portal: &Portal) -> Result<(), Fail> {
-        let is_copy = matches!(portal.statement, Some(Statement::Copy { .. }));
-        if let Some(rows) = portal.rows.as_ref().filter(|_| !is_copy) {
-            let formats = portal::formats(&portal.formats, rows.schema.fields().len())?;
-            self.link.put(&portal::row_description(&rows.schema, &formats))?;
-        } else if let Some(Statement::Fetch { cursor, is_move: false, .. }) = &portal.statement {
-            let (schema, formats) = self.cursor_columns(cursor)?;
-            self.link.put(&portal::row_description(&schema, &formats))?;
+    /// The columns of a portal that has started; none when it has no rows for the client.
+    fn columns(&self, portal: &Portal) -> Result<Option<SchemaRef>, PgError> {
+        match (&portal.statement, &portal.rows) {
+            (Some(Statement::Copy { .. }), _) => Ok(None),
+            (_, Some(rows)) => Ok(Some(Arc::clone(&rows.schema))),
+            (Some(Statement::Fetch { cursor, is_move: false, .. }), None) => Ok(Some(self.cursor_columns(cursor)?.0)),
+            _ => Ok(None),
         }
-        Ok(())
+    }
+
+    /// Tells them; gives what was told.
+    fn put_columns(&mut self, portal: &Portal) -> Result<Option<SchemaRef>, Fail> {
+        let Some(schema) = self.columns(portal)? else { return Ok(None) };
+        let formats = match &portal.statement {
+            Some(Statement::Fetch { cursor, .. }) => self.cursor_columns(cursor)?.1,
+            _ => portal::formats(&portal.formats, schema.fields().len())?,
+        };
+        self.link.put(&portal::row_description(&schema, &formats))?;
+        Ok(Some(schema))
     }
 }
 
@@ -332,6 +345,7 @@ fn portal_of(statement: Option<Statement>, text: &Arc<str>) -> Portal {
         parameters: Vec::new(),
         formats: Vec::new(),
         rows: None,
+        told: None,
         is_over: false,
         is_kept: false,
     }

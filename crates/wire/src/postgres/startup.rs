@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use headworks_domain::{ErrorKind, Fault};
-use headworks_engine::Caller;
+use headworks_engine::{Caller, Signed};
 use pgwire::messages::{response::SslResponse, startup::Authentication};
 use tokio::net::TcpStream;
 
@@ -28,6 +28,8 @@ pub(super) enum Opened {
 /// A client that has signed in.
 pub(super) struct SignedIn {
     pub(super) link: Link,
+    /// By what the accounts find it again.
+    pub(super) account: String,
     /// The name that it signed in with: a user's, or a token's.
     pub(super) login: String,
     pub(super) caller: Caller,
@@ -98,7 +100,9 @@ async fn started(
         Opening::Startup { minor, parameters } => sign_in(shared, &mut link, minor, parameters, tls, from).await,
     };
     match signed_in {
-        Ok((login, caller, settings)) => Ok(Opened::Session(Box::new(SignedIn { link, login, caller, settings }))),
+        Ok((account, login, caller, settings)) => {
+            Ok(Opened::Session(Box::new(SignedIn { link, account, login, caller, settings })))
+        }
         Err(end) => Err((Some(link), end)),
     }
 }
@@ -110,7 +114,7 @@ async fn sign_in(
     parameters: Vec<(String, String)>,
     tls: Option<&Tls>,
     from: SocketAddr,
-) -> Result<(String, Caller, Settings), End> {
+) -> Result<(String, String, Caller, Settings), End> {
     let refused = |state, message: &str, hint: &str| Err(End::Said(PgError::new(state, message).with_hint(hint)));
     let named = |name: &str| parameters.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
     let Some(user) = named("user").filter(|user| !user.is_empty()) else {
@@ -124,7 +128,8 @@ async fn sign_in(
     if minor > 0 || !unknown.is_empty() {
         link.put_raw(b'v', &negotiation(&unknown));
     }
-    let caller = password(shared, link, user, tls, from.ip()).await?;
+    let Signed { caller, session, .. } = password(shared, link, user, tls, from.ip()).await?;
+    let account = session.unwrap_or_else(|| user.to_owned());
     if named("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
         return refused(state::NOT_SUPPORTED, "there is no replication here", "connect without `replication`");
     }
@@ -150,7 +155,7 @@ async fn sign_in(
         }
     }
     settings.begin();
-    Ok((user.to_owned(), caller, settings))
+    Ok((account, user.to_owned(), caller, settings))
 }
 
 /// The name of the one database.
@@ -201,7 +206,7 @@ async fn password(
     user: &str,
     tls: Option<&Tls>,
     from: std::net::IpAddr,
-) -> Result<Caller, End> {
+) -> Result<Signed, End> {
     let accounts: &Arc<dyn Accounts> = &shared.accounts;
     let endpoint = tls.and_then(Tls::endpoint);
     let mut mechanisms = vec![scram::PLAIN.to_owned()];
@@ -220,10 +225,10 @@ async fn password(
     match exchange.finish(&last) {
         Ok(proof) => {
             accounts.succeeded(user, from).await;
-            let caller = accounts::caller(accounts.as_ref(), user).await.map_err(End::Said)?;
+            let signed = accounts::signed(accounts.as_ref(), user, user).await.map_err(End::Said)?;
             link.put(&Authentication::SASLFinal(proof.into_bytes().into()))?;
             link.put(&Authentication::Ok)?;
-            Ok(caller)
+            Ok(signed)
         }
         Err(refusal) => {
             if refusal == Refusal::Password {

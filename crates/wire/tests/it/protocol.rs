@@ -85,6 +85,34 @@ async fn columns_are_named_as_postgresql_names_them() {
     .await;
 }
 
+/// A session of PostgreSQL has functions of its own, and those that all have are no others there.
+#[tokio::test]
+async fn functions_that_write_sql_are_those_of_every_session() {
+    let server = Server::start().await;
+    let mut raw = Raw::connect(server.address).await;
+    let mut check = async |sql: &str, expected: &str| assert_eq!(shown(&raw.ask(sql).await), expected, "{sql}");
+    check("select format('%1$s|%-5s','a','b')", "a|b    ").await;
+    check("select format('%I.%I = %L', 'public', 'Select', 'it''s')", "public.\"Select\" = 'it''s'").await;
+    check("select format('%I', 'select'), quote_ident('select'), quote_ident('a b')", "\"select\"|\"select\"|\"a b\"")
+        .await;
+    check("select array_in('{a,NULL,\"b c\"}'), cardinality(array_in('{}'))", "{a,NULL,\"b c\"}|0").await;
+}
+
+#[tokio::test]
+async fn functions_of_postgresql_make_no_large_values_either() {
+    let server = Server::start().await;
+    let mut raw = Raw::connect(server.address).await;
+    for sql in [
+        "select length(format('%1000000000s', 'x'))",
+        "select cardinality(array_in('{' || repeat('a,', 7900000) || 'a}'))",
+        "select cardinality(array_in('{' || repeat('a,', 30000000) || 'a}'))",
+    ] {
+        let said = raw.ask(sql).await;
+        assert_eq!(error_field(&said, b'C').as_deref(), Some("53200"), "{sql}: {}", shown(&said));
+    }
+    assert_eq!(shown(&raw.ask("select cardinality(array_in('{' || repeat('a,', 1000) || 'a}'))").await), "1001");
+}
+
 #[tokio::test]
 async fn transactions_have_the_states_of_postgresql() {
     let server = Server::start().await;

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use headworks_domain::Access;
+use headworks_domain::{Access, Columns, Grant, TablePattern};
 use headworks_engine::{Caller, SignInError, Signed};
 use headworks_wire::postgres::{Options, Tls};
 use tokio_rustls::{
@@ -133,6 +133,55 @@ async fn an_open_connection_obeys_what_has_become_of_its_account() {
             assert_eq!(raw.next().await, None);
         }
     }
+}
+
+/// A driver reads rows by the columns that it was told, so it must not get others.
+#[tokio::test]
+async fn a_statement_ends_when_its_columns_are_not_those_it_was_described_with() {
+    let server = Server::start().await;
+    let granted = |except: &[&str]| {
+        let columns = Columns::Except(except.iter().map(|&name| name.to_owned()).collect());
+        let grant = Grant { columns, ..Grant::of(TablePattern::new("numbers")) };
+        let access = Arc::new(Access::granted(&"ann".parse().unwrap(), vec![grant]));
+        *server.people.now.lock().unwrap() = Some(signed(Caller { access, ..Caller::trusted("ann") }, true));
+    };
+    let sql = "select * from numbers where n = $1";
+    let mut raw = Raw::connect(server.address).await;
+    raw.send(&[parse("s", sql, &[20]), describe('S', "s"), sync()].concat()).await;
+    assert_eq!(error_field(&raw.until_ready().await, b'C'), None);
+    let run = [bind("", "s", &[Some("3")], 0), execute("", 0), sync()].concat();
+    let mut answer = async |bytes: &[u8]| {
+        raw.send(bytes).await;
+        let said = raw.until_ready().await;
+        (shown(&said), error_field(&said, b'C'), error_field(&said, b'M'))
+    };
+    assert_eq!(answer(&run).await, ("2018-02-20|3|number 3".to_owned(), None, None));
+
+    granted(&["ds"]);
+    let changed = Some("cached plan must not change result type".to_owned());
+    assert_eq!(answer(&run).await, (String::new(), Some("0A000".to_owned()), changed));
+    // Whoever asks again for the columns, of the portal or the statement, hears of them and has the rows.
+    let described = [bind("", "s", &[Some("3")], 0), describe('P', ""), execute("", 0), sync()].concat();
+    assert_eq!(answer(&described).await, ("3|number 3".to_owned(), None, None));
+    assert_eq!(answer(&[describe('S', "s"), sync()].concat()).await.1, None);
+    assert_eq!(answer(&run).await, ("3|number 3".to_owned(), None, None));
+    // Who was told nothing expects nothing.
+    granted(&["text"]);
+    assert_eq!(answer(&[parse("t", sql, &[20]), sync()].concat()).await.1, None);
+    granted(&["ds", "text"]);
+    let run = [bind("", "t", &[Some("3")], 0), execute("", 0), sync()].concat();
+    assert_eq!(answer(&run).await, ("3".to_owned(), None, None));
+}
+
+/// The name stays, and is not enough.
+#[tokio::test]
+async fn a_connection_is_asked_about_by_what_the_accounts_said_of_it() {
+    let server = Server::start().await;
+    let known = Signed { session: Some("ann, as she was".to_owned()), ..signed(Caller::trusted("ann"), true).unwrap() };
+    *server.people.now.lock().unwrap() = Some(Ok(known));
+    let mut raw = Raw::connect(server.address).await;
+    assert_eq!(shown(&raw.ask("select 1").await), "1");
+    assert_eq!(*server.people.asked.lock().unwrap(), ["ann", "ann, as she was"]);
 }
 
 /// pgjdbc sends the zone of its machine with every start.

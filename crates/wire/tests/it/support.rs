@@ -133,6 +133,8 @@ pub(crate) struct People {
     pub(crate) failed: Mutex<Vec<String>>,
     /// Who `ann` is by now; herself with all rights unless a test says otherwise.
     pub(crate) now: Mutex<Option<Result<Signed, SignInError>>>,
+    /// Of whom [`SignIn::again`] was asked.
+    pub(crate) asked: Mutex<Vec<String>>,
     verifier: Option<ScramVerifier>,
 }
 
@@ -147,6 +149,7 @@ impl SignIn for People {
     }
 
     async fn again(&self, session: &str) -> Result<Signed, SignInError> {
+        self.asked.lock().unwrap().push(session.to_owned());
         let now = self.now.lock().unwrap().clone();
         now.unwrap_or_else(|| signed(Caller::trusted(session), session != "blocked"))
     }

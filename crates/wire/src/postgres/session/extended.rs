@@ -50,7 +50,7 @@ impl Session<'_> {
             (None, None) => None,
         };
         let parameters = portal::count_parameters(&tokens)?.max(oids.len());
-        let prepared = Prepared { statement, text: sql.into(), oids, parameters, described: None };
+        let prepared = Prepared { statement, text: sql.into(), oids, parameters, described: None, told: None };
         self.statements.insert(name, prepared);
         self.link.put(&ParseComplete::new())?;
         Ok(())
@@ -120,6 +120,7 @@ impl Session<'_> {
         let portal = Portal {
             parameters: parameters?,
             formats: bind.result_formats,
+            told: prepared.told.clone(),
             ..portal_of(prepared.statement.clone(), &prepared.text)
         };
         self.portals.insert(bind.portal, portal);
@@ -148,6 +149,9 @@ impl Session<'_> {
             _ => None,
         };
         self.link.put(&ParameterDescription::new(types))?;
+        if let Some(prepared) = self.statements.get_mut(name) {
+            prepared.told.clone_from(&schema);
+        }
         match schema {
             None => self.link.put(&NoData::new())?,
             Some(schema) => {
@@ -167,7 +171,7 @@ impl Session<'_> {
         });
         if has_rows {
             self.start(&mut portal).await?;
-            self.put_columns(&portal)?;
+            portal.told = self.put_columns(&portal)?;
         } else {
             self.link.put(&NoData::new())?;
         }
@@ -187,6 +191,13 @@ impl Session<'_> {
             self.link.put(&EmptyQueryResponse::new())?;
         } else {
             self.start(&mut portal).await?;
+            // Rights, or a table, may have changed since: the client would take one column for another.
+            if let (Some(told), Some(now)) = (&portal.told, self.columns(&portal)?)
+                && !portal::is_alike(told, &now)
+            {
+                let error = PgError::new(state::NOT_SUPPORTED, "cached plan must not change result type");
+                return Err(error.with_hint("prepare the statement again").into());
+            }
             self.finish(&mut portal, u64::from(rows_max)).await?;
         }
         self.portals.insert(name, portal);
