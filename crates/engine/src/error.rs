@@ -426,7 +426,9 @@ impl Fault for Error {
             Self::Data { message } if message.contains("cannot cast") => {
                 Some("`try_cast` gives null for values that do not fit".to_owned())
             }
-            Self::Data { message } if message.contains("divide by zero") => {
+            Self::Data { message }
+                if ["divide by zero", "division by zero"].iter().any(|zero| message.contains(zero)) =>
+            {
                 Some("`x / nullif(y, 0)` gives null instead".to_owned())
             }
             Self::DiskFull { .. } => {

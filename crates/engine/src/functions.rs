@@ -50,9 +50,9 @@ pub(crate) fn register(state: &mut SessionState, limits: ValueLimits) -> Result<
         regexes::udfs(),
         texts::udfs(limits),
         urls::udfs(),
-        vec![type_name(), version(), uuid(), operators::concatenation(), attempt::apart()],
+        vec![type_name(), version(), uuid(), operators::concatenation(), attempt::apart(limits)],
     ];
-    state.register_higher_order_function(Arc::new(attempt::attempt()))?;
+    state.register_higher_order_function(Arc::new(attempt::attempt(limits)))?;
     for function in own.into_iter().flatten() {
         state.register_udf(Arc::new(function))?;
     }

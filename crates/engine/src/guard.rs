@@ -21,7 +21,7 @@ use datafusion::{
 use crate::{EngineOptions, functions};
 
 pub(crate) use memory::Watch;
-pub(crate) use values::check_pattern;
+pub(crate) use values::{Pieces, check_pattern};
 
 /// Rows of a batch, unless that is too much.
 const BATCH_ROWS: usize = 8_192;

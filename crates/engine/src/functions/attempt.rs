@@ -1,9 +1,10 @@
 //! `try(...)`: null where an expression fails.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, NullArray, new_null_array},
+    array::{Array, ArrayData, ArrayRef, AsArray, NullArray, new_null_array},
+    buffer::Buffer,
     compute::concat,
     datatypes::{DataType, Field, FieldRef},
     error::ArrowError,
@@ -20,6 +21,7 @@ use datafusion::{
 };
 
 use super::own::wrong_count;
+use crate::guard::{self, ValueLimits};
 
 /// The parameter of the lambda that an attempt is; nothing that was typed has this name.
 pub(super) const PARAMETER: &str = "\u{1}row";
@@ -29,13 +31,13 @@ pub(super) const ATTEMPT: &str = "try";
 pub(super) const APART: &str = "try_apart";
 
 /// The function that takes an expression as a lambda.
-pub(super) fn attempt() -> HigherOrderUDF {
-    HigherOrderUDF::from(Attempt::new(false))
+pub(super) fn attempt(limits: ValueLimits) -> HigherOrderUDF {
+    HigherOrderUDF::from(Attempt::new(false, limits))
 }
 
 /// The function around it.
-pub(super) fn apart() -> ScalarUDF {
-    ScalarUDF::from(Apart { signature: Signature::any(1, Volatility::Immutable) })
+pub(super) fn apart(limits: ValueLimits) -> ScalarUDF {
+    ScalarUDF::from(Apart { limits, signature: Signature::any(1, Volatility::Immutable) })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -43,13 +45,14 @@ struct Attempt {
     /// True for what gives something else each time: it is evaluated row by row from the start, and in no row twice. So is
     /// what has attempts in it, where halves of halves would take more time with each.
     is_once: bool,
+    limits: ValueLimits,
     signature: HigherOrderSignature,
 }
 
 impl Attempt {
-    fn new(is_once: bool) -> Self {
+    fn new(is_once: bool, limits: ValueLimits) -> Self {
         let takes = vec![ValueOrLambda::Lambda(())];
-        Self { is_once, signature: HigherOrderSignature::exact(takes, Volatility::Immutable) }
+        Self { is_once, limits, signature: HigherOrderSignature::exact(takes, Volatility::Immutable) }
     }
 }
 
@@ -89,15 +92,22 @@ impl HigherOrderUDFImpl for Attempt {
 
     fn invoke_with_args(&self, args: HigherOrderFunctionArgs) -> Result<ColumnarValue> {
         let [ValueOrLambda::Lambda(body)] = args.args.as_slice() else { return wrong_count(ATTEMPT, "one value") };
-        let attempt = Rows { body, gives: args.return_field.data_type() };
-        if self.is_once {
-            let rows = (0..args.number_rows).map(|row| attempt.halved(row..row + 1)).collect::<Result<Vec<_>>>()?;
-            return attempt.together(&rows);
+        let _pieces = guard::Pieces::begin();
+        let mut attempt = Rows {
+            body,
+            gives: args.return_field.data_type(),
+            is_once: self.is_once,
+            limits: self.limits,
+            given: None,
+            held: 0,
+        };
+        if !self.is_once {
+            match attempt.evaluated(0..args.number_rows) {
+                Err(error) if is_of_a_value(&error) => {}
+                other => return other,
+            }
         }
-        match attempt.evaluated(0..args.number_rows) {
-            Err(error) if is_of_a_value(&error) => Ok(ColumnarValue::Array(attempt.halved(0..args.number_rows)?)),
-            other => other,
-        }
+        Ok(ColumnarValue::Array(attempt.halved(0..args.number_rows)?.values))
     }
 }
 
@@ -105,37 +115,93 @@ impl HigherOrderUDFImpl for Attempt {
 struct Rows<'a> {
     body: &'a LambdaArgument,
     gives: &'a DataType,
+    is_once: bool,
+    limits: ValueLimits,
+    /// Addresses of the columns' own memory, which values may share; known once something was evaluated.
+    given: Option<HashSet<usize>>,
+    /// Bytes of all pieces that there are.
+    held: usize,
+}
+
+/// The values of some rows.
+struct Piece {
+    values: ArrayRef,
+    bytes: usize,
 }
 
 impl Rows<'_> {
-    fn evaluated(&self, rows: Range<usize>) -> Result<ColumnarValue> {
+    fn evaluated(&mut self, rows: Range<usize>) -> Result<ColumnarValue> {
         let parameter = || Ok(Arc::new(NullArray::new(rows.len())) as ArrayRef);
+        let given = &mut self.given;
         self.body.evaluate(&[&parameter], |columns| {
+            given.get_or_insert_with(|| {
+                let mut addresses = HashSet::new();
+                columns.iter().for_each(|column| {
+                    each_buffer(&column.to_data(), &mut |buffer| {
+                        addresses.insert(address(buffer));
+                    })
+                });
+                addresses
+            });
             Ok(columns.iter().map(|column| column.slice(rows.start, rows.len())).collect())
         })
     }
 
-    /// Looks in halves for the rows that fail.
-    fn halved(&self, rows: Range<usize>) -> Result<ArrayRef> {
+    /// Looks in halves for the rows that fail. Errors: `ResourcesExhausted` when the halves are too large together, though
+    /// each of them keeps to the limits.
+    fn halved(&mut self, rows: Range<usize>) -> Result<Piece> {
         let count = rows.len();
-        match self.evaluated(rows.clone()) {
-            Ok(values) => values.into_array(count),
-            Err(error) if !is_of_a_value(&error) => Err(error),
-            Err(_) if count <= 1 => Ok(new_null_array(self.gives, count)),
-            Err(_) => {
-                let middle = rows.start + count / 2;
-                let halves = [self.halved(rows.start..middle)?, self.halved(middle..rows.end)?];
-                Ok(concat(&[halves[0].as_ref(), halves[1].as_ref()])?)
+        if count <= 1 || !self.is_once {
+            match self.evaluated(rows.clone()) {
+                Ok(ColumnarValue::Scalar(value)) => {
+                    self.limits.batch("try", value.size().saturating_mul(count))?;
+                    return self.piece(value.to_array_of_size(count)?);
+                }
+                Ok(ColumnarValue::Array(values)) => return self.piece(values),
+                Err(error) if !is_of_a_value(&error) => return Err(error),
+                Err(_) if count <= 1 => return self.piece(new_null_array(self.gives, count)),
+                Err(_) => {}
             }
         }
+        let middle = rows.start + count / 2;
+        let halves = [self.halved(rows.start..middle)?, self.halved(middle..rows.end)?];
+        let both = concat(&[halves[0].values.as_ref(), halves[1].values.as_ref()])?;
+        self.held -= halves[0].bytes + halves[1].bytes;
+        self.piece(both)
     }
 
-    fn together(&self, rows: &[ArrayRef]) -> Result<ColumnarValue> {
-        if rows.is_empty() {
-            return Ok(ColumnarValue::Array(new_null_array(self.gives, 0)));
-        }
-        let rows: Vec<&dyn Array> = rows.iter().map(AsRef::as_ref).collect();
-        Ok(ColumnarValue::Array(concat(&rows)?))
+    fn piece(&mut self, values: ArrayRef) -> Result<Piece> {
+        // One short text may keep the long one in memory that it is a part of.
+        let values: ArrayRef = match values.data_type() {
+            DataType::Utf8View => Arc::new(values.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(values.as_binary_view().gc()),
+            _ => values,
+        };
+        let (mut bytes, mut seen) = (0, HashSet::new());
+        each_buffer(&values.to_data(), &mut |buffer| {
+            let is_given = self.given.as_ref().is_some_and(|given| given.contains(&address(buffer)));
+            if !is_given && seen.insert(address(buffer)) {
+                bytes += buffer.capacity();
+            }
+        });
+        self.held += bytes;
+        self.limits.batch("try", self.held)?;
+        Ok(Piece { values, bytes })
+    }
+}
+
+fn address(buffer: &Buffer) -> usize {
+    buffer.data_ptr().addr().get()
+}
+
+/// Goes through the memory of an array and of its parts.
+fn each_buffer(data: &ArrayData, see: &mut impl FnMut(&Buffer)) {
+    data.buffers().iter().for_each(&mut *see);
+    if let Some(nulls) = data.nulls() {
+        see(nulls.buffer());
+    }
+    for part in data.child_data() {
+        each_buffer(part, see);
     }
 }
 
@@ -165,6 +231,7 @@ fn has_attempt(body: &Expr) -> bool {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Apart {
+    limits: ValueLimits,
     signature: Signature,
 }
 
@@ -193,11 +260,11 @@ impl ScalarUDFImpl for Apart {
 
     fn simplify(&self, mut args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
         if let [Expr::HigherOrderFunction(attempt)] = args.as_mut_slice()
-            && *attempt.func == self::attempt()
+            && *attempt.func == self::attempt(self.limits)
             && attempt.args.iter().any(|body| body.is_volatile() || has_attempt(body))
         {
-            attempt.func = Arc::new(HigherOrderUDF::from(Attempt::new(true)));
-            return Ok(ExprSimplifyResult::Simplified(apart().call(args)));
+            attempt.func = Arc::new(HigherOrderUDF::from(Attempt::new(true, self.limits)));
+            return Ok(ExprSimplifyResult::Simplified(apart(self.limits).call(args)));
         }
         Ok(ExprSimplifyResult::Original(args))
     }

@@ -272,7 +272,7 @@ fn in_zone(args: &[ArrayRef], rows: usize, returns: &DataType) -> Result<ArrayRe
         let moved = match (zones.get(row), time(times, row)) {
             (Some(zone), Some(time)) => {
                 let zone = *memo.get(zone, zone_of)?;
-                Some(if is_absolute { local(zone, time) } else { absolute(zone, time) })
+                Some(if is_absolute { local(zone, time)? } else { absolute(zone, time)? })
             }
             _ => None,
         };
@@ -285,19 +285,25 @@ pub(super) fn zone_of(name: &str) -> Result<Tz> {
     name.parse().or_else(|_| exec_err!("`{name}` is no time zone; write one as 'Europe/Berlin' or '+02:00'"))
 }
 
-fn local(zone: Tz, time: NaiveDateTime) -> NaiveDateTime {
-    zone.from_utc_datetime(&time).naive_local()
+/// Errors: for a time so near the end of all that there is none in the zone.
+pub(super) fn local(zone: Tz, time: NaiveDateTime) -> Result<NaiveDateTime> {
+    let offset = zone.offset_from_utc_datetime(&time).fix();
+    time.checked_add_offset(offset).map_or_else(out_of_range, Ok)
 }
 
 /// The first of two times when clocks were set back; in an hour that was left out, as if they had not been set.
-fn absolute(zone: Tz, time: NaiveDateTime) -> NaiveDateTime {
-    match zone.from_local_datetime(&time).earliest() {
-        Some(found) => found.naive_utc(),
-        None => {
-            let before = zone.offset_from_utc_datetime(&(time - TimeDelta::days(1)));
-            time - TimeDelta::seconds(i64::from(before.fix().local_minus_utc()))
-        }
+/// Errors: as of `local`.
+fn absolute(zone: Tz, time: NaiveDateTime) -> Result<NaiveDateTime> {
+    if let Some(found) = zone.from_local_datetime(&time).earliest() {
+        return Ok(found.naive_utc());
     }
+    let day_before = time.checked_sub_signed(TimeDelta::days(1));
+    let before = day_before.map(|day| zone.offset_from_utc_datetime(&day).fix());
+    before.and_then(|before| time.checked_sub_offset(before)).map_or_else(out_of_range, Ok)
+}
+
+fn out_of_range<T>() -> Result<T> {
+    exec_err!("a time is out of range in its zone")
 }
 
 fn any_show_types(name: &str, given: &[DataType]) -> Result<(Vec<DataType>, DataType)> {
@@ -327,7 +333,8 @@ fn show(args: &[ArrayRef], rows: usize, style: Style) -> Result<ArrayRef> {
         shown.push(match (time(times, row), formats.get(row)) {
             (Some(time), Some(format)) => {
                 let format = memo.get(format, |format| Format::new(format, style))?;
-                Some(format.show(zone.map_or(time, |zone| local(zone, time)))?)
+                let time = zone.map_or(Ok(time), |zone| local(zone, time))?;
+                Some(format.show(time)?)
             }
             _ => None,
         });
@@ -399,10 +406,10 @@ mod tests {
     #[test]
     fn clocks_that_are_set_are_followed() {
         let berlin = zone_of("Europe/Berlin").unwrap();
-        assert_eq!(local(berlin, at("2020-07-01T10:00:00")), at("2020-07-01T12:00:00"));
-        assert_eq!(absolute(berlin, at("2020-01-01T12:00:00")), at("2020-01-01T11:00:00"));
+        assert_eq!(local(berlin, at("2020-07-01T10:00:00")).unwrap(), at("2020-07-01T12:00:00"));
+        assert_eq!(absolute(berlin, at("2020-01-01T12:00:00")).unwrap(), at("2020-01-01T11:00:00"));
         // From two to three nothing was shown, and from two to three everything twice.
-        assert_eq!(absolute(berlin, at("2020-03-29T02:30:00")), at("2020-03-29T01:30:00"));
-        assert_eq!(absolute(berlin, at("2020-10-25T02:30:00")), at("2020-10-25T00:30:00"));
+        assert_eq!(absolute(berlin, at("2020-03-29T02:30:00")).unwrap(), at("2020-03-29T01:30:00"));
+        assert_eq!(absolute(berlin, at("2020-10-25T02:30:00")).unwrap(), at("2020-10-25T00:30:00"));
     }
 }

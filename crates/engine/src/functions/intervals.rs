@@ -28,8 +28,8 @@ pub(super) fn udfs() -> Vec<ScalarUDF> {
         Own::udf("justify_hours", &[], one, |a, n, _| each(a, n, hours)),
         Own::udf("justify_days", &[], one, |a, n, _| each(a, n, days)),
         Own::udf("justify_interval", &[], one, |a, n, _| each(a, n, both)),
-        Own::udf(MULTIPLY, &[], with_number, |a, n, _| scaled(a, n, |number| number)),
-        Own::udf(DIVIDE, &[], with_number, |a, n, _| scaled(a, n, |number| 1.0 / number)),
+        Own::udf(MULTIPLY, &[], with_number, |a, n, _| scaled(a, n, |part, number| part * number)),
+        Own::udf(DIVIDE, &[], with_number, |a, n, _| divided(a, n)),
     ]
 }
 
@@ -136,13 +136,26 @@ fn both(given: IntervalMonthDayNano) -> Result<IntervalMonthDayNano> {
     interval(Some(months), Some(days), Some(nanos))
 }
 
-fn scaled(args: &[ArrayRef], rows: usize, factor: fn(f64) -> f64) -> Result<ArrayRef> {
+/// A part of an interval and a number.
+type Scale = fn(f64, f64) -> f64;
+
+/// Errors: for a division by zero.
+fn divided(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let numbers = args[1].as_primitive::<Float64Type>();
+    if (0..rows).any(|row| args[0].is_valid(row) && numbers.is_valid(row) && numbers.value(row) == 0.0) {
+        return exec_err!("division by zero");
+    }
+    // Not by one through the number, which is not exact.
+    scaled(args, rows, |part, number| part / number)
+}
+
+fn scaled(args: &[ArrayRef], rows: usize, scale: Scale) -> Result<ArrayRef> {
     let (intervals, numbers) =
         (args[0].as_primitive::<IntervalMonthDayNanoType>(), args[1].as_primitive::<Float64Type>());
     let mut found = IntervalMonthDayNanoArray::builder(rows);
     for row in 0..rows {
         found.append_option(if intervals.is_valid(row) && numbers.is_valid(row) {
-            Some(times(intervals.value(row), factor(numbers.value(row)))?)
+            Some(times(intervals.value(row), |part| scale(part, numbers.value(row)))?)
         } else {
             None
         });
@@ -151,15 +164,15 @@ fn scaled(args: &[ArrayRef], rows: usize, factor: fn(f64) -> f64) -> Result<Arra
 }
 
 /// As PostgreSQL: parts of months become days of thirty, parts of days become time.
-fn times(given: IntervalMonthDayNano, factor: f64) -> Result<IntervalMonthDayNano> {
+fn times(given: IntervalMonthDayNano, scaled: impl Fn(f64) -> f64) -> Result<IntervalMonthDayNano> {
     let micro = |number: f64| (number * 1e6).round_ties_even() / 1e6;
-    let (months, days) = (f64::from(given.months) * factor, f64::from(given.days) * factor);
+    let (months, days) = (scaled(given.months.into()), scaled(given.days.into()));
     let rest_days = micro((months - months.trunc()) * 30.0);
     let mut seconds = micro((days - days.trunc() + rest_days - rest_days.trunc()) * SECONDS_PER_DAY);
     let more_days = (seconds / SECONDS_PER_DAY).trunc();
     seconds -= more_days * SECONDS_PER_DAY;
     #[allow(clippy::cast_precision_loss, reason = "PostgreSQL computes with doubles too")]
-    let micros = rounded(given.nanoseconds as f64 / 1e3 * factor + seconds * 1e6);
+    let micros = rounded(scaled(given.nanoseconds as f64 / 1e3) + seconds * 1e6);
     let days = rounded(days.trunc() + rest_days.trunc() + more_days);
     interval(rounded(months.trunc()), days, micros.and_then(|micros| micros.checked_mul(1_000)))
 }

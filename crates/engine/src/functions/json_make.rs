@@ -126,8 +126,17 @@ impl ScalarUDFImpl for Making {
             What::Array => {}
             What::Object if types.len().is_multiple_of(2) => {}
             What::Object => return wrong_count(self.name, "as many values as keys"),
-            _ if types.len() == 1 => {}
-            _ => return wrong_count(self.name, "one value"),
+            _ if types.len() != 1 => return wrong_count(self.name, "one value"),
+            What::Value => {}
+            What::Items => match &types[0] {
+                DataType::List(_) | DataType::Null => {}
+                _ => return plan_err!("`{}` takes a list", self.name),
+            },
+            What::Pairs => match &types[0] {
+                DataType::List(item) if is_pair(item.data_type()) => {}
+                DataType::Null => {}
+                _ => return plan_err!("`{}` takes a list of keys and values", self.name),
+            },
         }
         Ok(types.to_vec())
     }
@@ -168,6 +177,10 @@ impl ScalarUDFImpl for Making {
             ColumnarValue::Array(found)
         })
     }
+}
+
+fn is_pair(item: &DataType) -> bool {
+    matches!(item, DataType::Struct(parts) if parts.len() == 2)
 }
 
 impl Making {

@@ -16,11 +16,14 @@ use chrono::{NaiveDateTime, Offset, TimeZone, Timelike};
 use datafusion::{common::exec_err, error::Result};
 use jiter::{Jiter, JiterError, Peek};
 
-use super::dates::zone_of;
+use super::dates::{local, zone_of};
 use crate::guard::ValueLimits;
 
 /// How deep JSON may nest that is written anew.
 const DEPTH_MAX: usize = 200;
+
+/// What a pair of an object takes that is not written yet, beside its texts.
+const PAIR_BYTES: usize = size_of::<(String, String)>();
 
 /// Whose form a text has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +40,7 @@ pub(super) struct JsonText<'a> {
     form: Form,
     limits: ValueLimits,
     text: String,
-    /// Bytes of this value that are written and not in `text` yet.
+    /// Bytes of this value that are not in `text` yet: pairs, and what is written of them.
     aside: usize,
 }
 
@@ -56,6 +59,11 @@ impl<'a> JsonText<'a> {
         self.limits.value(self.function, self.text.len() + self.aside + part.len())?;
         self.text.push_str(part);
         Ok(())
+    }
+
+    fn set_aside(&mut self, bytes: usize) -> Result<()> {
+        self.aside = self.aside.saturating_add(bytes);
+        self.limits.value(self.function, self.text.len() + self.aside)
     }
 
     /// A text in quotes, escaped as PostgreSQL does.
@@ -108,11 +116,12 @@ impl<'a> JsonText<'a> {
         mut item: impl FnMut(&mut Self, usize) -> Result<()>,
     ) -> Result<()> {
         if self.form == Form::Jsonb {
+            self.set_aside(count.saturating_mul(PAIR_BYTES))?;
             let mut pairs = Vec::with_capacity(count);
             for index in 0..count {
                 let key = key(index)?;
                 let value = self.apart(|this| item(this, index))?;
-                self.aside += key.len();
+                self.set_aside(key.len())?;
                 pairs.push((key, value));
             }
             return self.sorted(pairs);
@@ -140,7 +149,7 @@ impl<'a> JsonText<'a> {
 
     /// Shorter keys first, and of equal keys the last.
     fn sorted(&mut self, mut pairs: Vec<(String, String)>) -> Result<()> {
-        self.aside -= pairs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        self.aside -= pairs.iter().map(|(key, value)| key.len() + value.len() + PAIR_BYTES).sum::<usize>();
         pairs.sort_by(|(a, _), (b, _)| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
         pairs.reverse();
         pairs.dedup_by(|(earlier, _), (later, _)| earlier == later);
@@ -258,7 +267,7 @@ impl<'a> JsonText<'a> {
                 while let Some(key) = next {
                     let peek = reader.peek().or_else(|error| broken(&error))?;
                     let value = self.apart(|this| this.anew(json, reader, peek, depth + 1))?;
-                    self.aside += key.len();
+                    self.set_aside(key.len() + PAIR_BYTES)?;
                     pairs.push((key, value));
                     next = reader.next_key().map(|key| key.map(str::to_owned)).or_else(|error| broken(&error))?;
                 }
@@ -348,8 +357,9 @@ fn shown(values: &dyn Array, row: usize) -> Result<String> {
     };
     match (time, values.data_type()) {
         (Some(time), DataType::Timestamp(_, Some(zone))) => {
-            let offset = zone_of(zone)?.offset_from_utc_datetime(&time).fix();
-            Ok(format!("{}{offset}", moment(time + offset)))
+            let zone = zone_of(zone)?;
+            let offset = zone.offset_from_utc_datetime(&time).fix();
+            Ok(format!("{}{offset}", moment(local(zone, time)?)))
         }
         (Some(time), DataType::Timestamp(..)) => Ok(moment(time)),
         (Some(time), _) => Ok(time.date().to_string()),

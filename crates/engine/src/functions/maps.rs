@@ -52,6 +52,7 @@ fn distinct(lists: &ArrayRef, keys: &ArrayRef, rows: usize) -> Result<Distinct> 
     let converter = RowConverter::new(vec![SortField::new(keys.data_type().clone())])?;
     let compared = converter.convert_columns(&[Arc::clone(keys)])?;
     let mut found = Distinct { last: Vec::new(), counts: Vec::new(), lengths: Vec::with_capacity(rows) };
+    let nulls = keys.logical_nulls();
     let mut seen: HashMap<OwnedRow, usize> = HashMap::new();
     for row in 0..rows {
         let before = found.last.len();
@@ -60,7 +61,7 @@ fn distinct(lists: &ArrayRef, keys: &ArrayRef, rows: usize) -> Result<Distinct> 
         for item in items {
             #[allow(clippy::cast_sign_loss, reason = "offsets are not below zero")]
             let at = item as u32;
-            if keys.is_null(at as usize) {
+            if nulls.as_ref().is_some_and(|nulls| nulls.is_null(at as usize)) {
                 continue;
             }
             let place = *seen.entry(compared.row(at as usize).owned()).or_insert(found.last.len());

@@ -45,6 +45,9 @@ pub(super) fn show(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(StringArray::from(shown)))
 }
 
+/// Digits that a format may ask for. Rust's own formats end at 65,535.
+const PLACES_MAX: usize = 1_000;
+
 /// One part of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -113,7 +116,7 @@ const PATTERNS: [&str; 19] =
     [",", ".", "0", "9", "EEEE", "FM", "MI", "PL", "PR", "RN", "SG", "SP", "TH", "B", "C", "D", "G", "L", "S"];
 
 impl NumberFormat {
-    /// Errors: for patterns that contradict each other.
+    /// Errors: for patterns that contradict each other, and too many digits.
     pub(super) fn new(written: &str) -> Result<Self> {
         let mut format = Self { parts: Vec::new(), wanted: Wanted::default() };
         let mut rest = written;
@@ -133,6 +136,10 @@ impl NumberFormat {
                 rest = &rest[if is_escaped { 2 } else { next.len_utf8() }..];
                 format.parts.push(Part::Letter(letter));
             }
+        }
+        let places = format.wanted.before + format.wanted.behind + format.wanted.shifted;
+        if places > PLACES_MAX {
+            return exec_err!("a format of a number has {places} digits, {PLACES_MAX} are allowed");
         }
         Ok(format)
     }

@@ -1,6 +1,6 @@
 //! Regular expressions that give arrays.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, ListBuilder, StringBuilder},
@@ -36,35 +36,65 @@ fn split_types(name: &str, given: &[DataType]) -> Result<(Vec<DataType>, DataTyp
     Ok((types, DataType::new_list(DataType::Utf8, true)))
 }
 
-/// The patterns of a batch that are compiled already.
-#[derive(Default)]
-struct Patterns(HashMap<(String, String), Regex>);
+/// What the flags of a pattern ask for, whichever way they are written.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Flags {
+    is_any_case: bool,
+    has_lines: bool,
+    /// `.` is any letter, `\n` too.
+    is_dot_all: bool,
+    has_comments: bool,
+}
 
-impl Patterns {
-    fn get(&mut self, pattern: &str, flags: &str) -> Result<Regex> {
-        let key = (pattern.to_owned(), flags.to_owned());
-        if let Some(found) = self.0.get(&key) {
-            return Ok(found.clone());
-        }
-        let mut builder = RegexBuilder::new(pattern);
+impl Flags {
+    fn read(flags: &str) -> Result<Self> {
+        let mut read = Self::default();
         for flag in flags.chars() {
             match flag {
-                'i' => builder.case_insensitive(true),
-                'c' => builder.case_insensitive(false),
-                's' => builder.dot_matches_new_line(true),
-                'm' | 'n' => builder.multi_line(true),
-                'x' => builder.ignore_whitespace(true),
+                'i' => read.is_any_case = true,
+                'c' => read.is_any_case = false,
+                's' => read.is_dot_all = true,
+                'm' | 'n' => read.has_lines = true,
+                'x' => read.has_comments = true,
                 other => return exec_err!("`{other}` is no flag of a pattern; there are i, c, s, m, n and x"),
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// The patterns of a batch that are compiled already: few, as the guard counts them before (`guard::hold`).
+#[derive(Default)]
+struct Patterns {
+    compiled: Vec<(String, Flags, Regex)>,
+    last: usize,
+}
+
+impl Patterns {
+    fn get(&mut self, pattern: &str, flags: &str) -> Result<&Regex> {
+        let flags = Flags::read(flags)?;
+        let is_it = |(text, with, _): &(String, Flags, Regex)| *with == flags && text == pattern;
+        if !self.compiled.get(self.last).is_some_and(is_it) {
+            self.last = match self.compiled.iter().position(is_it) {
+                Some(found) => found,
+                None => {
+                    self.compiled.push((pattern.to_owned(), flags, compile(pattern, flags)?));
+                    self.compiled.len() - 1
+                }
             };
         }
-        match builder.build() {
-            Ok(regex) => {
-                self.0.insert(key, regex.clone());
-                Ok(regex)
-            }
-            Err(error) => exec_err!("`{pattern}` is no regular expression: {error}"),
-        }
+        Ok(&self.compiled[self.last].2)
     }
+}
+
+fn compile(pattern: &str, flags: Flags) -> Result<Regex> {
+    let compiled = RegexBuilder::new(pattern)
+        .case_insensitive(flags.is_any_case)
+        .multi_line(flags.has_lines)
+        .dot_matches_new_line(flags.is_dot_all)
+        .ignore_whitespace(flags.has_comments)
+        .build();
+    compiled.or_else(|error| exec_err!("`{pattern}` is no regular expression: {error}"))
 }
 
 fn extract_all(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {

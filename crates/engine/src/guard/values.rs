@@ -1,6 +1,7 @@
 use std::{
-    collections::HashSet,
-    hash::{Hash, Hasher},
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use arrow::{
 };
 use datafusion::{
     common::{ScalarValue, resources_err},
-    error::Result,
+    error::{DataFusionError, Result},
     logical_expr::{
         ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
         simplify::{ExprSimplifyResult, SimplifyContext},
@@ -256,22 +257,74 @@ pub(crate) fn check_pattern(pattern: &ScalarValue) -> Result<()> {
     resources_err!("a pattern has {bytes} bytes, {PATTERN_BYTES_MAX} are allowed")
 }
 
-/// Errors: `ResourcesExhausted` for a regular expression that is too long, or one in nearly every row.
-fn check_patterns(function: &str, args: &[ColumnarValue]) -> Result<()> {
-    let patterns = match args.get(1).filter(|_| function.starts_with("regexp_")) {
-        Some(ColumnarValue::Array(patterns)) => patterns,
-        Some(ColumnarValue::Scalar(pattern)) => return check_pattern(pattern),
-        None => return Ok(()),
-    };
-    let patterns = cast(patterns, &DataType::Utf8View)?;
-    let different: HashSet<&str> = patterns.as_string_view().iter().flatten().collect();
-    if let Some(long) = different.iter().find(|pattern| pattern.len() > PATTERN_BYTES_MAX) {
+thread_local! {
+    /// Hashes of the functions and patterns that the pieces of a batch had so far, while there are pieces.
+    static PIECES: RefCell<Option<HashMap<String, HashSet<u64>>>> = const { RefCell::new(None) };
+}
+
+/// Until it goes away, what this thread evaluates are pieces of one batch: their patterns count together.
+pub(crate) struct Pieces {
+    /// False inside others, which these are pieces of.
+    is_outermost: bool,
+}
+
+impl Pieces {
+    pub(crate) fn begin() -> Self {
+        let is_outermost = PIECES.with_borrow(Option::is_none);
+        if is_outermost {
+            PIECES.set(Some(HashMap::new()));
+        }
+        Self { is_outermost }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        if self.is_outermost {
+            PIECES.set(None);
+        }
+    }
+}
+
+/// Which argument has the flags of a function's pattern.
+fn flags_at(function: &str) -> usize {
+    match function {
+        "regexp_replace" | "regexp_count" => 3,
+        "regexp_instr" => 4,
+        _ => 2,
+    }
+}
+
+/// Errors: `ResourcesExhausted` for a regular expression that is too long, or one in nearly every row. With other flags it
+/// is another one.
+fn check_patterns(function: &str, args: &[ColumnarValue], rows: usize) -> Result<()> {
+    let Some(pattern) = args.get(1).filter(|_| function.starts_with("regexp_")) else { return Ok(()) };
+    let flags = args.get(flags_at(function)).filter(|_| function != "regexp_extract_all");
+    if let ColumnarValue::Scalar(pattern) = pattern {
+        check_pattern(pattern)?;
+        if !matches!(flags, Some(ColumnarValue::Array(_))) {
+            return Ok(());
+        }
+    }
+    let texts = |given: &ColumnarValue| Ok::<_, DataFusionError>(cast(&given.to_array(rows)?, &DataType::Utf8View)?);
+    let (patterns, flags) = (texts(pattern)?, flags.map(texts).transpose()?);
+    let (patterns, flags) = (patterns.as_string_view(), flags.as_ref().map(AsArray::as_string_view));
+    let flags = |row: usize| flags.and_then(|flags| flags.is_valid(row).then(|| flags.value(row)));
+    let each = patterns.iter().enumerate().filter_map(|(row, pattern)| Some((pattern?, flags(row))));
+    let different: HashSet<(&str, Option<&str>)> = each.collect();
+    if let Some((long, _)) = different.iter().find(|(pattern, _)| pattern.len() > PATTERN_BYTES_MAX) {
         return check_pattern(&ScalarValue::from(*long));
     }
-    if different.len() <= PATTERNS_MAX {
+    let count = PIECES.with_borrow_mut(|pieces| {
+        let Some(pieces) = pieces else { return different.len() };
+        let seen = pieces.entry(function.to_owned()).or_default();
+        seen.extend(different.iter().map(|pair| BuildHasherDefault::<DefaultHasher>::default().hash_one(pair)));
+        seen.len()
+    });
+    if count <= PATTERNS_MAX {
         return Ok(());
     }
-    resources_err!("`{function}` has {} patterns at once, {PATTERNS_MAX} are allowed", different.len())
+    resources_err!("`{function}` has {count} patterns at once, {PATTERNS_MAX} are allowed")
 }
 
 /// A function that says no before it makes what is too large.
@@ -345,7 +398,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check_patterns(self.name(), &args.args)?;
+        check_patterns(self.name(), &args.args, args.number_rows)?;
         let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let given = args.args.iter().map(Arg::new).collect::<Result<Vec<_>>>()?;
         let mut batch = 0_usize;

@@ -26,6 +26,8 @@ async fn values_have_a_limit_before_they_are_made() {
         "select concat(repeat('x', 40000000), repeat('y', 40000000))",
         "select [range(0, 5000000), range(0, 5000000)]",
         "select repeat('x', value) from generate_series(1, 1000000)",
+        "select count(try(repeat('x', 100000 + 10 / (value % 2)))) from generate_series(1, 8192)",
+        "select count(try(repeat('x', 100000 + cast(random() as int)))) from generate_series(1, 8192)",
         "select string_agg(repeat('x', 100000), ',') from generate_series(1, 1000)",
         "select array_agg(value) from generate_series(1, 100000000)",
         "select array_agg(value) over (order by value) from generate_series(1, 100000)",

@@ -43,7 +43,7 @@ pub(super) fn plain(number: &Number, wanted: &mut Wanted) -> (bool, String) {
                 format!("{value:.*}", wanted.behind)
             } else {
                 let name = if value.is_nan() { "NaN" } else { "Infinity" };
-                wanted.behind = wanted.behind.min(sure - name.len());
+                wanted.behind = wanted.behind.min(sure.saturating_sub(name.len()));
                 if value < 0.0 { format!("-{name}") } else { name.to_owned() }
             }
         }
