@@ -61,6 +61,8 @@ pub(super) const GROWING: &[(&str, Grows)] = &[
     ("overlay", sum),
     ("encode", |a, row| size(a, 0, row).saturating_mul(2)),
     ("translate", |a, row| size(a, 0, row).saturating_mul(4)),
+    // It makes a number, by a step for each two letters: no more of them than a value may have bytes. Nothing stops it.
+    ("levenshtein", |a, row| size(a, 0, row).saturating_mul(size(a, 1, row))),
     ("string_to_array", items_of_text),
     ("array_repeat", |a, row| (size(a, 0, row) + 8).saturating_mul(count(a, 1, row))),
     ("array_resize", |a, row| (size(a, 2, row) + 8).saturating_mul(count(a, 1, row)).saturating_add(size(a, 0, row))),
