@@ -1,10 +1,11 @@
 use std::{
+    cmp::Reverse,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use crate::{
-    Error, QueryId, Result,
+    Error, Priority, QueryId, Result,
     live::{Live, Registry},
 };
 
@@ -92,7 +93,13 @@ fn victim(queries: &[Arc<Live>], much_bytes: usize) -> Option<&Arc<Live>> {
     if largest.memory_bytes() >= much_bytes {
         return Some(largest);
     }
-    let newest = at_work().filter(|live| live.may_grow()).max_by_key(|live| live.id());
+    // Of the least eager queue that has one: a job is hardly ever what came last and makes bombs.
+    let eagerness = |live: &Arc<Live>| match live.queue().options.priority {
+        Priority::High => 2,
+        Priority::Normal => 1,
+        Priority::Low => 0,
+    };
+    let newest = at_work().filter(|live| live.may_grow()).max_by_key(|live| (Reverse(eagerness(live)), live.id()));
     // Who holds next to nothing and makes nothing large is left alone: others, or their planning, are on their way out.
     newest.or_else(|| (largest.memory_bytes() >= much_bytes / 4).then_some(largest))
 }
