@@ -205,7 +205,11 @@ fn collect(node: &Arc<dyn ExecutionPlan>, depth: usize, steps: &mut Vec<Step>) {
     if let [child] = children[..]
         && PLUMBING.contains(&node.name())
     {
-        return collect(child, depth, steps);
+        let at = steps.len();
+        collect(child, depth, steps);
+        // Rows on their way may be spilled too: it is told with the step that made them.
+        steps[at].did.spilled_bytes += node.metrics().map_or(0, |metrics| did(&metrics).spilled_bytes);
+        return;
     }
     let arrow = if depth == 0 { String::new() } else { format!("{}-> ", "   ".repeat(depth - 1)) };
     let did = node.metrics().map(|metrics| did(&metrics)).unwrap_or_default();

@@ -85,15 +85,14 @@ impl Watch {
     }
 }
 
-/// The query that says it holds most, when that is much; else the newest of those that make large values, which nobody
-/// counts: what grows so fast has not been there for long.
+/// The query that says it holds most, when that is much; else of the least eager queue the newest of those that make
+/// large values, which nobody counts: what grows so fast has not been there for long.
 fn victim(queries: &[Arc<Live>], much_bytes: usize) -> Option<&Arc<Live>> {
     let at_work = || queries.iter().filter(|live| live.is_at_work() && !live.is_stopped());
     let largest = at_work().max_by_key(|live| live.memory_bytes())?;
     if largest.memory_bytes() >= much_bytes {
         return Some(largest);
     }
-    // Of the least eager queue that has one: a job is hardly ever what came last and makes bombs.
     let eagerness = |live: &Arc<Live>| match live.queue().options.priority {
         Priority::High => 2,
         Priority::Normal => 1,
