@@ -18,7 +18,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, ScalarUDF},
 };
 
-use crate::{EngineOptions, functions};
+use crate::{EngineOptions, functions, wanted};
 
 pub(crate) use memory::Watch;
 pub(crate) use values::{Pieces, check_pattern};
@@ -64,13 +64,15 @@ impl ValueLimits {
     pub(crate) fn nature(self, plan: &LogicalPlan) -> Result<Nature> {
         let (mut largest, mut has_growing) = (0, false);
         plan.apply_with_subqueries(|node| {
-            has_growing |= matches!(node, LogicalPlan::Unnest(_));
+            // Windows hold their rows, and no account knows of it.
+            has_growing |= matches!(node, LogicalPlan::Unnest(_) | LogicalPlan::Window(_));
             node.apply_expressions(|expr| {
                 expr.apply(|inner| {
                     match inner {
                         Expr::Literal(value, _) => largest = largest.max(value.size()),
                         Expr::ScalarFunction(call) => {
-                            has_growing |= call.func.inner().is::<values::Bounded>() || functions::may_grow(&call.func);
+                            let function = wanted::unwatched(&call.func);
+                            has_growing |= function.inner().is::<values::Bounded>() || functions::may_grow(function);
                         }
                         Expr::AggregateFunction(call) => has_growing |= call.func.inner().is::<aggregates::Bounded>(),
                         Expr::Unnest(_) => has_growing = true,

@@ -122,6 +122,9 @@ pub trait QueryListener: Send + Sync + 'static {
     fn ended(&self, state: &QueryState, error: Option<&Error>);
 }
 
+/// From when on what is planned may have computed much.
+const PLANS_LONG: Duration = Duration::from_millis(50);
+
 /// All queries that run.
 pub(crate) struct Registry {
     clock: Arc<dyn Clock>,
@@ -271,10 +274,16 @@ impl Live {
         matches!(self.facts().stage, Stage::Planning | Stage::Running)
     }
 
-    /// True when it may hold more than its operators say: constants are computed while it is planned.
+    /// True when it may hold more than its operators say: constants are computed while it is planned, unless that has only begun.
     pub(crate) fn may_grow(&self) -> bool {
         let facts = self.facts();
-        facts.running.as_ref().map_or(facts.stage == Stage::Planning, |running| running.may_grow)
+        match &facts.running {
+            Some(running) => running.may_grow,
+            None => {
+                let begun = facts.waited.unwrap_or_default();
+                facts.stage == Stage::Planning && self.started.elapsed() > begun + PLANS_LONG
+            }
+        }
     }
 
     /// Waits until somebody asked it to stop; gives why.

@@ -189,7 +189,7 @@ impl EngineOptions {
     }
 }
 
-/// What one statement may ask for before it is planned; the names are those of the `[sql]` settings.
+/// What one statement may ask for before it is planned.
 ///
 /// The defaults are for people's queries. Jobs, whose text is reviewed, may have [`SqlLimits::jobs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

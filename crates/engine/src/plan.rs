@@ -156,11 +156,13 @@ impl Planner {
             .build();
         functions::register(&mut narrow, limits)?;
         guard::hold(&mut narrow, limits)?;
+        wanted::watch_functions(&mut narrow)?;
         let operators = functions::operators(&narrow)?;
         let planners = [vec![operators], narrow.expr_planners().to_vec()].concat();
         let narrow = SessionStateBuilder::new_from_existing(narrow).with_expr_planners(planners).build();
-        let narrow = wanted::watch(narrow);
-        let postgres = pg_catalog::with_functions(&narrow, limits)?;
+        let narrow = wanted::watch_rules(narrow);
+        let mut postgres = pg_catalog::with_functions(&narrow, limits)?;
+        wanted::watch_functions(&mut postgres)?;
         let (pg_catalog, listing) = (PgCatalog::new()?, Listing::default());
         Ok(Self { catalog, narrow, postgres, pg_catalog, listing, threads, parallel_bytes_min, limits })
     }

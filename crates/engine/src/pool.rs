@@ -42,6 +42,9 @@ impl Budget {
 
 /// The memory of one query: a fair share for each of its operators that can spill, under the budget of all queries.
 ///
+/// Groups may take half of it: their tables double when they are full, and are counted when they have, so that the old and the
+/// new one together are what they really take.
+///
 /// One pool per query, because a `FairSpillPool` divides by the number of consumers it sees: shared by all queries, a
 /// wide one would starve the others.
 #[derive(Debug)]
@@ -80,10 +83,17 @@ impl MemoryPool for QueryPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let name = reservation.consumer().name();
+        let most = self.budget.limit / 2;
+        if name.contains("Aggregate") && reservation.size() + additional > most {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "{name} asked for {additional} bytes more, its groups hold {} of {most}",
+                reservation.size()
+            )));
+        }
         if !self.budget.take(additional) {
             return Err(DataFusionError::ResourcesExhausted(format!(
-                "{} asked for {additional} bytes more, the queries of its queue hold {} of {}",
-                reservation.consumer().name(),
+                "{name} asked for {additional} bytes more, the queries of its queue hold {} of {}",
                 self.budget.used(),
                 self.budget.limit
             )));
@@ -111,6 +121,17 @@ impl fmt::Display for QueryPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_leave_room_to_double() {
+        let budget = Budget::new(1_000);
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(budget.clone()));
+        let groups = MemoryConsumer::new("SingleHashAggregateStream[0]").with_can_spill(true).register(&pool);
+        groups.try_grow(500).unwrap();
+        let error = groups.try_grow(1).unwrap_err().to_string();
+        assert!(error.contains("hold 500 of 500"), "{error}");
+        assert_eq!(budget.used(), 500);
+    }
 
     #[test]
     fn queries_share_one_budget_and_give_it_back() {

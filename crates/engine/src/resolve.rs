@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableAlias,
-    TableFactor, VisitMut, VisitorMut, With,
+    Expr, Ident, NamedWindowExpr, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Spanned, Statement,
+    TableAlias, TableFactor, VisitMut, VisitorMut, WindowSpec, WindowType, With,
 };
 
 use crate::{
@@ -130,6 +130,17 @@ type Flow = ControlFlow<Box<Error>>;
 
 fn stop(error: Error) -> Flow {
     ControlFlow::Break(Box::new(error))
+}
+
+/// The most keys of a window: the planner orders each by each, in one step and hundreds of megabytes for some thousands.
+const WINDOW_KEYS_MAX: usize = 256;
+
+fn check_window(spec: &WindowSpec, position: Option<Position>) -> Flow {
+    if spec.partition_by.len() + spec.order_by.len() <= WINDOW_KEYS_MAX {
+        return ControlFlow::Continue(());
+    }
+    let (what, setting) = ("keys of a window", "window keys");
+    stop(Error::TooLarge { what, limit: WINDOW_KEYS_MAX, setting, position })
 }
 
 impl Finder<'_> {
@@ -291,7 +302,13 @@ impl VisitorMut for Finder<'_> {
                 *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
             }
         }
-        self.check(joins, || Position::of(select.select_token.0.span.start))
+        let position = Position::of(select.select_token.0.span.start);
+        for window in &select.named_window {
+            if let NamedWindowExpr::WindowSpec(spec) = &window.1 {
+                check_window(spec, position)?;
+            }
+        }
+        self.check(joins, || position)
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> Flow {
@@ -346,6 +363,11 @@ impl VisitorMut for Finder<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> Flow {
+        if let Expr::Function(function) = expr
+            && let Some(WindowType::WindowSpec(spec)) = &function.over
+        {
+            check_window(spec, Position::of(function.span().start))?;
+        }
         self.enter(|| if let Expr::Identifier(i) = expr { Position::of(i.span.start) } else { None })
     }
 
@@ -443,5 +465,9 @@ mod tests {
         check(&format!("select {}1", "1+".repeat(12_000)), Some("sql.depth_max"));
         check(&format!("select 1 {}", "union all select 1 ".repeat(5_000)), Some("sql.depth_max"));
         check(&format!("select * from t where a in ({}1)", "1,".repeat(15_000)), None);
+        let keys = |n: usize| format!("{}a", "a,".repeat(n - 1));
+        check(&format!("select rank() over (partition by {} order by a) from t", keys(255)), None);
+        check(&format!("select rank() over (partition by {} order by a) from t", keys(256)), Some("window keys"));
+        check(&format!("select rank() over w from t window w as (order by {})", keys(257)), Some("window keys"));
     }
 }

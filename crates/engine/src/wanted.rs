@@ -1,51 +1,96 @@
-//! Planning ends at its next step once nobody waits for it: a step of DataFusion's planner cannot be stopped in between.
+//! Planning ends at its next step once nobody waits for it, and so does what a plan's own task computes: neither can be stopped
+//! in between.
+//!
+//! Steps are the rules of the optimizers, each call of a function, and each time that one is asked what it gives: the types of
+//! nested calls are asked for again and again, of some nestings 2^n times.
+
+mod functions;
 
 use std::{
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use datafusion::{
-    common::tree_node::Transformed,
+    common::{resources_err, tree_node::Transformed},
     config::ConfigOptions,
     error::{DataFusionError, Result},
     execution::{SessionState, SessionStateBuilder},
-    logical_expr::LogicalPlan,
+    logical_expr::{ColumnarValue, LogicalPlan},
     optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, OptimizerRule},
     physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizerRule},
     physical_plan::ExecutionPlan,
 };
 use tokio::task::futures::TaskLocalFuture;
 
+pub(crate) use functions::{unwatched, watch_functions};
+
 tokio::task_local! {
     /// Gone when nobody waits any more.
-    static ASKER: Weak<()>;
+    static ASKER: Weak<Budget>;
 }
 
-/// Whoever waits for a plan, until dropped.
-pub(crate) struct Asker(Arc<()>);
+/// Whoever waits for a plan or its rows, until dropped.
+pub(crate) struct Asker(Arc<Budget>);
+
+/// What the work for an asker has used up.
+pub(crate) struct Budget {
+    /// Bytes that constants of the plan may still take.
+    constant_bytes_left: AtomicUsize,
+}
+
+/// The most bytes of all constants of a plan that functions make: more are made when the plan runs, each when it is needed.
+const CONSTANT_BYTES_MAX: usize = 16 << 20;
+
+/// Constants below this are not counted: there are no more of them than a statement has parts.
+const SMALL_BYTES: usize = 1 << 10;
 
 impl Asker {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(()))
+    /// Waits for a plan.
+    pub(crate) fn of_plan() -> Self {
+        Self(Arc::new(Budget { constant_bytes_left: AtomicUsize::new(CONSTANT_BYTES_MAX) }))
     }
 
-    /// The planning that is done for it, to be run elsewhere.
-    pub(crate) fn waits_for<F: Future>(&self, planning: F) -> TaskLocalFuture<Weak<()>, F> {
-        ASKER.scope(Arc::downgrade(&self.0), planning)
+    /// Waits for a plan's rows.
+    pub(crate) fn of_rows() -> Self {
+        Self(Arc::new(Budget { constant_bytes_left: AtomicUsize::new(usize::MAX) }))
+    }
+
+    /// The work that is done for it, to be run elsewhere.
+    pub(crate) fn waits_for<F: Future>(&self, work: F) -> TaskLocalFuture<Weak<Budget>, F> {
+        ASKER.scope(Arc::downgrade(&self.0), work)
     }
 }
 
-/// Errors: when nobody waits for what is planned here. Costs next to nothing.
+/// Errors: `External` when nobody waits for what is done here. Costs next to nothing.
 pub(crate) fn look() -> Result<()> {
     match ASKER.try_with(|asker| asker.strong_count() == 0) {
-        Ok(true) => Err(DataFusionError::Execution("nobody waits for this plan any more".to_owned())),
+        Ok(true) => Err(DataFusionError::External("nobody waits for this any more".into())),
         _ => Ok(()),
     }
 }
 
+/// Errors: `ResourcesExhausted` when the constants of the plan take too much, `External` when nobody waits for it.
+fn count_constant(value: &ColumnarValue) -> Result<()> {
+    let ColumnarValue::Scalar(value) = value else { return Ok(()) };
+    let bytes = value.size();
+    if bytes < SMALL_BYTES {
+        return Ok(());
+    }
+    let Ok(asker) = ASKER.try_with(Weak::upgrade) else { return Ok(()) };
+    let Some(budget) = asker else { return look() };
+    let left = &budget.constant_bytes_left;
+    match left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)) {
+        Ok(_) => Ok(()),
+        Err(_) => resources_err!("constants take more than {CONSTANT_BYTES_MAX} bytes while the statement is planned"),
+    }
+}
+
 /// Lets all rules look before each of their steps.
-pub(crate) fn watch(state: SessionState) -> SessionState {
+pub(crate) fn watch_rules(state: SessionState) -> SessionState {
     let mut builder = SessionStateBuilder::new_from_existing(state);
     for rule in builder.analyzer().iter_mut().flat_map(|analyzer| &mut analyzer.rules) {
         *rule = Arc::new(Looks(Arc::clone(rule)));
@@ -126,9 +171,9 @@ mod tests {
 
     #[tokio::test]
     async fn planning_that_nobody_waits_for_ends_at_its_next_step() {
-        let state = watch(SessionStateBuilder::new().with_default_features().build());
+        let state = watch_rules(SessionStateBuilder::new().with_default_features().build());
         let plan = LogicalPlanBuilder::values(vec![vec![lit(1)]]).unwrap().build().unwrap();
-        let asker = Asker::new();
+        let asker = Asker::of_plan();
         let is_over = |ended: Result<()>| ended.is_err_and(|error| error.to_string().contains("nobody waits"));
         let physical = async || state.query_planner().create_physical_plan(&plan, &state).await.map(drop);
         assert!(asker.waits_for(async { state.optimize(&plan) }).await.is_ok());

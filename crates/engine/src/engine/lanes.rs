@@ -99,7 +99,7 @@ impl Lane {
         turn: Turn,
         planning: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let (asker, threads) = (Asker::new(), self.threads.clone());
+        let (asker, threads) = (Asker::of_plan(), self.threads.clone());
         let planning = asker.waits_for(planning);
         let task = self.threads.spawn_blocking(move || {
             let _turn = turn;

@@ -29,6 +29,7 @@ use crate::{
     queue::Queue,
     stored::{Stored, bytes_of, first_rows},
     turns::Turn,
+    wanted::Asker,
 };
 
 /// When a query has to be done.
@@ -271,13 +272,15 @@ impl Driver {
     async fn drive(mut self, planned: Planned, slot: Turn, deadline: Deadline, entered: Entered, threads: Handle) {
         let (shared, live, sender) = (Arc::clone(&self.shared), Arc::clone(&self.live), self.sender.clone());
         let mut closing = shared.closing.subscribe();
-        let work = threads.spawn(async move {
+        let asker = Asker::of_rows();
+        let work = threads.spawn(asker.waits_for(async move {
             let _slot = slot;
             let done = self.run(planned).await;
             done.map(|()| self)
-        });
+        }));
         let work = Stopping::of(work);
-        let run = async {
+        let run = async move {
+            let _asker = asker;
             tokio::select! {
                 biased;
                 _ = closing.wait_for(|closing| *closing) => Err(Error::Cancelled),

@@ -21,7 +21,10 @@ use datafusion::{
 };
 
 use super::own::wrong_count;
-use crate::guard::{self, ValueLimits};
+use crate::{
+    guard::{self, ValueLimits},
+    wanted,
+};
 
 /// The parameter of the lambda that an attempt is; nothing that was typed has this name.
 pub(super) const PARAMETER: &str = "\u{1}row";
@@ -84,6 +87,7 @@ impl HigherOrderUDFImpl for Attempt {
     }
 
     fn return_field_from_args(&self, args: HigherOrderReturnFieldArgs<'_>) -> Result<FieldRef> {
+        wanted::look()?;
         match args.arg_fields {
             [ValueOrLambda::Lambda(body)] => Ok(Arc::new(body.as_ref().clone().with_nullable(true))),
             _ => wrong_count(ATTEMPT, "one value"),
@@ -150,6 +154,7 @@ impl Rows<'_> {
     /// Looks in halves for the rows that fail. Errors: `ResourcesExhausted` when the halves are too large together, though
     /// each of them keeps to the limits.
     fn halved(&mut self, rows: Range<usize>) -> Result<Piece> {
+        wanted::look()?;
         let count = rows.len();
         if count <= 1 || !self.is_once {
             match self.evaluated(rows.clone()) {

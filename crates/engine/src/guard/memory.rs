@@ -1,5 +1,4 @@
 use std::{
-    cmp::Reverse,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -11,6 +10,10 @@ use crate::{
 
 /// How often the process's memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often while more than half of what the engine may have is held: a thread can fill five megabytes in a millisecond.
+const LOOK_EVERY_WHEN_FULL: Duration = Duration::from_millis(5);
+/// How long one that was stopped may take to let go of what it holds.
+const LETTING_GO: Duration = Duration::from_millis(200);
 /// How often while no query is there: the allocator's answer costs a fifth of a millisecond.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -26,13 +29,23 @@ pub(crate) struct Watch {
     idle: (usize, Instant),
     /// The newest query that was there at the last look.
     seen: Option<QueryId>,
-    /// The query that was stopped last, and what was held then.
-    let_go: Option<(QueryId, usize)>,
+    /// When a query was stopped last, and what was held then.
+    let_go: Option<(Instant, usize)>,
+    /// What the queries held at the last look.
+    held: usize,
 }
 
 impl Watch {
     pub(crate) fn new(allocated: fn() -> usize, memory_bytes: usize, registry: Arc<Registry>) -> Self {
-        Self { allocated, memory_bytes, registry, idle: (allocated(), Instant::now()), seen: None, let_go: None }
+        Self {
+            allocated,
+            memory_bytes,
+            registry,
+            idle: (allocated(), Instant::now()),
+            seen: None,
+            let_go: None,
+            held: 0,
+        }
     }
 
     /// Starts a thread of its own, as the engine's may be busy for as long as it matters. It ends when what this gives is
@@ -40,7 +53,7 @@ impl Watch {
     pub(crate) fn start(mut self) -> Result<mpsc::Sender<()>> {
         let (alive, closed) = mpsc::channel();
         let look = move || {
-            while closed.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+            while closed.recv_timeout(self.pause()) == Err(mpsc::RecvTimeoutError::Timeout) {
                 self.look();
             }
         };
@@ -48,10 +61,14 @@ impl Watch {
         Ok(alive)
     }
 
+    fn pause(&self) -> Duration {
+        if self.held > self.memory_bytes / 2 { LOOK_EVERY_WHEN_FULL } else { LOOK_EVERY }
+    }
+
     fn look(&mut self) {
         let queries = self.registry.all();
         if queries.is_empty() {
-            self.let_go = None;
+            self.held = 0;
             if self.idle.1.elapsed() >= IDLE_EVERY {
                 self.idle = ((self.allocated)(), Instant::now());
             }
@@ -63,18 +80,20 @@ impl Watch {
             return;
         }
         let held = (self.allocated)().saturating_sub(self.idle.0);
-        let limit = self.memory_bytes + self.memory_bytes / 5;
-        // One that was stopped may need a moment: as long as it is there, the next goes only when memory grows on.
+        self.held = held;
+        let limit = self.memory_bytes - self.memory_bytes / 10;
+        // One that was stopped needs a moment: until then the next goes only when memory grows on.
         let most = match self.let_go {
-            Some((id, at)) if self.registry.get(id).is_some() => at + self.memory_bytes / 10,
+            Some((at, held)) if at.elapsed() < LETTING_GO => held + self.memory_bytes / 10,
             _ => limit,
         };
         if held <= most.max(limit) {
             return;
         }
-        if let Some(live) = victim(&queries, self.memory_bytes / 10) {
+        let is_far_over = held > self.memory_bytes + self.memory_bytes / 5;
+        if let Some(live) = victim(&queries, self.memory_bytes / 10, is_far_over) {
             tracing::warn!(query = %live.id(), bytes = held, "memory is used up, a query is stopped");
-            self.let_go = Some((live.id(), held));
+            self.let_go = Some((Instant::now(), held));
             live.stop_for(Error::Exhausted {
                 message: format!(
                     "the server's queries hold {held} bytes of {}, and this one is taken to hold most of them",
@@ -85,20 +104,20 @@ impl Watch {
     }
 }
 
-/// The query that says it holds most, when that is much; else of the least eager queue the newest of those that make
-/// large values, which nobody counts: what grows so fast has not been there for long.
-fn victim(queries: &[Arc<Live>], much_bytes: usize) -> Option<&Arc<Live>> {
+/// Far over the limit the query that says it holds most, when that is much: what counts all it holds may fill its share. Else one
+/// of the least eager queue: the newest of those that make large values, which nobody counts, as what grows so fast has not been
+/// there for long; far over the limit the one that holds most.
+fn victim(queries: &[Arc<Live>], much_bytes: usize, is_far_over: bool) -> Option<&Arc<Live>> {
     let at_work = || queries.iter().filter(|live| live.is_at_work() && !live.is_stopped());
-    let largest = at_work().max_by_key(|live| live.memory_bytes())?;
-    if largest.memory_bytes() >= much_bytes {
-        return Some(largest);
-    }
-    let eagerness = |live: &Arc<Live>| match live.queue().options.priority {
-        Priority::High => 2,
+    let holding = |bytes: usize| at_work().filter(move |live| is_far_over && live.memory_bytes() >= bytes);
+    let patience = |live: &Arc<Live>| match live.queue().options.priority {
+        Priority::High => 0,
         Priority::Normal => 1,
-        Priority::Low => 0,
+        Priority::Low => 2,
     };
-    let newest = at_work().filter(|live| live.may_grow()).max_by_key(|live| (Reverse(eagerness(live)), live.id()));
-    // Who holds next to nothing and makes nothing large is left alone: others, or their planning, are on their way out.
-    newest.or_else(|| (largest.memory_bytes() >= much_bytes / 4).then_some(largest))
+    let largest = holding(much_bytes).max_by_key(|live| live.memory_bytes());
+    let newest = || at_work().filter(|live| live.may_grow()).max_by_key(|live| (patience(live), live.id()));
+    // Who holds next to nothing is left alone: others are on their way out.
+    let last = || holding(much_bytes / 4).max_by_key(|live| (patience(live), live.memory_bytes()));
+    largest.or_else(newest).or_else(last)
 }

@@ -250,6 +250,34 @@ fn count_bytes(items: &ArrayRef, start: usize, count: usize) -> usize {
     span_bytes(items, start, count).saturating_add(offsets)
 }
 
+/// Functions that look for the groups of a pattern, which takes a step for each letter of the text, each part of the pattern and
+/// each group; to find a match alone takes one for each letter.
+const READING_GROUPS: [&str; 4] = ["regexp_extract_all", "regexp_instr", "regexp_match", "regexp_replace"];
+
+/// Steps in one text, less than a second: nothing stops them.
+const GROUP_STEPS_MAX: usize = 4_000_000_000;
+
+/// Errors: `ResourcesExhausted` when the groups of a pattern take too long to find in a text.
+fn check_groups(function: &str, args: &[ColumnarValue], given: &[Arg], rows: usize) -> Result<()> {
+    let (Some(pattern), Some(text)) = (args.get(1), given.first()) else { return Ok(()) };
+    let patterns = cast(&pattern.to_array(if given[1].is_scalar { 1 } else { rows })?, &DataType::Utf8View)?;
+    let patterns = patterns.as_string_view();
+    let rows = if given[1].is_scalar && text.is_scalar { 1 } else { rows };
+    for row in 0..rows {
+        let pattern = patterns.value(given[1].row(row));
+        let groups = pattern.bytes().filter(|letter| *letter == b'(').count();
+        let bytes = text.size(row);
+        if bytes.saturating_mul(pattern.len()).saturating_mul(groups) > GROUP_STEPS_MAX {
+            let length = pattern.len();
+            return resources_err!(
+                "`{function}` would look for {groups} groups of a pattern of {length} bytes in a text of {bytes} bytes, \
+                 {GROUP_STEPS_MAX} steps are allowed"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Errors: `ResourcesExhausted` for a regular expression that is too long.
 pub(crate) fn check_pattern(pattern: &ScalarValue) -> Result<()> {
     let bytes = pattern.try_as_str().flatten().map_or(0, str::len);
@@ -403,6 +431,9 @@ impl ScalarUDFImpl for Bounded {
         check_patterns(self.name(), &args.args, args.number_rows)?;
         let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let given = args.args.iter().map(Arg::new).collect::<Result<Vec<_>>>()?;
+        if READING_GROUPS.contains(&self.name()) {
+            check_groups(self.name(), &args.args, &given, args.number_rows)?;
+        }
         let mut batch = 0_usize;
         for row in 0..if is_constant { 1 } else { args.number_rows } {
             let bytes = (self.grows)(&given, row);

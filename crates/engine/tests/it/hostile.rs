@@ -15,7 +15,7 @@ use headworks_engine::{Caller, Engine, Error, Priority, QueryOptions, QueueOptio
 
 use crate::support::{bench_with, lake};
 
-const MEMORY_BYTES: usize = 256 << 20;
+const MEMORY_BYTES: usize = 512 << 20;
 /// What the process holds besides: its code, stacks, the tables, planning, and what the allocator keeps for the next one.
 const BASE_BYTES: usize = 192 << 20;
 const USERS: usize = 20;
@@ -96,7 +96,7 @@ fn the_hostile_corpus_by_twenty_users_leaves_the_process_alive_and_small() {
     let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
     let peak = out.lines().find_map(|line| line.strip_prefix("peak_bytes=")).and_then(|n| n.parse::<usize>().ok());
     println!("{out}");
-    assert!(child.status.success(), "{}\n{out}\n{err}", child.status);
+    assert!(child.status.success(), "{}\n{err}", child.status);
     assert!(!err.contains("panicked"), "{err}");
     let most = MEMORY_BYTES + MEMORY_BYTES / 5 + BASE_BYTES;
     assert!(peak.unwrap() <= most, "{} MiB at most, {} MiB are allowed", peak.unwrap() >> 20, most >> 20);
@@ -182,11 +182,13 @@ async fn corpus_by_twenty_users() {
     println!("statements={} took={:?}", statements.len(), started.elapsed());
     println!("job alone={quiet:?} beside={beside:?} ({} times, at most {:?})", jobs.len(), jobs[jobs.len() - 1]);
     println!("peak_bytes={}", peak_bytes());
-    assert!(problems.is_empty(), "{} of them:\n{}", problems.len(), problems.join("\n"));
+    // The last lines of what it prints are those that are seen when much else is.
+    problems.iter().for_each(|problem| println!("{problem}"));
+    assert!(problems.is_empty(), "{} problems", problems.len());
     assert!(beside <= quiet * SLOWER_MAX, "a job's query takes {beside:?}, alone {quiet:?}");
-    // A job, as people may have to wait: steps of DataFusion's planner that nothing can stop go on for a minute or two after their
-    // callers have gone (types that double), and keep their turns until then.
-    job(&engine).await.unwrap();
+    // Planning that goes on after its caller has gone would keep all turns.
+    let options = QueryOptions { timeout: Some(Duration::from_secs(10)), ..QueryOptions::default() };
+    assert_eq!(drain(&engine, "select 1", options).await.unwrap(), 1);
     drop(dir);
 }
 

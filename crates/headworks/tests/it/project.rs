@@ -207,8 +207,8 @@ fn filtered_line(line: &str) -> String {
 
 /// How many words say how long it is until something, as `16 h 25 min`.
 fn later_words(words: &[&str]) -> usize {
-    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
-    words.chunks(2).take_while(|pair| matches!(pair, [n, "h" | "min" | "d"] if is_number(n))).count() * 2
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    words.chunks(2).take_while(|pair| matches!(pair, [n, "d" | "h" | "min" | "s"] if is_number(n))).count() * 2
 }
 
 fn is_instant(word: &str) -> bool {

@@ -154,7 +154,7 @@ select length(cast(to_char(cast(1 as decimal(38, 0)), '9V' || repeat('9', 200000
 select to_char(value, repeat('9', 100000)) from generate_series(1, 1000000)
 select length(cast(to_json(repeat(chr(1), 16000000)) as text))
 select length(cast(to_json(array_repeat('', 3000000)) as text))
-select length(cast(json_build_array(<<30 repeat('"', 4000000),>> 1) as text))
+select length(cast(json_build_array(<<100 repeat('"', 4000000),>> 1) as text))
 select length(cast(jsonb_build_object('a', repeat(chr(1), 3000000), 'a', repeat(chr(1), 3000000)) as text))
 select length(cast(to_jsonb(('[' || repeat('{"a":1,"a":2},', 200000) || '1]')::json) as text))
 select length(cast(to_jsonb((repeat('[', 190) || repeat(']', 190))::json) as text))
@@ -293,6 +293,21 @@ with c0 as (select 'x' as x)<<39 , c{n} as (select concat(x, x) as x from c{p})>
 with c0 as (select [1] as x)<<39 , c{n} as (select array_concat(x, x) as x from c{p})>> select * from c39
 with c0 as (select [1] as x)<<39 , c{n} as (select [x, x] as x from c{p})>> select * from c39
 with c0 as (select 1 as x)<<39 , c{n} as (select struct(x, x) as x from c{p})>> select * from c39
+with c0 as (select 1 as x)<<39 , c{n} as (select named_struct('a', x, 'b', x) as x from c{p})>> select * from c39
+with c0 as (select 1 as x)<<39 , c{n} as (select map([x], [x]) as x from c{p})>> select * from c39
+with c0 as (select 1 as x)<<39 , c{n} as (select map_agg(x, x) as x from c{p})>> select * from c39
+select <<60 abs(case when delay > 1 then >>delay<<60  end)>> from flights
+select <<60 coalesce(nullif(>>delay<<60 , 1), 2)>> from flights
+select <<100 round(try(>>delay<<100 ))>> from flights
+select <<60 (>>true<<60  between false and true)>> from flights
+select <<60 (>>delay > 1<<60  between delay > 2 and delay > 3)>> from flights
+select <<60 ifnull(nvl(>>delay<<60 , 1), 2)>> from flights
+select <<60 nvl2(>>delay<<60 , 1, 2)>> from flights
+select <<60 greatest(least(>>delay<<60 , 1), 2)>> from flights
+select <<60 (case >>delay<<60  when 1 then 2 else 3 end)>> from flights
+select <<60 (>>delay > 1<<60  is distinct from (delay > 2))>> from flights
+select <<60 (>>delay > 1<<60  in (delay > 2, delay > 3))>> from flights
+select <<60 date_trunc('day', >>ds<<60  + interval '1 day')>> from flights
 with c0 as (select value::text as x from generate_series(1, 100))<<39 , c{n} as (select x || x as x from c{p})>> select length(x) from c39
 with c0 as (select [value] as x from generate_series(1, 100))<<39 , c{n} as (select [x, x] as x from c{p})>> select * from c39
 select replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace('x', 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx'), 'x', 'xxxxxxxxxx')
