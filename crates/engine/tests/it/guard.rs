@@ -76,6 +76,37 @@ async fn a_pattern_has_an_end() {
     assert_eq!(bench.value(&format!("select '{0}' ~ '{0}'", &long[1..])).await, "true");
 }
 
+/// Each level has what is in it twice: nothing of it is made.
+#[tokio::test]
+async fn what_doubles_with_each_level_is_refused() {
+    let bench = bench();
+    let nested = |before: &str, inner: &str, after: &str, count: usize| {
+        format!("select {}{inner}{} from flights limit 1", before.repeat(count), after.repeat(count))
+    };
+    let ctes = |made: &str| {
+        let more: String = (1..40).map(|n| format!(", c{n} as (select {made} as x from c{})", n - 1)).collect();
+        format!("with c0 as (select 1 as x){more} select * from c39")
+    };
+    for (sql, expected) in [
+        (ctes("struct(x, x)"), "`struct` would make a type of more than 10000 parts"),
+        (ctes("named_struct('a', x, 'b', x)"), "would make a type of more than 10000 parts"),
+        (ctes("map([x], [x])"), "would make a type of more than 10000 parts"),
+        (nested("coalesce(", "delay", " + 1, 2)", 40), "has more than 100000 parts once all in it is written out"),
+        (
+            "select regexp_match(repeat('a', 1000000), repeat('(a*)', 100))".to_owned(),
+            "`regexp_match` would look for 100 groups of a pattern of 400 bytes in a text of 1000000 bytes",
+        ),
+    ] {
+        let error = bench.fails(&sql).await.to_string();
+        assert!(error.contains(expected), "{sql}: {error}");
+    }
+    // By its alias a function is what it is by its name, and the texts of nested ones do not double.
+    let sql = nested("ifnull(", "delay", ", 1)", 12);
+    let plan = bench.engine.rows(&sql, QueryOptions::default()).await.unwrap();
+    let name = plan[0].schema().field(0).name().clone();
+    assert!(name.starts_with("ifnull(ifnull(") && name.len() < 400, "{name}");
+}
+
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 async fn count(engine: Engine, sql: &str) -> headworks_engine::Result<usize> {
