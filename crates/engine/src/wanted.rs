@@ -36,7 +36,7 @@ tokio::task_local! {
 /// Whoever waits for a plan or its rows, until dropped.
 pub(crate) struct Asker(Arc<Budget>);
 
-/// What the work for an asker has used up.
+/// What the work for an asker may still use.
 pub(crate) struct Budget {
     /// Bytes that constants of the plan may still take.
     constant_bytes_left: AtomicUsize,
