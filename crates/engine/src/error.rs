@@ -210,6 +210,9 @@ pub enum Error {
 /// Stands in the message of a function whose values would be too large.
 pub(crate) const VALUE_LIMIT: &str = "above the limit for values of";
 
+/// And of one that no setting changes.
+pub(crate) const FIXED_LIMIT: &str = "are allowed";
+
 /// What the engine's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -420,6 +423,9 @@ impl Fault for Error {
             Self::Exhausted { message } if message.contains(VALUE_LIMIT) => Some(
                 "make smaller values, or raise `sql.value_bytes_max` and `engine.memory` in headworks.toml".to_owned(),
             ),
+            Self::Exhausted { message } if message.contains(FIXED_LIMIT) => {
+                Some("make texts and patterns shorter: this limit is fixed".to_owned())
+            }
             Self::Exhausted { .. } => {
                 Some("read fewer partitions or columns, or raise `engine.memory` in headworks.toml".to_owned())
             }

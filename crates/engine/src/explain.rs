@@ -3,7 +3,7 @@
 //! `EXPLAIN VERBOSE` is left to DataFusion, which shows each node and each pass of its optimizer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +31,8 @@ use datafusion::{
 use futures::{TryStreamExt, stream};
 use headworks_domain::{bytes, count, counted};
 
+use crate::shared::SharedExec;
+
 /// The one column, named as in PostgreSQL.
 pub(crate) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("QUERY PLAN", DataType::Utf8, false)]))
@@ -39,7 +41,7 @@ pub(crate) fn schema() -> SchemaRef {
 /// A plan that is not run.
 pub(crate) fn plan(plan: &Arc<dyn ExecutionPlan>, reads: String) -> Result<RecordBatch> {
     let mut steps = Vec::new();
-    collect(plan, 0, &mut steps);
+    collect(plan, 0, &mut steps, &mut HashMap::new());
     batch(steps.into_iter().map(|step| step.text).chain([reads]).collect())
 }
 
@@ -139,7 +141,7 @@ impl ExecutionPlan for AnalyzeExec {
 /// The steps with what they did before them, and what the whole took.
 fn analyzed(plan: &Arc<dyn ExecutionPlan>, besides: Besides, ran_in: Duration) -> Result<RecordBatch> {
     let mut steps = Vec::new();
-    collect(plan, 0, &mut steps);
+    collect(plan, 0, &mut steps, &mut HashMap::new());
     let mut lines = vec![format!("{:>14} {:>10}  step", "rows", "time")];
     for Step { text, did } in &steps {
         let rows = did.rows.map(count).unwrap_or_default();
@@ -200,22 +202,35 @@ const PLUMBING: [&str; 7] = [
     "BufferExec",
 ];
 
-fn collect(node: &Arc<dyn ExecutionPlan>, depth: usize, steps: &mut Vec<Step>) {
-    let children = node.children();
+/// Adds the steps of a plan. What is computed once has a number, and its steps stand with the first who reads it.
+fn collect(
+    node: &Arc<dyn ExecutionPlan>,
+    depth: usize,
+    steps: &mut Vec<Step>,
+    shared: &mut HashMap<*const dyn ExecutionPlan, usize>,
+) {
+    let mut children = node.children();
     if let [child] = children[..]
         && PLUMBING.contains(&node.name())
     {
         let at = steps.len();
-        collect(child, depth, steps);
+        collect(child, depth, steps, shared);
         // Rows on their way may be spilled too: it is told with the step that made them.
         steps[at].did.spilled_bytes += node.metrics().map_or(0, |metrics| did(&metrics).spilled_bytes);
         return;
     }
     let arrow = if depth == 0 { String::new() } else { format!("{}-> ", "   ".repeat(depth - 1)) };
     let did = node.metrics().map(|metrics| did(&metrics)).unwrap_or_default();
-    steps.push(Step { text: format!("{arrow}{}", shown(node)), did });
+    let mut text = shown(node);
+    if let Some(reader) = node.downcast_ref::<SharedExec>() {
+        let next = shared.len() + 1;
+        let number = *shared.entry(Arc::as_ptr(reader.inner())).or_insert(next);
+        text = if number == next { format!("Shared {number}") } else { format!("Shared {number}, as above") };
+        children.extend((number == next).then_some(reader.inner()));
+    }
+    steps.push(Step { text: format!("{arrow}{text}"), did });
     for child in children {
-        collect(child, depth + 1, steps);
+        collect(child, depth + 1, steps, shared);
     }
 }
 

@@ -57,6 +57,7 @@ mod pool;
 mod queue;
 mod resolve;
 mod semi_joins;
+mod shared;
 mod turns;
 mod types;
 mod wanted;

@@ -1,7 +1,7 @@
 //! Queries that run now: who asked what, how far each is, and how to stop it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +17,7 @@ use headworks_domain::Clock;
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
-use crate::{Caller, Error, access::Barrier, queue::Queue};
+use crate::{Caller, Error, access::Barrier, queue::Queue, shared::SharedExec};
 
 /// A query's name for as long as anybody remembers it; sorts by the time of its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -380,7 +380,12 @@ impl Live {
 fn read(plan: &Arc<dyn ExecutionPlan>) -> Read {
     let mut sum = Read::default();
     let mut nodes = vec![plan];
+    let mut shared = HashSet::new();
     while let Some(node) = nodes.pop() {
+        if let Some(reader) = node.downcast_ref::<SharedExec>() {
+            nodes.extend(shared.insert(Arc::as_ptr(reader.inner())).then_some(reader.inner()));
+            continue;
+        }
         let children = node.children();
         if let Some(metrics) = node.metrics() {
             if children.is_empty() {

@@ -26,6 +26,8 @@ use datafusion::{
 };
 use tokio::task::futures::TaskLocalFuture;
 
+use crate::error::FIXED_LIMIT;
+
 pub(crate) use functions::{unwatched, watch_functions};
 
 tokio::task_local! {
@@ -38,8 +40,8 @@ pub(crate) struct Asker(Arc<Budget>);
 
 /// What the work for an asker may still use.
 pub(crate) struct Budget {
-    /// Bytes that constants of the plan may still take.
-    constant_bytes_left: AtomicUsize,
+    /// Bytes that constants of the plan may still take; none where no plan is made.
+    constant_bytes_left: Option<AtomicUsize>,
 }
 
 /// The most bytes of all constants of a plan that functions make: more are made when the plan runs, each when it is needed.
@@ -51,12 +53,12 @@ const SMALL_BYTES: usize = 1 << 10;
 impl Asker {
     /// Waits for a plan.
     pub(crate) fn of_plan() -> Self {
-        Self(Arc::new(Budget { constant_bytes_left: AtomicUsize::new(CONSTANT_BYTES_MAX) }))
+        Self(Arc::new(Budget { constant_bytes_left: Some(AtomicUsize::new(CONSTANT_BYTES_MAX)) }))
     }
 
     /// Waits for a plan's rows.
     pub(crate) fn of_rows() -> Self {
-        Self(Arc::new(Budget { constant_bytes_left: AtomicUsize::new(usize::MAX) }))
+        Self(Arc::new(Budget { constant_bytes_left: None }))
     }
 
     /// The work that is done for it, to be run elsewhere.
@@ -82,10 +84,12 @@ fn count_constant(value: &ColumnarValue) -> Result<()> {
     }
     let Ok(asker) = ASKER.try_with(Weak::upgrade) else { return Ok(()) };
     let Some(budget) = asker else { return look() };
-    let left = &budget.constant_bytes_left;
+    let Some(left) = &budget.constant_bytes_left else { return Ok(()) };
     match left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)) {
         Ok(_) => Ok(()),
-        Err(_) => resources_err!("constants take more than {CONSTANT_BYTES_MAX} bytes while the statement is planned"),
+        Err(_) => resources_err!(
+            "constants of the statement are larger than the {CONSTANT_BYTES_MAX} bytes that {FIXED_LIMIT}"
+        ),
     }
 }
 

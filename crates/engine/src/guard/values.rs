@@ -20,6 +20,7 @@ use datafusion::{
 };
 
 use super::ValueLimits;
+use crate::error::FIXED_LIMIT;
 
 /// Gives at most how many bytes a function's value of one row has; null counts as nothing.
 pub(super) type Grows = fn(&[Arg], usize) -> usize;
@@ -271,7 +272,7 @@ fn check_groups(function: &str, args: &[ColumnarValue], given: &[Arg], rows: usi
             let length = pattern.len();
             return resources_err!(
                 "`{function}` would look for {groups} groups of a pattern of {length} bytes in a text of {bytes} bytes, \
-                 {GROUP_STEPS_MAX} steps are allowed"
+                 {GROUP_STEPS_MAX} steps {FIXED_LIMIT}"
             );
         }
     }
@@ -284,7 +285,7 @@ pub(crate) fn check_pattern(pattern: &ScalarValue) -> Result<()> {
     if bytes <= PATTERN_BYTES_MAX {
         return Ok(());
     }
-    resources_err!("a pattern has {bytes} bytes, {PATTERN_BYTES_MAX} are allowed")
+    resources_err!("a pattern has {bytes} bytes, {PATTERN_BYTES_MAX} {FIXED_LIMIT}")
 }
 
 thread_local! {
@@ -354,7 +355,7 @@ fn check_patterns(function: &str, args: &[ColumnarValue], rows: usize) -> Result
     if count <= PATTERNS_MAX {
         return Ok(());
     }
-    resources_err!("`{function}` has {count} patterns at once, {PATTERNS_MAX} are allowed")
+    resources_err!("`{function}` has {count} patterns at once, {PATTERNS_MAX} {FIXED_LIMIT}")
 }
 
 /// A function that says no before it makes what is too large.

@@ -72,6 +72,7 @@ async fn a_pattern_has_an_end() {
         let error = bench.fails(&sql).await;
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
         assert!(error.to_string().contains("1024 are allowed"), "{sql}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("fixed")), "{sql}: {error}");
     }
     assert_eq!(bench.value(&format!("select '{0}' ~ '{0}'", &long[1..])).await, "true");
 }

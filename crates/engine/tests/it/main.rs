@@ -11,6 +11,7 @@ mod names;
 mod output;
 mod queues;
 mod running;
+mod shared;
 mod slt;
 mod support;
 
