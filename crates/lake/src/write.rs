@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
-    compute::{CastOptions, cast_with_options, take},
+    compute::{CastOptions, cast_with_options, kernels::cmp, take},
     datatypes::{DataType, Date32Type, Float64Type, Int32Type, Schema, SchemaRef},
     util::display::FormatOptions,
 };
@@ -568,22 +568,34 @@ fn encoded(properties: WriterPropertiesBuilder, path: ColumnPath, array: &ArrayR
         | DataType::UInt64
         | DataType::Date32
         | DataType::Time64(_)
-        | DataType::Timestamp(..) => Encoding::DELTA_BINARY_PACKED,
+        | DataType::Timestamp(..)
+        // In Parquet these are integers of 32 or 64 bits.
+        | DataType::Decimal128(..=18, _) => Encoding::DELTA_BINARY_PACKED,
         DataType::Utf8 | DataType::Binary => Encoding::DELTA_LENGTH_BYTE_ARRAY,
         _ => return properties,
     };
-    if recurs(array) {
+    let sample = array.slice(0, array.len().min(SAMPLE_ROWS));
+    // Integers in order are smaller by their differences than by any dictionary.
+    let rises = encoding == Encoding::DELTA_BINARY_PACKED && rises(&sample);
+    if recurs(&sample) && !rises {
         properties
     } else {
         properties.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, encoding)
     }
 }
 
-/// True when at most half of the first values are distinct.
-fn recurs(array: &ArrayRef) -> bool {
-    let sample = array.slice(0, array.len().min(SAMPLE_ROWS));
+/// True when no value is below the one before it, and at least one of sixteen is above.
+fn rises(sample: &ArrayRef) -> bool {
+    let Some(steps) = sample.len().checked_sub(1) else { return false };
+    let (before, after) = (sample.slice(0, steps), sample.slice(1, steps));
+    let falls = cmp::lt(&after, &before).is_ok_and(|lower| lower.has_true());
+    !falls && cmp::gt(&after, &before).is_ok_and(|higher| higher.true_count() * 16 >= steps)
+}
+
+/// True when at most half of the values are distinct.
+fn recurs(sample: &ArrayRef) -> bool {
     let mut hashes = vec![0; sample.len()];
-    if create_hashes([&sample], &RandomState::default(), &mut hashes).is_err() {
+    if create_hashes([sample], &RandomState::default(), &mut hashes).is_err() {
         return true;
     }
     let mut hashes: Vec<u64> =
@@ -592,4 +604,42 @@ fn recurs(array: &ArrayRef) -> bool {
     hashes.sort_unstable();
     hashes.dedup();
     hashes.len() * 2 <= values
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray};
+
+    use super::*;
+
+    /// The encoding that a column is written with; none for a dictionary.
+    fn encoding(array: ArrayRef) -> Option<Encoding> {
+        let path = ColumnPath::from("c");
+        let properties = encoded(WriterProperties::builder(), path.clone(), &array).build();
+        properties.encoding(&path).filter(|_| !properties.dictionary_enabled(&path))
+    }
+
+    #[test]
+    fn values_are_encoded_as_they_come() {
+        let ints = |values: &mut dyn Iterator<Item = i64>| encoding(Arc::new(Int64Array::from_iter_values(values)));
+        let mixed = |n: i64| n * 7_919 % 1_000;
+        let delta = Some(Encoding::DELTA_BINARY_PACKED);
+        assert_eq!(ints(&mut (0..500).map(mixed)), delta);
+        assert_eq!(ints(&mut (0..500).map(|n| mixed(n) % 10)), None);
+        // Each four times, in order and not; nearly all the same, in order.
+        assert_eq!(ints(&mut (0..500).map(|n| n / 4)), delta);
+        assert_eq!(ints(&mut (0..500).map(|n| mixed(n) / 4 * 4 % 100)), None);
+        assert_eq!(ints(&mut (0..500).map(|n| n / 200)), None);
+        assert_eq!(ints(&mut std::iter::repeat_n(7, 500)), None);
+        assert_eq!(ints(&mut (0..1)), delta);
+        assert_eq!(ints(&mut (0..0)), None);
+
+        assert_eq!(encoding(Arc::new(Date32Array::from_iter_values(0..500))), delta);
+        let prices = || Decimal128Array::from_iter_values((0..500).map(|n| i128::from(mixed(n))));
+        assert_eq!(encoding(Arc::new(prices().with_precision_and_scale(15, 2).unwrap())), delta);
+        assert_eq!(encoding(Arc::new(prices().with_precision_and_scale(19, 2).unwrap())), None);
+        let texts = StringArray::from_iter_values((0..500).map(|n| n.to_string()));
+        assert_eq!(encoding(Arc::new(texts)), Some(Encoding::DELTA_LENGTH_BYTE_ARRAY));
+        assert_eq!(encoding(Arc::new(Float64Array::from_iter_values([1.5, 2.5]))), None);
+    }
 }

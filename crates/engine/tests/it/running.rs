@@ -114,7 +114,7 @@ async fn errors_come_whole_through_datafusion_streams() {
 }
 
 /// Waits until all reservations are returned; tasks that were stopped end a moment later.
-async fn gives_all_back(engine: &headworks_engine::Engine) {
+pub(crate) async fn gives_all_back(engine: &headworks_engine::Engine) {
     for _ in 0..500 {
         if engine.memory_used_bytes() == 0 {
             return;

@@ -1,6 +1,9 @@
 //! What a statement has more than once is computed once.
 
-use crate::support::{bench, bench_with, ints, lake, table};
+use crate::{
+    running::gives_all_back,
+    support::{bench, bench_with, ints, lake, table},
+};
 
 /// How often a text is in another.
 fn count(of: &str, text: &str) -> usize {
@@ -16,6 +19,8 @@ async fn a_grouping_is_computed_once() {
     assert_eq!((count("Scan of", &plan), count("Shared 1", &plan), count("as above", &plan)), (1, 2, 1), "{plan}");
     let plan = bench.shown(&format!("explain analyze {totals}")).await;
     assert_eq!((count("Scan of", &plan), count("Shared 1", &plan)), (1, 2), "{plan}");
+    assert_eq!(bench.value(totals).await, "UA");
+    gives_all_back(&bench.engine).await;
 
     // One that is in another, and another grouping.
     let plan = bench
@@ -52,4 +57,5 @@ async fn what_does_not_fit_is_computed_again() {
                select (select max(n + m + l) from groups) * 1000000 + count(k + n + m + l) from groups";
     assert!(bench.shown(&format!("explain {sql}")).await.contains("Shared 1"));
     assert_eq!(bench.value(sql).await, "1399999700000");
+    gives_all_back(&bench.engine).await;
 }
