@@ -38,6 +38,7 @@ pub mod checks;
 pub mod output;
 
 mod access;
+mod arithmetic;
 mod cache;
 mod coop;
 mod dialect;

@@ -17,6 +17,7 @@ use datafusion::{
     common::tree_node::{TreeNode, TreeNodeRecursion},
     execution::{FunctionRegistry, SessionState, SessionStateBuilder, context::SQLOptions, runtime_env::RuntimeEnv},
     logical_expr::{Expr, LogicalPlan, Volatility},
+    physical_optimizer::optimizer::PhysicalOptimizer,
     physical_plan::{ExecutionPlan, joins::HashJoinExec},
     prelude::SessionConfig,
     sql::{
@@ -30,6 +31,7 @@ use headworks_domain::Grant;
 use crate::{
     At, Catalog, Described, Error, Found, GrantCheck, Listed, Moment, QueryOptions, Result,
     access::{self, Barrier},
+    arithmetic::{Arithmetic, Constants},
     coop::Pauses,
     early_filters::EarlyFilters,
     explain::{self, AnalyzeExec, Besides},
@@ -148,6 +150,8 @@ impl Planner {
         options.execution.time_zone = Some("UTC".to_owned());
         options.execution.perfect_hash_join_small_build_threshold = KEYS_MAX;
         options.execution.perfect_hash_join_min_key_density = KEY_DENSITY_MIN;
+        let mut physical_rules = PhysicalOptimizer::new().rules;
+        physical_rules.insert(0, Arc::new(Arithmetic));
         let mut narrow = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
@@ -155,8 +159,10 @@ impl Planner {
             // Nothing of a query's text may name a file.
             .with_file_formats(Vec::new())
             .with_table_factories(HashMap::new())
+            .with_analyzer_rule(Arc::new(Constants))
             .with_optimizer_rule(Arc::new(Extremes))
             .with_optimizer_rule(Arc::new(EarlySemiJoins))
+            .with_physical_optimizer_rules(physical_rules)
             .with_physical_optimizer_rule(Arc::new(EarlyFilters))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .build();
