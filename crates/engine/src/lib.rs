@@ -40,6 +40,7 @@ pub mod output;
 mod access;
 mod arithmetic;
 mod cache;
+mod conjunctions;
 mod coop;
 mod dialect;
 mod early_filters;

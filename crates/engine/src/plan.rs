@@ -32,6 +32,7 @@ use crate::{
     At, Catalog, Described, Error, Found, GrantCheck, Listed, Moment, QueryOptions, Result,
     access::{self, Barrier},
     arithmetic::{Arithmetic, Constants},
+    conjunctions::Conjunctions,
     coop::Pauses,
     early_filters::EarlyFilters,
     explain::{self, AnalyzeExec, Besides},
@@ -163,6 +164,7 @@ impl Planner {
             .with_optimizer_rule(Arc::new(Extremes))
             .with_optimizer_rule(Arc::new(EarlySemiJoins))
             .with_physical_optimizer_rules(physical_rules)
+            .with_physical_optimizer_rule(Arc::new(Conjunctions))
             .with_physical_optimizer_rule(Arc::new(EarlyFilters))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .build();
