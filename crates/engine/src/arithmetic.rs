@@ -164,7 +164,9 @@ fn checked(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Typed> {
     let data_type = BinaryTypeCoercer::new(&left_type, &op, &right_type).get_result_type()?;
     let plain = || BinaryExpr::new(Arc::clone(&left.expr), op, Arc::clone(&right.expr));
     let expr: Arc<dyn PhysicalExpr> = match (&left_type, &right_type) {
-        (left, right) if left.is_integer() && right.is_integer() => Arc::new(plain().with_fail_on_overflow(true)),
+        (left, right) if left.is_signed_integer() && right.is_signed_integer() => {
+            Arc::new(plain().with_fail_on_overflow(true))
+        }
         (DataType::Decimal128(_, left), DataType::Decimal128(_, right)) => {
             match Decimals::new(op, *left, *right, &data_type) {
                 Some(decimals) => Arc::new(DecimalExpr { plain: plain(), decimals }),
