@@ -75,10 +75,11 @@ fn projected(projection: &ProjectionExec) -> Result<Node> {
 }
 
 fn filtered(filter: &FilterExec) -> Result<Node> {
-    let predicate = [Arc::clone(filter.predicate())];
-    let Some(predicate) = all_checked(&predicate, &filter.input().schema())? else { return Ok(None) };
-    let builder = predicate.into_iter().fold(FilterExecBuilder::from(filter), FilterExecBuilder::with_predicate);
-    Ok(Some(Arc::new(builder.build()?)))
+    let predicate = checked(filter.predicate(), &filter.input().schema())?.expr;
+    if Arc::ptr_eq(&predicate, filter.predicate()) {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(FilterExecBuilder::from(filter).with_predicate(predicate).build()?)))
 }
 
 /// Only where rows come in: what merges groups has columns only.

@@ -437,6 +437,9 @@ impl Fault for Error {
             {
                 Some("`x / nullif(y, 0)` gives null instead".to_owned())
             }
+            Self::Data { message } if message.contains("Overflow happened") => {
+                Some("cast to `decimal(38, 0)` or `double` before you calculate".to_owned())
+            }
             Self::DiskFull { .. } => {
                 Some("free space on that disk, or let the query spill less: raise `engine.memory`".to_owned())
             }

@@ -77,6 +77,13 @@ async fn a_pattern_has_an_end() {
     assert_eq!(bench.value(&format!("select '{0}' ~ '{0}'", &long[1..])).await, "true");
 }
 
+#[tokio::test]
+async fn an_overflow_says_what_to_do() {
+    let error = bench_with(lake(), |_| {}).fails("select n + 9223372036854775807 from hourly").await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("decimal(38, 0)")), "{error}");
+}
+
 /// Each level has what is in it twice: nothing of it is made.
 #[tokio::test]
 async fn what_doubles_with_each_level_is_refused() {
