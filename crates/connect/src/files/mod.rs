@@ -14,6 +14,7 @@ mod conform;
 mod csv;
 mod find;
 mod guard;
+mod orc;
 
 use std::{
     fs::File,
@@ -28,7 +29,6 @@ use arrow::{
 };
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt};
-use orc_rust::{ArrowReaderBuilder, schema::TimestampPrecision};
 use parquet::{
     arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
     file::reader::ChunkReader,
@@ -143,7 +143,7 @@ pub fn open(input: FileInput, options: &FileOptions) -> Result<FileReader> {
     let rows_max = options.batch_rows_max.max(1);
     let (schema, batches) = match format {
         FileFormat::Parquet => open_parquet(&input, &name, rows_max)?,
-        FileFormat::Orc => open_orc(&input, &name, rows_max)?,
+        FileFormat::Orc => orc::open(&input, &name, rows_max)?,
         FileFormat::Csv => return csv::open(input, name, rows_max, &options.csv),
     };
     let lake_schema = Arc::new(conform::conform_schema(&schema, &name)?);
@@ -235,45 +235,9 @@ fn open_parquet(input: &FileInput, name: &str, rows_max: usize) -> Result<(Schem
     Ok((reader.schema(), Box::new(Guarded::new(reader, corrupt))))
 }
 
-fn open_orc(input: &FileInput, name: &str, rows_max: usize) -> Result<(SchemaRef, Batches)> {
-    fn build<R>(from: R, rows_max: usize, name: &str) -> Result<(SchemaRef, Batches)>
-    where
-        R: orc_rust::reader::ChunkReader + Send + 'static,
-    {
-        let unfit = orc_error(name);
-        let reader = guarded(|| {
-            let builder = ArrowReaderBuilder::try_new(from)?;
-            // Microseconds: nanoseconds would end in the year 2262. The reader fails on times that are finer.
-            let builder = builder.with_timestamp_precision(TimestampPrecision::Microsecond).with_batch_size(rows_max);
-            Ok::<_, orc_rust::error::OrcError>(builder.build())
-        });
-        let reader = reader.map_err(&unfit)?;
-        let schema = guarded(|| Ok::<_, String>(reader.schema())).map_err(&unfit)?;
-        Ok((schema, Box::new(Guarded::new(reader, unfit))))
-    }
-    match input {
-        FileInput::Path(path) => build(FileInput::file(path)?, rows_max, name),
-        FileInput::Bytes { bytes, .. } => build(bytes.clone(), rows_max, name),
-    }
-}
-
 fn corrupt(name: &str, format: &'static str) -> impl Fn(String) -> Error + Send + use<> {
     let file = name.to_owned();
     move |reason| Error::FileCorrupt { file: file.clone(), format, reason }
-}
-
-/// Tells what the ORC reader cannot do from what is wrong with the file.
-fn orc_error(name: &str) -> impl Fn(String) -> Error + Send + use<> {
-    let file = name.to_owned();
-    move |reason| {
-        let lower = reason.to_ascii_lowercase();
-        if ["unsupported", "not supported", "overflow while decoding timestamp"].iter().any(|w| lower.contains(w)) {
-            let hint = "write the table as Parquet with the tool that wrote it".to_owned();
-            Error::FileUnsupported { file: file.clone(), reason, hint }
-        } else {
-            Error::FileCorrupt { file: file.clone(), format: "ORC", reason }
-        }
-    }
 }
 
 fn corrupt_or_lossy(name: &str, reason: String) -> Error {

@@ -151,6 +151,32 @@ async fn objects_are_fetched() {
     assert_eq!(fetch(&store, &"none".into()).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+/// The end of a file says where all else is and how long, and which type holds which; the library takes it on trust.
+#[test]
+fn an_orc_file_that_would_end_the_process_is_corrupt() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.orc");
+    write_orc(&file, &sample().slice(0, 50));
+    let whole = std::fs::read(&file).unwrap();
+    let reasons = ["beyond its end", "its types are no tree"];
+    let mut seen = [0; 2];
+    for at in 0..whole.len() {
+        // Lengths are written in groups of seven bits: these make them as long as can be, and join what follows to them.
+        for byte in [0, 0x7f, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            let in_memory = FileInput::Bytes { name: "t.orc".into(), bytes: bytes.clone().into() };
+            let Err(error) = read(in_memory) else { continue };
+            if let Some(reason) = reasons.iter().position(|reason| error.to_string().contains(reason)) {
+                seen[reason] += 1;
+                std::fs::write(&file, &bytes).unwrap();
+                assert_eq!(read(path(&file)).unwrap_err().kind(), ErrorKind::Corrupt);
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     /// Whatever happened to a file on its way, it is read, or it is an error.
