@@ -152,6 +152,12 @@ pub enum Error {
         /// Which part of the query asked for how much.
         message: String,
     },
+    /// A value, a pattern or the constants are larger than is allowed, whatever memory there is.
+    #[error("{message}")]
+    AboveLimit {
+        /// What is too large, and the limit.
+        message: String,
+    },
     /// The disk to which sorts, joins and groups are spilled is full.
     #[error("the disk has no room for what the query sets aside: {message}")]
     DiskFull {
@@ -310,7 +316,7 @@ impl Error {
                 Self::DiskFull { message: error.to_string() }
             }
             DataFusionError::IoError(error) => Self::Storage { message: error.to_string(), transient: false },
-            DataFusionError::ResourcesExhausted(message) => Self::Exhausted { message: short(&message) },
+            DataFusionError::ResourcesExhausted(message) => Self::exhausted(short(&message)),
             DataFusionError::NotImplemented(message) => Self::plan(short(&message), position),
             DataFusionError::Plan(message) | DataFusionError::Configuration(message) => plan_error(&message, position),
             DataFusionError::Execution(message) => Self::Data { message: short(&message) },
@@ -319,11 +325,18 @@ impl Error {
         }
     }
 
+    fn exhausted(message: String) -> Self {
+        match [VALUE_LIMIT, FIXED_LIMIT].iter().any(|limit| message.contains(limit)) {
+            true => Self::AboveLimit { message },
+            false => Self::Exhausted { message },
+        }
+    }
+
     /// The same for an error that other parts of the plan hold as well, so that it can only be looked at.
     fn of_shared(error: &DataFusionError, position: Option<Position>) -> Self {
         let message = short(&error.message());
         match error.find_root() {
-            DataFusionError::ResourcesExhausted(_) => Self::Exhausted { message },
+            DataFusionError::ResourcesExhausted(_) => Self::exhausted(message),
             DataFusionError::ParquetError(_) => Self::Corrupt { message },
             DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                 Self::DiskFull { message }
@@ -354,9 +367,11 @@ impl Fault for Error {
             Self::Spool(error) if error.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
             Self::Spool(_) => ErrorKind::Internal,
             Self::Refused { .. } => ErrorKind::Denied,
-            Self::TooLarge { .. } | Self::Timeout { .. } | Self::Exhausted { .. } | Self::DiskFull { .. } => {
-                ErrorKind::Exhausted
-            }
+            Self::TooLarge { .. }
+            | Self::Timeout { .. }
+            | Self::Exhausted { .. }
+            | Self::AboveLimit { .. }
+            | Self::DiskFull { .. } => ErrorKind::Exhausted,
             Self::Output(error) if error.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Storage { .. } | Self::Output(_) => ErrorKind::Unavailable,
@@ -383,7 +398,7 @@ impl Fault for Error {
             Self::RequestReused { .. } => "SQL_REQUEST_REUSED",
             Self::Spool(_) => "SQL_SPOOL",
             Self::Timeout { .. } => "SQL_TIMEOUT",
-            Self::Exhausted { .. } => "SQL_EXHAUSTED",
+            Self::Exhausted { .. } | Self::AboveLimit { .. } => "SQL_EXHAUSTED",
             Self::DiskFull { .. } => "SQL_DISK_FULL",
             Self::Data { .. } => "SQL_DATA",
             Self::Corrupt { .. } => "LAKE_CORRUPT",
@@ -420,12 +435,10 @@ impl Fault for Error {
                 "read fewer partitions (`where ds = ...`) or columns, or raise `queues.{queue}.scanned_bytes_max`"
             )),
             Self::Timeout { .. } => Some("read fewer partitions (`where ds = ...`), or raise the timeout".to_owned()),
-            Self::Exhausted { message } if message.contains(VALUE_LIMIT) => Some(
+            Self::AboveLimit { message } if message.contains(VALUE_LIMIT) => Some(
                 "make smaller values, or raise `sql.value_bytes_max` and `engine.memory` in headworks.toml".to_owned(),
             ),
-            Self::Exhausted { message } if message.contains(FIXED_LIMIT) => {
-                Some("make texts and patterns shorter: this limit is fixed".to_owned())
-            }
+            Self::AboveLimit { .. } => Some("make texts and patterns shorter: this limit is fixed".to_owned()),
             Self::Exhausted { .. } => {
                 Some("read fewer partitions or columns, or raise `engine.memory` in headworks.toml".to_owned())
             }

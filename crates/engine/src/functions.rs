@@ -4,6 +4,7 @@
 
 mod attempt;
 mod by_type;
+mod counts;
 mod dates;
 mod formats;
 mod intervals;
@@ -16,6 +17,7 @@ mod operators;
 mod own;
 mod regexes;
 mod spelling;
+mod sums;
 mod texts;
 mod urls;
 
@@ -52,6 +54,8 @@ pub(crate) fn register(state: &mut SessionState, limits: ValueLimits) -> Result<
         urls::udfs(),
         vec![type_name(), version(), uuid(), operators::concatenation(), attempt::apart(limits)],
     ];
+    counts::register(state)?;
+    sums::register(state)?;
     state.register_higher_order_function(Arc::new(attempt::attempt(limits)))?;
     for function in own.into_iter().flatten() {
         state.register_udf(Arc::new(function))?;
