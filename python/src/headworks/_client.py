@@ -57,7 +57,12 @@ class Result:
         return self._table
 
     def pandas(self, **options: Any):
-        """The rows as a pandas DataFrame; options are those of `pyarrow.Table.to_pandas`."""
+        """The rows as a pandas DataFrame; options are those of `pyarrow.Table.to_pandas`.
+
+        Decimals stay exact and as quick as other numbers, as pandas' Arrow type `decimal128(p, s)[pyarrow]`; with
+        `types_mapper=None` they become Python objects, which take a hundred times as long to make.
+        """
+        options.setdefault("types_mapper", _decimals_of_arrow)
         return self.arrow().to_pandas(**options)
 
     def polars(self):
@@ -190,6 +195,12 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return str(value)
+
+
+def _decimals_of_arrow(kind: pyarrow.DataType):
+    import pandas
+
+    return pandas.ArrowDtype(kind) if pyarrow.types.is_decimal(kind) else None
 
 
 def _token_of_file() -> Optional[str]:

@@ -25,6 +25,10 @@ frame = rows.pandas()
 assert list(frame["n"]) == [3, 3], frame
 assert headworks.sql("select ds, n, name from numbers where n > $1 order by n, ds", [2]).is_cached
 assert headworks.sql("select count(*) as n from numbers").polars()["n"].to_list() == [6]
+# Decimals stay exact, and none is a Python object unless asked for.
+decimals = headworks.sql("select cast(n * 1.1 as decimal(12, 2)) as d from (values (1), (2), (3)) as t(n)")
+assert str(decimals.pandas()["d"].dtype) == "decimal128(12, 2)[pyarrow]", decimals.pandas().dtypes
+assert str(decimals.pandas()["d"].sum()) == str(sum(decimals.pandas(types_mapper=None)["d"])) == "6.60", decimals.pandas()
 large = headworks.sql("select value, 'x' || value as t from generate_series(1, 300000)")
 assert large.arrow().num_rows == 300_000
 try:
