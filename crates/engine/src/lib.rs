@@ -44,6 +44,7 @@ mod conjunctions;
 mod coop;
 mod dialect;
 mod early_filters;
+mod early_groups;
 mod explain;
 mod extremes;
 mod functions;

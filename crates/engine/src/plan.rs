@@ -35,6 +35,7 @@ use crate::{
     conjunctions::Conjunctions,
     coop::Pauses,
     early_filters::EarlyFilters,
+    early_groups::EarlyGroups,
     explain::{self, AnalyzeExec, Besides},
     extremes::Extremes,
     functions,
@@ -162,6 +163,7 @@ impl Planner {
             .with_table_factories(HashMap::new())
             .with_analyzer_rule(Arc::new(Constants))
             .with_optimizer_rule(Arc::new(Extremes))
+            .with_optimizer_rule(Arc::new(EarlyGroups))
             .with_optimizer_rule(Arc::new(EarlySemiJoins))
             .with_physical_optimizer_rules(physical_rules)
             .with_physical_optimizer_rule(Arc::new(Conjunctions))

@@ -11,7 +11,7 @@ use arrow::{
     datatypes::{DataType, Field, FieldRef},
 };
 use datafusion::{
-    common::{ScalarValue, plan_err},
+    common::plan_err,
     error::Result,
     logical_expr::{
         ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
@@ -21,7 +21,7 @@ use datafusion::{
 
 use super::{
     json_text::{Form, JsonText, is_null, key},
-    own::wrong_count,
+    own::{by_rows, wrong_count},
 };
 use crate::guard::ValueLimits;
 
@@ -153,28 +153,22 @@ impl ScalarUDFImpl for Making {
         if self.what == What::Marked {
             return args.args.pop().map_or_else(|| wrong_count(self.name, "one value"), Ok);
         }
-        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        let rows = if is_constant { 1 } else { args.number_rows };
-        let arrays = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<Vec<_>>>()?;
         let is_json: Vec<bool> = args.arg_fields.iter().map(|field| is_marked(field)).collect();
-        let mut writer = JsonText::new(self.name, self.form, self.limits);
-        let mut found = StringBuilder::new();
-        let mut batch = 0;
-        for row in 0..rows {
-            if self.row(&mut writer, &arrays, &is_json, row)? {
-                let text = writer.take();
-                batch += text.len();
-                self.limits.batch(self.name, batch)?;
-                found.append_value(text);
-            } else {
-                found.append_null();
+        by_rows(&args, |arrays, rows| {
+            let mut writer = JsonText::new(self.name, self.form, self.limits);
+            let mut found = StringBuilder::new();
+            let mut batch = 0;
+            for row in 0..rows {
+                if self.row(&mut writer, arrays, &is_json, row)? {
+                    let text = writer.take();
+                    batch += text.len();
+                    self.limits.batch(self.name, batch)?;
+                    found.append_value(text);
+                } else {
+                    found.append_null();
+                }
             }
-        }
-        let found: ArrayRef = Arc::new(found.finish());
-        Ok(if is_constant {
-            ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?)
-        } else {
-            ColumnarValue::Array(found)
+            Ok(Arc::new(found.finish()))
         })
     }
 }

@@ -119,19 +119,27 @@ impl ScalarUDFImpl for Own {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        let rows = if is_constant { 1 } else { args.number_rows };
-        let arrays = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let result = match self.call {
-            Called::Plain(call) => call(&arrays, rows, args.return_field.data_type())?,
-            Called::Limited(call, limits) => call(self.name, &arrays, rows, limits)?,
-        };
-        Ok(if is_constant {
-            ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)
-        } else {
-            ColumnarValue::Array(result)
+        by_rows(&args, |arrays, rows| match self.call {
+            Called::Plain(call) => call(arrays, rows, args.return_field.data_type()),
+            Called::Limited(call, limits) => call(self.name, arrays, rows, limits),
         })
     }
+}
+
+/// Computes all rows, or one when every argument is a constant.
+pub(super) fn by_rows(
+    args: &ScalarFunctionArgs,
+    compute: impl FnOnce(&[ArrayRef], usize) -> Result<ArrayRef>,
+) -> Result<ColumnarValue> {
+    let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+    let rows = if is_constant { 1 } else { args.number_rows };
+    let arrays = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<Vec<_>>>()?;
+    let result = compute(&arrays, rows)?;
+    Ok(if is_constant {
+        ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)
+    } else {
+        ColumnarValue::Array(result)
+    })
 }
 
 /// A column of text, whichever way it is laid out.

@@ -106,7 +106,7 @@ fn sqlstate(error: &Error) -> &'static str {
         Error::Timeout { .. } | Error::Cancelled => state::CANCELLED,
         Error::UnknownQueue { .. } => state::UNKNOWN_OBJECT,
         Error::QueueFull { .. } | Error::QueueWait { .. } => "53000",
-        Error::TooManyRows { .. } | Error::TooMuchRead { .. } => state::LIMIT,
+        Error::TooManyRows { .. } | Error::TooMuchRead { .. } | Error::AboveLimit { .. } => state::LIMIT,
         Error::Exhausted { .. } => "53200",
         Error::DiskFull { .. } => "53100",
         Error::Data { message } => data(message),
@@ -200,6 +200,7 @@ mod tests {
         check(Error::Data { message: "Divide by zero error".into() }, "22012");
         check(Error::UnknownTable { name: "t".into(), position: None, near: None }, "42P01");
         check(Error::Exhausted { message: String::new() }, "53200");
+        check(Error::AboveLimit { message: String::new() }, "54000");
         check(Error::Internal { message: String::new() }, "XX000");
     }
 }
