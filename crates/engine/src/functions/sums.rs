@@ -210,14 +210,14 @@ where
 
 /// The sum of different values, which DataFusion finds.
 #[derive(Debug)]
-struct Distinct<T: ArrowNumericType> {
+struct Distinct<T> {
     values: Box<dyn Accumulator>,
-    total: Total<T>,
+    of: PhantomData<fn() -> T>,
 }
 
-impl<T: ArrowNumericType> Distinct<T> {
+impl<T> Distinct<T> {
     fn new(values: Box<dyn Accumulator>) -> Self {
-        Self { values, total: Total::new() }
+        Self { values, of: PhantomData }
     }
 }
 
@@ -235,12 +235,14 @@ where
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
+        // A window asks for each row, and more values come in between.
+        let mut total = Total::<T>::new();
         for state in self.values.state()? {
             if let ScalarValue::List(list) = state {
-                self.total.update_batch(&[Arc::clone(list.values())])?;
+                total.update_batch(&[Arc::clone(list.values())])?;
             }
         }
-        self.total.evaluate()
+        total.evaluate()
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
