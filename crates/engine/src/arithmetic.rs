@@ -20,14 +20,18 @@ use datafusion::{
         type_coercion::binary::BinaryTypeCoercer,
     },
     optimizer::AnalyzerRule,
-    physical_expr::{PhysicalExpr, aggregate::AggregateFunctionExpr, expressions::BinaryExpr},
+    physical_expr::{
+        LexOrdering, PhysicalExpr, PhysicalSortExpr, aggregate::AggregateFunctionExpr, expressions::BinaryExpr,
+    },
     physical_expr_common::datum::apply,
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
         ExecutionPlan,
         aggregates::{AggregateExec, AggregateInputMode, PhysicalGroupBy},
         filter::{FilterExec, FilterExecBuilder},
+        joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec, utils::JoinFilter},
         projection::{ProjectionExec, ProjectionExpr},
+        sorts::sort::SortExec,
     },
 };
 
@@ -46,6 +50,18 @@ impl PhysicalOptimizerRule for Arithmetic {
                 filtered(filter)?
             } else if let Some(aggregate) = any.downcast_ref::<AggregateExec>() {
                 grouped(aggregate)?
+            } else if let Some(sort) = any.downcast_ref::<SortExec>() {
+                sorted(sort)?
+            } else if let Some(join) = any.downcast_ref::<HashJoinExec>() {
+                let filter = joined_where(join.filter())?;
+                let with = |filter| join.builder().with_filter(Some(filter)).build_exec();
+                filter.map(with).transpose()?
+            } else if let Some(join) = any.downcast_ref::<NestedLoopJoinExec>() {
+                let filter = joined_where(join.filter())?;
+                filter.map(|filter| looped(join, filter)).transpose()?
+            } else if let Some(join) = any.downcast_ref::<SortMergeJoinExec>() {
+                let filter = joined_where(join.filter().as_ref())?;
+                filter.map(|filter| merged(join, filter)).transpose()?
             } else {
                 None
             };
@@ -82,6 +98,47 @@ fn filtered(filter: &FilterExec) -> Result<Node> {
     Ok(Some(Arc::new(FilterExecBuilder::from(filter).with_predicate(predicate).build()?)))
 }
 
+fn sorted(sort: &SortExec) -> Result<Node> {
+    let input = sort.input();
+    let keys: Vec<_> = sort.expr().iter().map(|key| Arc::clone(&key.expr)).collect();
+    let Some(keys) = all_checked(&keys, &input.schema())? else { return Ok(None) };
+    let options = sort.expr().iter().map(|key| key.options);
+    let keys = keys.into_iter().zip(options).map(|(key, options)| PhysicalSortExpr::new(key, options));
+    Ok(LexOrdering::new(keys).map(|order| {
+        let sort = SortExec::new(order, Arc::clone(input))
+            .with_preserve_partitioning(sort.preserve_partitioning())
+            .with_fetch(sort.fetch());
+        Arc::new(sort) as _
+    }))
+}
+
+/// What rows of two sides are joined by besides equal keys: those are columns already. None when nothing changes.
+fn joined_where(filter: Option<&JoinFilter>) -> Result<Option<JoinFilter>> {
+    let Some(filter) = filter else { return Ok(None) };
+    let schema = filter.schema();
+    let expr = checked(filter.expression(), schema)?.expr;
+    let is_changed = !Arc::ptr_eq(&expr, filter.expression());
+    Ok(is_changed.then(|| JoinFilter::new(expr, filter.column_indices().to_vec(), Arc::clone(schema))))
+}
+
+fn looped(join: &NestedLoopJoinExec, filter: JoinFilter) -> Result<Arc<dyn ExecutionPlan>> {
+    let builder = NestedLoopJoinExecBuilder::new(Arc::clone(join.left()), Arc::clone(join.right()), *join.join_type());
+    let projection = join.projection().as_ref().map(|shown| shown.to_vec());
+    Ok(Arc::new(builder.with_projection(projection).with_filter(Some(filter)).build()?))
+}
+
+fn merged(join: &SortMergeJoinExec, filter: JoinFilter) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(Arc::new(SortMergeJoinExec::try_new(
+        Arc::clone(join.left()),
+        Arc::clone(join.right()),
+        join.on().to_vec(),
+        Some(filter),
+        join.join_type(),
+        join.sort_options().to_vec(),
+        join.null_equality(),
+    )?))
+}
+
 /// Only where rows come in: what merges groups has columns only.
 fn grouped(aggregate: &AggregateExec) -> Result<Node> {
     if aggregate.mode().input_mode() != AggregateInputMode::Raw {
@@ -93,12 +150,17 @@ fn grouped(aggregate: &AggregateExec) -> Result<Node> {
     let checked_keys = all_checked(&keys, &schema)?;
     let functions = aggregate.aggr_expr().iter().map(|function| fed(function, &schema));
     let functions = functions.collect::<Result<Vec<_>>>()?;
-    if checked_keys.is_none() && functions.iter().all(Option::is_none) {
+    let filters = aggregate.filter_expr();
+    let conditions: Vec<_> = filters.iter().flatten().cloned().collect();
+    let checked_conditions = all_checked(&conditions, &schema)?;
+    if checked_keys.is_none() && checked_conditions.is_none() && functions.iter().all(Option::is_none) {
         return Ok(None);
     }
+    let mut conditions = checked_conditions.unwrap_or(conditions).into_iter();
+    let filters = filters.iter().map(|filter| filter.as_ref().and_then(|_| conditions.next())).collect();
     let functions = functions.into_iter().zip(aggregate.aggr_expr());
     let functions: Vec<_> = functions.map(|(new, old)| new.unwrap_or_else(|| Arc::clone(old))).collect();
-    let Some(keys) = checked_keys else { return Ok(Some(Arc::new(aggregate.with_new_aggr_exprs(functions)))) };
+    let keys = checked_keys.unwrap_or(keys);
     let names = group_by.expr().iter().map(|(_, name)| name.clone());
     let group_by = PhysicalGroupBy::new(
         keys.into_iter().zip(names).collect(),
@@ -106,14 +168,8 @@ fn grouped(aggregate: &AggregateExec) -> Result<Node> {
         group_by.groups().to_vec(),
         group_by.has_grouping_set(),
     );
-    let new = AggregateExec::try_new(
-        *aggregate.mode(),
-        group_by,
-        functions,
-        aggregate.filter_expr().to_vec(),
-        Arc::clone(aggregate.input()),
-        schema,
-    )?;
+    let new =
+        AggregateExec::try_new(*aggregate.mode(), group_by, functions, filters, Arc::clone(aggregate.input()), schema)?;
     Ok(Some(Arc::new(new)))
 }
 

@@ -64,6 +64,7 @@ mod shared;
 mod turns;
 mod types;
 mod wanted;
+mod window_columns;
 
 pub use access::GrantCheck;
 pub use arrow::datatypes::{Field, SchemaRef};

@@ -48,6 +48,7 @@ use crate::{
     semi_joins::EarlySemiJoins,
     shared::{SharedExec, plan_sharing},
     wanted,
+    window_columns::WindowColumns,
 };
 
 use lookup::Lookup;
@@ -165,6 +166,7 @@ impl Planner {
             .with_optimizer_rule(Arc::new(Extremes))
             .with_optimizer_rule(Arc::new(EarlyGroups))
             .with_optimizer_rule(Arc::new(EarlySemiJoins))
+            .with_optimizer_rule(Arc::new(WindowColumns))
             .with_physical_optimizer_rules(physical_rules)
             .with_physical_optimizer_rule(Arc::new(Conjunctions))
             .with_physical_optimizer_rule(Arc::new(EarlyFilters))

@@ -6,10 +6,25 @@ use std::{
     },
 };
 
+use arrow::datatypes::{DataType, Schema};
 use datafusion::{
     error::{DataFusionError, Result},
     execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation},
+    physical_plan::{
+        ExecutionPlan,
+        aggregates::{AggregateExec, AggregateMode},
+    },
 };
+
+/// The groups that a thread holds of its own rows before it hands them on: some more than the 100,000 rows after which DataFusion
+/// looks whether there are several rows to a group at all.
+const OWN_GROUPS_MAX: usize = 128 << 10;
+
+/// What a group takes besides its columns: two places in the hash table, which is at most so empty.
+const GROUP_PLACE_BYTES: usize = 34;
+
+/// What the view of a text takes, and a short text.
+const TEXT_BYTES: usize = 32;
 
 /// The memory that all queries of a queue hold together.
 #[derive(Debug)]
@@ -45,18 +60,53 @@ impl Budget {
 /// Groups may take half of it: their tables double when they are full, and are counted when they have, so that the old and the
 /// new one together are what they really take.
 ///
+/// Those that a thread makes of its own rows, before rows of a key come together, are to stay within the processor's cache: the
+/// thread hands on what it has then, and begins again. That loses little where rows of a key are near each other, and where
+/// they are not the table would be slow.
+///
 /// One pool per query, because a `FairSpillPool` divides by the number of consumers it sees: shared by all queries, a
 /// wide one would starve the others.
 #[derive(Debug)]
 pub(crate) struct QueryPool {
     fair: FairSpillPool,
     budget: Arc<Budget>,
+    /// Bytes for the groups that a thread makes of its own rows.
+    own_groups_max: usize,
 }
 
 impl QueryPool {
-    pub(crate) fn new(budget: Arc<Budget>) -> Self {
-        Self { fair: FairSpillPool::new(budget.limit), budget }
+    /// The pool of one run of a plan.
+    pub(crate) fn new(budget: Arc<Budget>, plan: &dyn ExecutionPlan) -> Self {
+        Self {
+            fair: FairSpillPool::new(budget.limit),
+            own_groups_max: own_groups_max(plan).unwrap_or(usize::MAX),
+            budget,
+        }
     }
+}
+
+/// The bytes that [`OWN_GROUPS_MAX`] groups of a plan take, of its widest ones. None where they may take any number, as those of
+/// `approx_distinct`: a table of few such groups would be handed on after each batch.
+fn own_groups_max(plan: &dyn ExecutionPlan) -> Option<usize> {
+    let of_children = plan.children().into_iter().map(|child| own_groups_max(child.as_ref()));
+    let most = of_children.reduce(|a, b| Some(a?.max(b?))).unwrap_or(Some(0))?;
+    let any: &dyn ExecutionPlan = plan;
+    let Some(groups) = any.downcast_ref::<AggregateExec>().filter(|groups| *groups.mode() == AggregateMode::Partial)
+    else {
+        return Some(most);
+    };
+    let bytes = group_bytes(&groups.schema(), groups.group_expr().expr().len())?;
+    Some(most.max(OWN_GROUPS_MAX * bytes))
+}
+
+/// What a group takes about, with its key in the first columns and what is calculated of it in the others.
+fn group_bytes(schema: &Schema, keys: usize) -> Option<usize> {
+    let columns = schema.fields().iter().enumerate().map(|(index, field)| match field.data_type() {
+        DataType::Boolean => Some(1),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if index < keys => Some(TEXT_BYTES),
+        other => other.primitive_width(),
+    });
+    columns.sum::<Option<usize>>().map(|columns| GROUP_PLACE_BYTES + columns)
 }
 
 impl MemoryPool for QueryPool {
@@ -84,7 +134,10 @@ impl MemoryPool for QueryPool {
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let name = reservation.consumer().name();
-        let most = self.budget.limit / 2;
+        let most = match name.starts_with("PartialHashAggregateStream") {
+            true => self.own_groups_max.min(self.budget.limit / 2),
+            false => self.budget.limit / 2,
+        };
         if name.contains("Aggregate") && reservation.size() + additional > most {
             return Err(DataFusionError::ResourcesExhausted(format!(
                 "{name} asked for {additional} bytes more, its groups hold {} of {most}",
@@ -120,24 +173,74 @@ impl fmt::Display for QueryPool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::Field;
+    use datafusion::{physical_plan::displayable, prelude::SessionContext};
+
     use super::*;
+
+    fn pool(budget: &Arc<Budget>, own_groups_max: usize) -> Arc<dyn MemoryPool> {
+        Arc::new(QueryPool { fair: FairSpillPool::new(budget.limit), budget: Arc::clone(budget), own_groups_max })
+    }
 
     #[test]
     fn groups_leave_room_to_double() {
         let budget = Budget::new(1_000);
-        let pool: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(budget.clone()));
-        let groups = MemoryConsumer::new("SingleHashAggregateStream[0]").with_can_spill(true).register(&pool);
-        groups.try_grow(500).unwrap();
-        let error = groups.try_grow(1).unwrap_err().to_string();
-        assert!(error.contains("hold 500 of 500"), "{error}");
-        assert_eq!(budget.used(), 500);
+        let pool = pool(&budget, usize::MAX);
+        for name in ["SingleHashAggregateStream[0]", "PartialHashAggregateStream[1]"] {
+            let groups = MemoryConsumer::new(name).with_can_spill(true).register(&pool);
+            groups.try_grow(500).unwrap();
+            let error = groups.try_grow(1).unwrap_err().to_string();
+            assert!(error.contains("hold 500 of 500"), "{error}");
+            assert_eq!(budget.used(), 500);
+        }
+    }
+
+    #[test]
+    fn groups_of_a_thread_s_own_rows_are_few() {
+        let budget = Budget::new(1_000);
+        let pool = pool(&budget, 100);
+        let own = MemoryConsumer::new("PartialHashAggregateStream[0]").with_can_spill(true).register(&pool);
+        let all = MemoryConsumer::new("FinalHashAggregateStream[0]").with_can_spill(true).register(&pool);
+        own.try_grow(100).unwrap();
+        let error = own.try_grow(1).unwrap_err().to_string();
+        assert!(error.contains("hold 100 of 100"), "{error}");
+        all.try_grow(101).unwrap();
+    }
+
+    /// What is calculated of each group beside `sum`, and whether such groups are handed on early.
+    #[tokio::test]
+    async fn groups_are_handed_on_early_where_each_is_small() {
+        let context =
+            SessionContext::new_with_config(datafusion::prelude::SessionConfig::new().with_target_partitions(2));
+        for (sql, expected) in [
+            ("select v % 3, sum(v) from range(9) t(v) group by 1", Some(GROUP_PLACE_BYTES + 8 + 8)),
+            ("select v % 3, avg(v), max(v) from range(9) t(v) group by 1", Some(GROUP_PLACE_BYTES + 8 + 8 + 8 + 8)),
+            (
+                "select cast(v as varchar), sum(v) from range(9) t(v) group by 1",
+                Some(GROUP_PLACE_BYTES + TEXT_BYTES + 8),
+            ),
+            (
+                "select sum(a) from (select v % 3, sum(v) as a from range(9) t(v) group by 1)",
+                Some(GROUP_PLACE_BYTES + 8 + 8),
+            ),
+            ("select v % 3, approx_distinct(v) from range(9) t(v) group by 1", None),
+            ("select v % 3, array_agg(v) from range(9) t(v) group by 1", None),
+            ("select [v % 3], sum(v) from range(9) t(v) group by 1", None),
+            ("select sum(a) from (select v % 3, array_agg(v)[1] as a from range(9) t(v) group by 1)", None),
+            ("select v from range(9) t(v)", Some(0)),
+        ] {
+            let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+            let shown = displayable(plan.as_ref()).indent(false);
+            let found = own_groups_max(plan.as_ref());
+            assert_eq!(found, expected.map(|bytes| OWN_GROUPS_MAX * bytes), "{sql}\n{shown}");
+        }
+        assert_eq!(group_bytes(&Schema::new(vec![Field::new("t", DataType::Utf8, true)]), 0), None);
     }
 
     #[test]
     fn queries_share_one_budget_and_give_it_back() {
         let budget = Budget::new(1_000);
-        let pools: [Arc<dyn MemoryPool>; 2] =
-            [Arc::new(QueryPool::new(budget.clone())), Arc::new(QueryPool::new(budget.clone()))];
+        let pools = [(); 2].map(|()| pool(&budget, usize::MAX));
         let first = MemoryConsumer::new("sort").with_can_spill(true).register(&pools[0]);
         let second = MemoryConsumer::new("join").register(&pools[1]);
         first.try_grow(700).unwrap();

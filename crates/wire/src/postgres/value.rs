@@ -11,6 +11,7 @@ use arrow::{
         IntervalMonthDayNanoArray, LargeStringArray, ListArray, MapArray, StringArray, StringViewArray,
         Time64MicrosecondArray, TimestampMicrosecondArray, UnionArray,
     },
+    buffer::NullBuffer,
     compute::{CastOptions, cast_with_options},
     datatypes::{
         DataType, Date32Type, Decimal128Type, Decimal256Type, DurationMicrosecondType, Field, Float32Type, Float64Type,
@@ -40,7 +41,7 @@ impl Format {
 /// A column of one batch, ready to be written value by value.
 pub(super) struct Column {
     values: Values,
-    array: ArrayRef,
+    nulls: Option<NullBuffer>,
 }
 
 enum Values {
@@ -106,6 +107,7 @@ impl Column {
             let options = CastOptions { safe: false, ..CastOptions::default() };
             cast_with_options(array, &wanted, &options)?
         };
+        let mut nulls = array.nulls().cloned();
         let values = match array.data_type() {
             DataType::Null => Values::Null,
             DataType::Boolean => Values::Bool(array.as_boolean().clone()),
@@ -132,7 +134,10 @@ impl Column {
             DataType::Duration(_) => {
                 let micros = array.as_primitive::<DurationMicrosecondType>();
                 let nanos = |n: i64| n.checked_mul(1_000).map(|n| IntervalMonthDayNanoType::make_value(0, 0, n));
-                Values::Interval(micros.iter().map(|n| n.and_then(nanos)).collect())
+                let intervals: IntervalMonthDayNanoArray = micros.iter().map(|n| n.and_then(nanos)).collect();
+                // Those that are too long for an interval were left out.
+                nulls = intervals.nulls().cloned();
+                Values::Interval(intervals)
             }
             DataType::List(item) => {
                 let list = array.as_list::<i32>().clone();
@@ -160,7 +165,7 @@ impl Column {
             }
             other => return Err(ArrowError::NotYetImplemented(format!("values of type {other} have no form here"))),
         };
-        Ok(Self { values, array })
+        Ok(Self { values, nulls })
     }
 
     /// True when its values as text are made of letters, digits, spaces and `+-.:` only, whichever they are.
@@ -190,9 +195,7 @@ impl Column {
                 Some((column, row)) => column.is_null(row),
                 None => true,
             },
-            // Time spans that are too long for an interval were left out.
-            Values::Interval(array) => array.is_null(row),
-            _ => self.array.is_null(row),
+            _ => self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)),
         }
     }
 

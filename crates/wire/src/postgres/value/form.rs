@@ -21,98 +21,54 @@ macro_rules! put {
 }
 
 pub(super) fn integer(value: i64, out: &mut BytesMut) {
-    if value < 0 {
-        out.put_u8(b'-');
-    }
-    padded(value.unsigned_abs(), 1, out);
+    out.put_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Digits with zeros before them up to a width of 20 at most.
-fn padded(value: u64, width: usize, out: &mut BytesMut) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
+/// Writes digits into all of that place, with zeros before them; those for which there is no room are left out.
+fn pad(place: &mut [u8], value: u64) {
     let mut rest = value;
-    while rest > 0 {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
-    }
-    out.put_slice(&digits[at.min(digits.len() - width.min(digits.len()))..]);
-}
-
-/// A short text on the stack.
-#[derive(Default)]
-struct Short {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl Short {
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Write for Short {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 
 pub(super) fn float32(value: f32, out: &mut BytesMut) {
-    let mut short = Short::default();
-    put!(short, "{value:e}");
-    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), &short, 6, out);
+    match value {
+        _ if !value.is_finite() => not_finite(value.into(), out),
+        // PostgreSQL writes an exponent from seven digits on.
+        _ if value == 0.0 || (1e-4..1e6).contains(&value.abs()) => plain(ryu::Buffer::new().format_finite(value), out),
+        _ => scientific(&format!("{value:e}"), out),
+    }
 }
 
 pub(super) fn float64(value: f64, out: &mut BytesMut) {
-    let mut short = Short::default();
-    put!(short, "{value:e}");
-    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), &short, 15, out);
+    match value {
+        _ if !value.is_finite() => not_finite(value, out),
+        // And here from sixteen.
+        _ if value == 0.0 || (1e-4..1e15).contains(&value.abs()) => plain(ryu::Buffer::new().format_finite(value), out),
+        _ => scientific(&format!("{value:e}"), out),
+    }
 }
 
-/// The shortest digits that give the same number again, with an exponent from so many digits on.
-fn float(is_nan: bool, is_infinite: bool, is_negative: bool, short: &Short, most: i32, out: &mut BytesMut) {
-    if is_nan {
-        out.put_slice(b"NaN");
-        return;
-    }
-    if is_infinite {
-        out.put_slice(if is_negative { b"-Infinity" } else { b"Infinity" });
-        return;
-    }
-    let Some((mantissa, exponent)) = short.as_str().split_once('e') else { return };
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if exponent < -4 || exponent >= most {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        put!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs());
-        return;
-    }
-    let mantissa = mantissa.strip_prefix('-').unwrap_or(mantissa);
-    let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if is_negative {
-        out.put_u8(b'-');
-    }
-    let zeros = |count: usize, out: &mut BytesMut| out.put_bytes(b'0', count);
-    let Ok(whole) = usize::try_from(exponent) else {
-        out.put_slice(b"0.");
-        zeros(usize::try_from(-exponent - 1).unwrap_or(0), out);
-        out.put_slice(first.as_bytes());
-        out.put_slice(rest.as_bytes());
-        return;
-    };
-    out.put_slice(first.as_bytes());
-    if rest.len() <= whole {
-        out.put_slice(rest.as_bytes());
-        zeros(whole - rest.len(), out);
-    } else {
-        out.put_slice(&rest.as_bytes()[..whole]);
-        out.put_u8(b'.');
-        out.put_slice(&rest.as_bytes()[whole..]);
-    }
+fn not_finite(value: f64, out: &mut BytesMut) {
+    out.put_slice(match value {
+        f64::INFINITY => b"Infinity",
+        f64::NEG_INFINITY => b"-Infinity",
+        _ => b"NaN",
+    });
+}
+
+/// The shortest digits that give the same number again, without a point behind whole numbers.
+fn plain(digits: &str, out: &mut BytesMut) {
+    out.put_slice(digits.strip_suffix(".0").unwrap_or(digits).as_bytes());
+}
+
+/// The same with a sign and two digits at least in the exponent.
+fn scientific(digits: &str, out: &mut BytesMut) {
+    let (mantissa, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    put!(out, "{mantissa}e{sign}{exponent:0>2}");
 }
 
 /// The most places behind the point for which [`decimal64`] and [`numeric64`] have room.
@@ -124,10 +80,12 @@ pub(super) fn decimal64(value: i64, scale: u32, out: &mut BytesMut) {
         out.put_u8(b'-');
     }
     let unit = 10_u64.pow(scale);
-    padded(value.unsigned_abs() / unit, 1, out);
+    out.put_slice(itoa::Buffer::new().format(value.unsigned_abs() / unit).as_bytes());
     if scale > 0 {
-        out.put_u8(b'.');
-        padded(value.unsigned_abs() % unit, scale as usize, out);
+        let mut fraction = [b'.'; 1 + SCALE64_MAX as usize];
+        let fraction = &mut fraction[..=scale as usize];
+        pad(&mut fraction[1..], value.unsigned_abs() % unit);
+        out.put_slice(fraction);
     }
 }
 
@@ -239,13 +197,15 @@ fn civil(days: i64) -> (i64, i64, i64) {
 /// Writes the day; true when it is before the year one, which comes behind the time.
 fn day(days: i64, out: &mut BytesMut) -> bool {
     let (year, month, day) = civil(days);
-    let shown = if year > 0 { year } else { 1 - year };
-    for (part, (value, width)) in [(shown, 4), (month, 2), (day, 2)].into_iter().enumerate() {
-        if part > 0 {
-            out.put_u8(b'-');
-        }
-        padded(value.unsigned_abs(), width, out);
+    let shown = if year > 0 { year } else { 1 - year }.unsigned_abs();
+    let mut text = *b"0000-00-00";
+    if shown > 9_999 {
+        out.put_slice(itoa::Buffer::new().format(shown / 10_000).as_bytes());
     }
+    pad(&mut text[..4], shown);
+    pad(&mut text[5..7], month.unsigned_abs());
+    pad(&mut text[8..], day.unsigned_abs());
+    out.put_slice(&text);
     year <= 0
 }
 
@@ -256,21 +216,19 @@ pub(super) fn date(days: i64, out: &mut BytesMut) {
 }
 
 pub(super) fn time(micros: i64, out: &mut BytesMut) {
-    let seconds = micros / SECOND_MICROS;
-    for (part, value) in [seconds / 3_600, seconds / 60 % 60, seconds % 60].into_iter().enumerate() {
-        if part > 0 {
-            out.put_u8(b':');
-        }
-        padded(value.unsigned_abs(), 2, out);
+    let seconds = (micros / SECOND_MICROS).unsigned_abs();
+    let fraction = (micros % SECOND_MICROS).unsigned_abs();
+    let mut text = *b"00:00:00.000000";
+    if seconds >= 360_000 {
+        out.put_slice(itoa::Buffer::new().format(seconds / 360_000).as_bytes());
     }
-    let (mut fraction, mut width) = ((micros % SECOND_MICROS).unsigned_abs(), 6);
-    if fraction != 0 {
-        while fraction % 10 == 0 {
-            (fraction, width) = (fraction / 10, width - 1);
-        }
-        out.put_u8(b'.');
-        padded(fraction, width, out);
-    }
+    pad(&mut text[..2], seconds / 3_600);
+    pad(&mut text[3..5], seconds / 60 % 60);
+    pad(&mut text[6..8], seconds % 60);
+    pad(&mut text[9..], fraction);
+    let zeros = text.iter().rev().take_while(|byte| **byte == b'0').count();
+    let length = if fraction == 0 { 8 } else { text.len() - zeros };
+    out.put_slice(&text[..length]);
 }
 
 pub(super) fn timestamp(micros: i64, has_zone: bool, out: &mut BytesMut) {
@@ -354,12 +312,16 @@ mod tests {
         check(0.00001, "1e-05");
         check(100_000_000_000_000.0, "100000000000000");
         check(1e15, "1e+15");
+        check(999_999_999_999_999.9, "999999999999999.9");
         check(1.25e-300, "1.25e-300");
         check(123_456.789, "123456.789");
         check(f64::NEG_INFINITY, "-Infinity");
         check(f64::NAN, "NaN");
         assert_eq!(text(|out| float32(1_000_000.0, out)), "1e+06");
+        assert_eq!(text(|out| float32(-999_999.94, out)), "-999999.94");
         assert_eq!(text(|out| float32(0.1, out)), "0.1");
+        assert_eq!(text(|out| float32(0.000_1, out)), "0.0001");
+        assert_eq!(text(|out| float32(-0.000_099, out)), "-9.9e-05");
         let check = |digits: &str, scale: i8, expected: &str| {
             assert_eq!(text(|out| decimal(digits, scale, out)), expected);
         };
@@ -368,6 +330,29 @@ mod tests {
         check("-5", 0, "-5");
         check("12", -2, "1200");
         check("0", 3, "0.000");
+    }
+
+    #[test]
+    fn floats_have_the_shortest_digits() {
+        let mut bits: u64 = 7;
+        let mut count = 0;
+        for _ in 0..20_000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Exponents around zero: others are seldom without one.
+            let value = f64::from_bits(bits & !(0x7ff << 52) | (1_010 + (bits >> 52) % 64) << 52);
+            let [mut long, mut short] = [(); 2].map(|()| BytesMut::new());
+            float64(value, &mut long);
+            float32(value as f32, &mut short);
+            let [long, short] = [long, short].map(|out| String::from_utf8(out.to_vec()).unwrap());
+            if !long.contains('e') {
+                // Of two that are equally near, PostgreSQL has the even one, as `ryu` does and `to_string` does not.
+                assert_eq!(long.len(), value.to_string().len(), "{long}");
+                count += 1;
+            }
+            assert_eq!(long.parse(), Ok(value));
+            assert_eq!(short.parse(), Ok(value as f32));
+        }
+        assert!(count > 15_000, "{count}");
     }
 
     #[test]
@@ -419,6 +404,7 @@ mod tests {
         check(-62_135_596_800_000_000, "0001-01-01 00:00:00");
         check(-62_135_596_800_000_001, "0001-12-31 23:59:59.999999 BC");
         check(253_402_300_800_000_000, "10000-01-01 00:00:00");
+        check(3_093_527_980_800_000_000 + 10, "100000-01-01 00:00:00.00001");
         assert_eq!(text(|out| timestamp(0, true, out)), "1970-01-01 00:00:00+00");
         assert_eq!(text(|out| date(-719_528, out)), "0001-01-01 BC");
     }
@@ -433,6 +419,7 @@ mod tests {
         check(14, 3, 3_661_500_000_000, "1 year 2 mons 3 days 01:01:01.5");
         check(-1, 1, 0, "-1 mons +1 day");
         check(0, -2, 1_000_000_000, "-2 days +00:00:01");
+        check(0, 0, 86_400_000_000_000 * 1_000 + 20_000, "24000:00:00.00002");
         check(0, 0, -1_000_000_000, "-00:00:01");
         check(1, 0, 0, "1 mon");
     }
