@@ -1,11 +1,13 @@
 """Clients of the query service beside the same clients of PostgreSQL, on the same rows.
 
-One JSON object as argument: `flight`, `token`, `ours` and `theirs` (URLs for psycopg), `server` (our process), `rows`.
+One JSON object as argument: `flight`, `token`, `ours` and `theirs` (URLs for libpq), `psql` (the program), `server` (our
+process), `rows`.
 """
 
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 
@@ -28,8 +30,9 @@ def server_cpu(process):
 
 
 def own_cpu():
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    """With the clients that were started and have ended."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in both)
 
 
 class Took:
@@ -52,13 +55,11 @@ class Took:
         return f"{self.wall:.2f} s (client {self.cpu:.2f} CPU-s{server})"
 
 
-def copied(url, sql, process=None):
-    with psycopg.connect(url) as connection, Took(process) as took:
-        size = 0
-        with connection.cursor().copy(sql) as copy:
-            for data in copy:
-                size += len(data)
-    return took, size
+def copied(psql, url, sql, process=None):
+    """By psql, which costs little: a client in Python is at work for as long as PostgreSQL is, whichever server it asks."""
+    with Took(process) as took:
+        subprocess.run([psql, url, "--no-psqlrc", "--quiet", "--command", sql], stdout=subprocess.DEVNULL, check=True)
+    return took
 
 
 def fetched(url, sql, wanted, is_binary, process=None):
@@ -120,11 +121,10 @@ def wire(asked):
         sql = f"copy (select {columns} from wide) to stdout (format {form})"
         ours, theirs = [], []
         for _ in range(ROUNDS):
-            took, size = copied(asked["ours"], sql, asked["server"])
-            ours.append(took)
-            theirs.append(copied(asked["theirs"], sql)[0])
+            ours.append(copied(asked["psql"], asked["ours"], sql, asked["server"]))
+            theirs.append(copied(asked["psql"], asked["theirs"], sql))
         ours, theirs = (sorted(looks, key=lambda took: took.wall)[ROUNDS // 2] for looks in (ours, theirs))
-        print(f"COPY TO STDOUT, {form}, {size >> 20} MiB: ours {ours}; PostgreSQL {theirs}: ratio {ours.wall / theirs.wall:.2f} (goal 1)")
+        print(f"COPY TO STDOUT by psql, {form}: ours {ours}; PostgreSQL {theirs}: ratio {ours.wall / theirs.wall:.2f} (goal 1)")
     wanted = asked["rows"] // 5
     sql = f"select {columns} from wide where id < {wanted}"
     for is_binary in (False, True):

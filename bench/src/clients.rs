@@ -29,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "token": served.token,
         "ours": format!("host=127.0.0.1 port={} user={USER} password='{PASSWORD}' dbname=headworks", served.postgres_port),
         "theirs": postgres.create_database()?,
+        "psql": postgres.program("psql"),
         "server": served.process(),
         "rows": ROWS,
     });

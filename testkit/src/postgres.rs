@@ -90,6 +90,11 @@ impl TempPostgres {
         self.port
     }
 
+    /// One of PostgreSQL's own programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
     /// Runs SQL through psql and returns its bare output: one line per row, columns parted by `|`.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
         self.psql_script(&self.url_of(database), sql)
@@ -97,7 +102,7 @@ impl TempPostgres {
 
     /// The same at any URL, one statement after the other, each in a transaction of its own unless the script says otherwise.
     pub fn psql_script(&self, url: &str, script: &str) -> Result<String> {
-        let mut child = Command::new(self.bin.join("psql"))
+        let mut child = Command::new(self.program("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url, "-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -121,7 +126,7 @@ impl TempPostgres {
         let url = self.create_database()?;
         let run = |args: &[&str]| -> Result<String> {
             let done =
-                Command::new(self.bin.join("pgbench")).args(args).arg(&url).output().context("start `pgbench`")?;
+                Command::new(self.program("pgbench")).args(args).arg(&url).output().context("start `pgbench`")?;
             if !done.status.success() {
                 bail!("pgbench failed: {}", String::from_utf8_lossy(&done.stderr).trim_end());
             }
@@ -186,7 +191,7 @@ impl TempPostgres {
             chown(&data, Some(user.uid), Some(user.gid)).context("give the data folder away")?;
         }
         let argv = self.as_user(&[
-            self.bin.join("initdb").into(),
+            self.program("initdb").into(),
             "-D".into(),
             data.clone().into(),
             "-U".into(),
@@ -251,7 +256,7 @@ impl TempPostgres {
             ("timezone".to_owned(), "UTC".to_owned()),
         ];
         settings.extend(self.options.settings.iter().cloned());
-        let mut argv: Vec<OsString> = vec![self.bin.join("postgres").into(), "-D".into(), self.data().into()];
+        let mut argv: Vec<OsString> = vec![self.program("postgres").into(), "-D".into(), self.data().into()];
         for (name, value) in settings {
             argv.push("-c".into());
             argv.push(format!("{name}={value}").into());

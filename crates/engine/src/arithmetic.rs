@@ -21,7 +21,9 @@ use datafusion::{
     },
     optimizer::AnalyzerRule,
     physical_expr::{
-        LexOrdering, PhysicalExpr, PhysicalSortExpr, aggregate::AggregateFunctionExpr, expressions::BinaryExpr,
+        LexOrdering, PhysicalExpr, PhysicalSortExpr,
+        aggregate::AggregateFunctionExpr,
+        expressions::{BinaryExpr, CaseExpr},
     },
     physical_expr_common::datum::apply,
     physical_optimizer::PhysicalOptimizerRule,
@@ -113,8 +115,13 @@ fn sorted(sort: &SortExec) -> Result<Node> {
 }
 
 /// What rows of two sides are joined by besides equal keys: those are columns already. None when nothing changes.
+///
+/// A part of CASE stays as it is: DataFusion may calculate it for rows that are not wanted, to have it once for each row of a side.
 fn joined_where(filter: Option<&JoinFilter>) -> Result<Option<JoinFilter>> {
     let Some(filter) = filter else { return Ok(None) };
+    if filter.expression().exists(|part| Ok(part.is::<CaseExpr>()))? {
+        return Ok(None);
+    }
     let schema = filter.schema();
     let expr = checked(filter.expression(), schema)?.expr;
     let is_changed = !Arc::ptr_eq(&expr, filter.expression());
@@ -179,9 +186,14 @@ fn fed(function: &AggregateFunctionExpr, schema: &Schema) -> Result<Option<Arc<A
     if function.is_reversed() {
         return Ok(None);
     }
-    let Some(args) = all_checked(&function.expressions(), schema)? else { return Ok(None) };
-    let order = function.order_bys().iter().map(|order| Arc::clone(&order.expr)).collect();
-    Ok(function.with_new_expressions(args, order).map(Arc::new))
+    let args = function.expressions();
+    let order: Vec<_> = function.order_bys().iter().map(|key| Arc::clone(&key.expr)).collect();
+    match (all_checked(&args, schema)?, all_checked(&order, schema)?) {
+        (None, None) => Ok(None),
+        (new_args, new_order) => {
+            Ok(function.with_new_expressions(new_args.unwrap_or(args), new_order.unwrap_or(order)).map(Arc::new))
+        }
+    }
 }
 
 /// The expressions with their arithmetic checked; none when there is none.
@@ -296,7 +308,7 @@ impl Decimals {
 /// A sum, difference or product of decimals. Arrow's multiplies 128 bits with a check for each value, also by one where the
 /// scales are equal; most values have 64.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct DecimalExpr {
+pub(crate) struct DecimalExpr {
     plain: BinaryExpr,
     decimals: Decimals,
 }

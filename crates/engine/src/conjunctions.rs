@@ -7,8 +7,8 @@ use datafusion::{
     error::Result,
     logical_expr::Operator,
     physical_expr::{
-        PhysicalExpr,
-        expressions::{BinaryExpr, Column, Literal},
+        PhysicalExpr, ScalarFunctionExpr,
+        expressions::{BinaryExpr, CaseExpr, CastExpr, Column, Literal, lit},
         split_conjunction,
     },
     physical_optimizer::PhysicalOptimizerRule,
@@ -18,10 +18,13 @@ use datafusion::{
     },
 };
 
-/// Has a filter compare numbers and times first, all of them, and the rest only of the rows that are left.
+use crate::arithmetic::DecimalExpr;
+
+/// Has a filter compare numbers and times first, all of them, and the rest only of the rows that are left; what can fail is a filter by
+/// itself above: `b <> 0 and a / b > 1` does not fail for a row with zero.
 ///
 /// DataFusion goes from left to right, and takes the rows that are left out of all columns before each comparison as soon as they are
-/// few: that costs more than to compare some thousand numbers.
+/// few: that costs more than to compare some thousand numbers. As long as they are many it compares all rows.
 #[derive(Debug)]
 pub(crate) struct Conjunctions;
 
@@ -30,11 +33,21 @@ impl PhysicalOptimizerRule for Conjunctions {
         let plan = plan.transform_up(|node| {
             let any: &dyn ExecutionPlan = node.as_ref();
             let Some(filter) = any.downcast_ref::<FilterExec>() else { return Ok(Transformed::no(node)) };
-            let Some(predicate) = ordered(filter.predicate(), &filter.input().schema()) else {
-                return Ok(Transformed::no(node));
+            let schema = filter.input().schema();
+            let (risky, safe) = parted(filter.predicate(), &schema)?;
+            let safe = safe.map(|safe| ordered(&safe, &schema).unwrap_or(safe));
+            let builder = || FilterExecBuilder::from(filter);
+            let filter = match (safe, risky) {
+                (Some(safe), Some(risky)) => {
+                    let below = builder().with_predicate(safe).apply_projection(None)?.with_fetch(None).build()?;
+                    builder().with_predicate(risky).with_input(Arc::new(below))
+                }
+                (Some(one), None) | (None, Some(one)) if !Arc::ptr_eq(&one, filter.predicate()) => {
+                    builder().with_predicate(one)
+                }
+                _ => return Ok(Transformed::no(node)),
             };
-            let filter = FilterExecBuilder::from(filter).with_predicate(predicate).build()?;
-            Ok(Transformed::yes(Arc::new(filter) as _))
+            Ok(Transformed::yes(Arc::new(filter.build()?) as _))
         })?;
         Ok(plan.data)
     }
@@ -46,6 +59,42 @@ impl PhysicalOptimizerRule for Conjunctions {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// A predicate's parts that can fail, and the others.
+type Parted = (Option<Arc<dyn PhysicalExpr>>, Option<Arc<dyn PhysicalExpr>>);
+
+fn parted(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Parted> {
+    let (mut risky, mut safe) = (Vec::new(), Vec::new());
+    for part in split_conjunction(predicate) {
+        let can_fail = part.exists(|inner| can_fail(inner, schema))?;
+        if can_fail { &mut risky } else { &mut safe }.push(Arc::clone(part));
+    }
+    match risky.is_empty() {
+        true => Ok((None, Some(Arc::clone(predicate)))),
+        false => Ok((in_turn(risky)?, all(safe))),
+    }
+}
+
+/// Each only of the rows that those before it leave.
+fn in_turn(mut parts: Vec<Arc<dyn PhysicalExpr>>) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    let Some(last) = parts.pop() else { return Ok(None) };
+    if parts.is_empty() {
+        return Ok(Some(last));
+    }
+    let is_not = |part| Arc::new(BinaryExpr::new(part, Operator::IsDistinctFrom, lit(true))) as Arc<dyn PhysicalExpr>;
+    let left_out = parts.into_iter().map(|part| (is_not(part), lit(false))).collect();
+    Ok(Some(Arc::new(CaseExpr::try_new(None, left_out, Some(last))?)))
+}
+
+/// Sums and the like, functions, and casts to numbers or of texts.
+fn can_fail(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
+    if let Some(cast) = expr.downcast_ref::<CastExpr>() {
+        let (from, to) = (cast.expr().data_type(schema)?, cast.cast_type());
+        return Ok(to.is_integer() || to.is_decimal() || !(from.is_numeric() || from.is_temporal()));
+    }
+    let is_sum = expr.downcast_ref::<BinaryExpr>().is_some_and(|binary| binary.op().is_numerical_operators());
+    Ok(is_sum || expr.is::<DecimalExpr>() || expr.is::<ScalarFunctionExpr>())
 }
 
 /// None where no two of its parts are cheap.

@@ -47,6 +47,7 @@ mod early_filters;
 mod early_groups;
 mod explain;
 mod extremes;
+mod filters_first;
 mod functions;
 mod guard;
 mod information;

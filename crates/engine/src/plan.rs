@@ -38,6 +38,7 @@ use crate::{
     early_groups::EarlyGroups,
     explain::{self, AnalyzeExec, Besides},
     extremes::Extremes,
+    filters_first::FiltersFirst,
     functions,
     guard::{self, Nature, ValueLimits},
     information, lake,
@@ -168,6 +169,7 @@ impl Planner {
             .with_optimizer_rule(Arc::new(EarlySemiJoins))
             .with_optimizer_rule(Arc::new(WindowColumns))
             .with_physical_optimizer_rules(physical_rules)
+            .with_physical_optimizer_rule(Arc::new(FiltersFirst))
             .with_physical_optimizer_rule(Arc::new(Conjunctions))
             .with_physical_optimizer_rule(Arc::new(EarlyFilters))
             .with_physical_optimizer_rule(Arc::new(Pauses))

@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     fmt,
     sync::{
         Arc,
@@ -16,6 +17,8 @@ use datafusion::{
     },
 };
 
+use crate::{access::Barrier, shared::SharedExec};
+
 /// The groups that a thread holds of its own rows before it hands them on: some more than the 100,000 rows after which DataFusion
 /// looks whether there are several rows to a group at all.
 const OWN_GROUPS_MAX: usize = 128 << 10;
@@ -23,8 +26,8 @@ const OWN_GROUPS_MAX: usize = 128 << 10;
 /// What a group takes besides its columns: two places in the hash table, which is at most so empty.
 const GROUP_PLACE_BYTES: usize = 34;
 
-/// What the view of a text takes, and a short text.
-const TEXT_BYTES: usize = 32;
+/// What a text takes with its view; longer ones are handed on before DataFusion looks.
+const TEXT_BYTES: usize = 128;
 
 /// The memory that all queries of a queue hold together.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ pub(crate) struct QueryPool {
 
 impl QueryPool {
     /// The pool of one run of a plan.
-    pub(crate) fn new(budget: Arc<Budget>, plan: &dyn ExecutionPlan) -> Self {
+    pub(crate) fn new(budget: Arc<Budget>, plan: &Arc<dyn ExecutionPlan>) -> Self {
         Self {
             fair: FairSpillPool::new(budget.limit),
             own_groups_max: own_groups_max(plan).unwrap_or(usize::MAX),
@@ -85,18 +88,27 @@ impl QueryPool {
     }
 }
 
-/// The bytes that [`OWN_GROUPS_MAX`] groups of a plan take, of its widest ones. None where they may take any number, as those of
-/// `approx_distinct`: a table of few such groups would be handed on after each batch.
-fn own_groups_max(plan: &dyn ExecutionPlan) -> Option<usize> {
-    let of_children = plan.children().into_iter().map(|child| own_groups_max(child.as_ref()));
-    let most = of_children.reduce(|a, b| Some(a?.max(b?))).unwrap_or(Some(0))?;
-    let any: &dyn ExecutionPlan = plan;
-    let Some(groups) = any.downcast_ref::<AggregateExec>().filter(|groups| *groups.mode() == AggregateMode::Partial)
-    else {
-        return Some(most);
-    };
-    let bytes = group_bytes(&groups.schema(), groups.group_expr().expr().len())?;
-    Some(most.max(OWN_GROUPS_MAX * bytes))
+/// The bytes that [`OWN_GROUPS_MAX`] groups of a plan take, of its widest ones. None where it has none, or where they may take any
+/// number, as those of `approx_distinct`: a table of few such groups would be handed on after each batch.
+fn own_groups_max(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let mut most = None;
+    let mut nodes = vec![plan];
+    let mut shared = HashSet::new();
+    while let Some(node) = nodes.pop() {
+        if let Some(reader) = node.downcast_ref::<SharedExec>() {
+            nodes.extend(shared.insert(Arc::as_ptr(reader.inner())).then_some(reader.inner()));
+        } else if let Some(barrier) = node.downcast_ref::<Barrier>() {
+            nodes.push(barrier.inner());
+        } else if let Some(groups) = node.downcast_ref::<AggregateExec>()
+            && *groups.mode() == AggregateMode::Partial
+            && groups.group_expr().is_single()
+        {
+            let bytes = group_bytes(&groups.schema(), groups.group_expr().expr().len())?;
+            most = most.max(Some(OWN_GROUPS_MAX * bytes));
+        }
+        nodes.extend(node.children());
+    }
+    most
 }
 
 /// What a group takes about, with its key in the first columns and what is calculated of it in the others.
@@ -227,11 +239,11 @@ mod tests {
             ("select v % 3, array_agg(v) from range(9) t(v) group by 1", None),
             ("select [v % 3], sum(v) from range(9) t(v) group by 1", None),
             ("select sum(a) from (select v % 3, array_agg(v)[1] as a from range(9) t(v) group by 1)", None),
-            ("select v from range(9) t(v)", Some(0)),
+            ("select v from range(9) t(v)", None),
         ] {
             let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
             let shown = displayable(plan.as_ref()).indent(false);
-            let found = own_groups_max(plan.as_ref());
+            let found = own_groups_max(&plan);
             assert_eq!(found, expected.map(|bytes| OWN_GROUPS_MAX * bytes), "{sql}\n{shown}");
         }
         assert_eq!(group_bytes(&Schema::new(vec![Field::new("t", DataType::Utf8, true)]), 0), None);

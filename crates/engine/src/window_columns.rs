@@ -1,4 +1,4 @@
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     common::{
@@ -46,7 +46,10 @@ impl OptimizerRule for WindowColumns {
             return Ok(Transformed::no(plan));
         }
         let columns = input.columns().into_iter().map(Expr::Column);
-        let made = made.into_iter().enumerate().map(|(index, expr)| expr.alias(name_of(index)));
+        let made = made.into_iter().enumerate().map(|(index, expr)| {
+            let Column { relation, name, .. } = name_of(index);
+            expr.alias_qualified(relation, name)
+        });
         let below = Projection::try_new(columns.chain(made).collect(), Arc::clone(&window.input))?;
         let below_columns = below.schema.fields().len();
         let changed = Window::try_new(functions, Arc::new(LogicalPlan::Projection(below)))?;
@@ -61,8 +64,8 @@ impl OptimizerRule for WindowColumns {
     }
 }
 
-fn name_of(index: usize) -> String {
-    format!("__window_{index}")
+fn name_of(index: usize) -> Column {
+    Column::new(Some("__window"), index.to_string())
 }
 
 /// The same call of columns; those that are still to be made are added.
@@ -73,7 +76,7 @@ fn over_columns(mut call: WindowFunction, input: &DFSchema, made: &mut Vec<Expr>
             if at == made.len() {
                 made.push(expr.clone());
             }
-            *expr = Expr::Column(Column::from_name(name_of(at)));
+            *expr = Expr::Column(name_of(at));
         }
         Ok(())
     };
@@ -86,15 +89,24 @@ fn over_columns(mut call: WindowFunction, input: &DFSchema, made: &mut Vec<Expr>
     Ok(call)
 }
 
-/// True for what has a sum, a difference or a product of whole numbers in it, of columns.
+/// True for what has a sum, a difference or a product of whole numbers in it.
 fn calculates(expr: &Expr, schema: &DFSchema) -> Result<bool> {
-    if expr.column_refs() == HashSet::new() {
-        return Ok(false);
+    let mut found = false;
+    is_whole(expr, schema, &mut found)?;
+    Ok(found)
+}
+
+/// True for a whole number. Found once for each part, from those below: asked of each part anew a long sum takes the square of its
+/// length.
+fn is_whole(expr: &Expr, schema: &DFSchema, found: &mut bool) -> Result<bool> {
+    if let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr {
+        let sides = is_whole(left, schema, found)? & is_whole(right, schema, found)?;
+        *found |= sides && matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply);
+        return Ok(sides && op.is_numerical_operators());
     }
-    expr.exists(|part| match part {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus | Operator::Minus | Operator::Multiply, right }) => {
-            Ok(left.get_type(schema)?.is_signed_integer() && right.get_type(schema)?.is_signed_integer())
-        }
-        _ => Ok(false),
-    })
+    expr.apply_children(|part| {
+        is_whole(part, schema, found)?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(!*found && expr.get_type(schema)?.is_signed_integer())
 }

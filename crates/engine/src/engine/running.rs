@@ -337,8 +337,7 @@ impl Driver {
 
     /// Runs a plan once.
     async fn attempt(&mut self, plan: &Runnable) -> Result<()> {
-        let pool: Arc<dyn MemoryPool> =
-            Arc::new(QueryPool::new(Arc::clone(&self.live.queue().budget), plan.physical.as_ref()));
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(Arc::clone(&self.live.queue().budget), &plan.physical));
         self.live.runs(Some(Running {
             plan: Arc::clone(&plan.physical),
             pool: Arc::clone(&pool),

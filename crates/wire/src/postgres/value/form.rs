@@ -37,8 +37,7 @@ pub(super) fn float32(value: f32, out: &mut BytesMut) {
     match value {
         _ if !value.is_finite() => not_finite(value.into(), out),
         // PostgreSQL writes an exponent from seven digits on.
-        _ if value == 0.0 || (1e-4..1e6).contains(&value.abs()) => plain(ryu::Buffer::new().format_finite(value), out),
-        _ => scientific(&format!("{value:e}"), out),
+        _ => finite(ryu::Buffer::new().format_finite(value), value == 0.0 || (1e-4..1e6).contains(&value.abs()), out),
     }
 }
 
@@ -46,8 +45,7 @@ pub(super) fn float64(value: f64, out: &mut BytesMut) {
     match value {
         _ if !value.is_finite() => not_finite(value, out),
         // And here from sixteen.
-        _ if value == 0.0 || (1e-4..1e15).contains(&value.abs()) => plain(ryu::Buffer::new().format_finite(value), out),
-        _ => scientific(&format!("{value:e}"), out),
+        _ => finite(ryu::Buffer::new().format_finite(value), value == 0.0 || (1e-4..1e15).contains(&value.abs()), out),
     }
 }
 
@@ -59,16 +57,23 @@ fn not_finite(value: f64, out: &mut BytesMut) {
     });
 }
 
-/// The shortest digits that give the same number again, without a point behind whole numbers.
-fn plain(digits: &str, out: &mut BytesMut) {
-    out.put_slice(digits.strip_suffix(".0").unwrap_or(digits).as_bytes());
-}
-
-/// The same with a sign and two digits at least in the exponent.
-fn scientific(digits: &str, out: &mut BytesMut) {
-    let (mantissa, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
-    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-    put!(out, "{mantissa}e{sign}{exponent:0>2}");
+/// The shortest digits that give the same number again, as `ryu` writes them, which PostgreSQL took over: with a point or an
+/// exponent, where PostgreSQL has no point behind whole numbers, and the exponent a sign and two digits at least.
+fn finite(digits: &str, is_plain: bool, out: &mut BytesMut) {
+    if is_plain {
+        out.put_slice(digits.strip_suffix(".0").unwrap_or(digits).as_bytes());
+        return;
+    }
+    let (digits, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
+    let (whole, behind) = digits.split_once('.').unwrap_or((digits, ""));
+    let all = [whole, behind].concat();
+    let first = all.find(|digit| digit != '0').unwrap_or(0);
+    let (mantissa, rest) = all[first..].trim_end_matches('0').split_at(1);
+    let point = if rest.is_empty() { "" } else { "." };
+    let exponent = exponent.parse().unwrap_or(0) + whole.len() as i32 - first as i32 - 1;
+    let exponent_sign = if exponent < 0 { '-' } else { '+' };
+    put!(out, "{sign}{mantissa}{point}{rest}e{exponent_sign}{:02}", exponent.unsigned_abs());
 }
 
 /// The most places behind the point for which [`decimal64`] and [`numeric64`] have room.
@@ -314,10 +319,16 @@ mod tests {
         check(1e15, "1e+15");
         check(999_999_999_999_999.9, "999999999999999.9");
         check(1.25e-300, "1.25e-300");
+        check(-1e300, "-1e+300");
+        check(-1_010_000_000_000_000.25, "-1.0100000000000002e+15");
+        check(1_234_567_890_123_456.8, "1.2345678901234568e+15");
+        check(0.000_012_3, "1.23e-05");
+        check(f64::from_bits(1), "5e-324");
         check(123_456.789, "123456.789");
         check(f64::NEG_INFINITY, "-Infinity");
         check(f64::NAN, "NaN");
         assert_eq!(text(|out| float32(1_000_000.0, out)), "1e+06");
+        assert_eq!(text(|out| float32(16_777_216.0, out)), "1.6777216e+07");
         assert_eq!(text(|out| float32(-999_999.94, out)), "-999999.94");
         assert_eq!(text(|out| float32(0.1, out)), "0.1");
         assert_eq!(text(|out| float32(0.000_1, out)), "0.0001");
@@ -345,7 +356,7 @@ mod tests {
             float32(value as f32, &mut short);
             let [long, short] = [long, short].map(|out| String::from_utf8(out.to_vec()).unwrap());
             if !long.contains('e') {
-                // Of two that are equally near, PostgreSQL has the even one, as `ryu` does and `to_string` does not.
+                // Of two that are equally near `to_string` may have the other one.
                 assert_eq!(long.len(), value.to_string().len(), "{long}");
                 count += 1;
             }
