@@ -37,7 +37,11 @@ pub(super) fn float32(value: f32, out: &mut BytesMut) {
     match value {
         _ if !value.is_finite() => not_finite(value.into(), out),
         // PostgreSQL writes an exponent from seven digits on.
-        _ => finite(ryu::Buffer::new().format_finite(value), value == 0.0 || (1e-4..1e6).contains(&value.abs()), out),
+        _ if value == 0.0 || (1e-4..1e6).contains(&value.abs()) => plain(ryu::Buffer::new().format_finite(value), out),
+        _ => {
+            let more = |places: usize| format!("{value:.places$e}");
+            scientific(ryu::Buffer::new().format_finite(value), more, |text| text.parse() == Ok(value), out);
+        }
     }
 }
 
@@ -45,7 +49,11 @@ pub(super) fn float64(value: f64, out: &mut BytesMut) {
     match value {
         _ if !value.is_finite() => not_finite(value, out),
         // And here from sixteen.
-        _ => finite(ryu::Buffer::new().format_finite(value), value == 0.0 || (1e-4..1e15).contains(&value.abs()), out),
+        _ if value == 0.0 || (1e-4..1e15).contains(&value.abs()) => plain(ryu::Buffer::new().format_finite(value), out),
+        _ => {
+            let more = |places: usize| format!("{value:.places$e}");
+            scientific(ryu::Buffer::new().format_finite(value), more, |text| text.parse() == Ok(value), out);
+        }
     }
 }
 
@@ -57,14 +65,18 @@ fn not_finite(value: f64, out: &mut BytesMut) {
     });
 }
 
-/// The shortest digits that give the same number again, as `ryu` writes them, which PostgreSQL took over: with a point or an
-/// exponent, where PostgreSQL has no point behind whole numbers, and the exponent a sign and two digits at least.
-fn finite(digits: &str, is_plain: bool, out: &mut BytesMut) {
-    if is_plain {
-        out.put_slice(digits.strip_suffix(".0").unwrap_or(digits).as_bytes());
-        return;
-    }
-    let (digits, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
+/// The shortest digits that give the same number again, without a point behind whole numbers.
+fn plain(digits: &str, out: &mut BytesMut) {
+    out.put_slice(digits.strip_suffix(".0").unwrap_or(digits).as_bytes());
+}
+
+/// The same with one digit before the point, and a sign and two digits at least in the exponent. As PostgreSQL does it, more digits
+/// are written where the shortest ones are half way to the next number. `more` gives the number with so many places.
+fn scientific(shortest: &str, more: impl Fn(usize) -> String, is_same: impl Fn(&str) -> bool, out: &mut BytesMut) {
+    let longer = is_half_way(shortest, &is_same)
+        .then(|| (0..17).map(&more).find(|text| is_same(text) && !is_half_way(text, &is_same)))
+        .flatten();
+    let (digits, exponent) = longer.as_deref().unwrap_or(shortest).split_once('e').unwrap_or((shortest, "0"));
     let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
     let (whole, behind) = digits.split_once('.').unwrap_or((digits, ""));
     let all = [whole, behind].concat();
@@ -74,6 +86,27 @@ fn finite(digits: &str, is_plain: bool, out: &mut BytesMut) {
     let exponent = exponent.parse().unwrap_or(0) + whole.len() as i32 - first as i32 - 1;
     let exponent_sign = if exponent < 0 { '-' } else { '+' };
     put!(out, "{sign}{mantissa}{point}{rest}e{exponent_sign}{:02}", exponent.unsigned_abs());
+}
+
+/// True when a little more, or a little less, is another number. Only whole numbers can be so near to the middle of two in so few
+/// digits.
+fn is_half_way(text: &str, is_same: impl Fn(&str) -> bool) -> bool {
+    let (digits, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    if exponent.starts_with('-') || digits.trim_start_matches('-').starts_with('0') {
+        return false;
+    }
+    let point = if digits.contains('.') { "" } else { "." };
+    let mut less = digits.as_bytes().to_vec();
+    for digit in less.iter_mut().rev().filter(|byte| byte.is_ascii_digit()) {
+        if *digit > b'0' {
+            *digit -= 1;
+            break;
+        }
+        *digit = b'9';
+    }
+    let less = String::from_utf8_lossy(&less);
+    !is_same(&format!("{digits}{point}{:0>40}e{exponent}", 1))
+        || !is_same(&format!("{less}{point}{:9>40}e{exponent}", 9))
 }
 
 /// The most places behind the point for which [`decimal64`] and [`numeric64`] have room.
@@ -324,11 +357,18 @@ mod tests {
         check(1_234_567_890_123_456.8, "1.2345678901234568e+15");
         check(0.000_012_3, "1.23e-05");
         check(f64::from_bits(1), "5e-324");
+        // As PostgreSQL says.
+        check(5.45039e20, "5.4503900000000003e+20");
+        check(6.40882e20, "6.408819999999999e+20");
+        check(-2.003_485_544_858_745e16, "-2.0034855448587448e+16");
+        check(1e22, "1e+22");
         check(123_456.789, "123456.789");
         check(f64::NEG_INFINITY, "-Infinity");
         check(f64::NAN, "NaN");
         assert_eq!(text(|out| float32(1_000_000.0, out)), "1e+06");
         assert_eq!(text(|out| float32(16_777_216.0, out)), "1.6777216e+07");
+        assert_eq!(text(|out| float32(9e9, out)), "8.999999e+09");
+        assert_eq!(text(|out| float32(84_300_300.0, out)), "8.4300304e+07");
         assert_eq!(text(|out| float32(-999_999.94, out)), "-999999.94");
         assert_eq!(text(|out| float32(0.1, out)), "0.1");
         assert_eq!(text(|out| float32(0.000_1, out)), "0.0001");
