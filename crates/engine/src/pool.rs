@@ -186,7 +186,10 @@ impl fmt::Display for QueryPool {
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::Field;
-    use datafusion::{physical_plan::displayable, prelude::SessionContext};
+    use datafusion::{
+        physical_plan::displayable,
+        prelude::{SessionConfig, SessionContext},
+    };
 
     use super::*;
 
@@ -219,11 +222,10 @@ mod tests {
         all.try_grow(101).unwrap();
     }
 
-    /// What is calculated of each group beside `sum`, and whether such groups are handed on early.
+    /// Statements, and the bytes of a group of theirs; none where groups are not handed on early.
     #[tokio::test]
     async fn groups_are_handed_on_early_where_each_is_small() {
-        let context =
-            SessionContext::new_with_config(datafusion::prelude::SessionConfig::new().with_target_partitions(2));
+        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
         for (sql, expected) in [
             ("select v % 3, sum(v) from range(9) t(v) group by 1", Some(GROUP_PLACE_BYTES + 8 + 8)),
             ("select v % 3, avg(v), max(v) from range(9) t(v) group by 1", Some(GROUP_PLACE_BYTES + 8 + 8 + 8 + 8)),

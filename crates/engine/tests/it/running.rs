@@ -4,7 +4,7 @@ use futures::{StreamExt, TryStreamExt};
 use headworks_domain::{ErrorKind, Fault};
 use headworks_engine::{Error, QueryOptions, QueueOptions};
 
-use crate::support::{bench, bench_with, lake};
+use crate::support::{bench, bench_with, ints, lake, table};
 
 /// Rows that would keep two cores busy for hours.
 const ENDLESS: &str =
@@ -122,4 +122,19 @@ pub(crate) async fn gives_all_back(engine: &headworks_engine::Engine) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{} bytes are still held", engine.memory_used_bytes());
+}
+
+/// Each thread hands its groups on several times, and each group comes together again.
+#[tokio::test]
+async fn groups_that_are_handed_on_early_are_whole() {
+    let mut tables = lake();
+    tables.tables.insert((1, "many"), table(vec![("k", ints((0..1_000_000).map(|n| n % 300_000)))]));
+    let bench = bench_with(tables, |o| o.parallel_bytes_min = 0);
+    for key in ["k", "'key ' || k", "k % 2, k"] {
+        let groups = format!("select count(*) as c, sum(k) as s, avg(k) as a, min(k) as l from many group by {key}");
+        let plan = bench.shown(&format!("explain verbose {groups}")).await;
+        assert!(plan.contains("mode=Partial"), "{plan}");
+        let sql = format!("select concat(count(*), ' ', sum(c), ' ', sum(s), ' ', sum((a = l)::int)) from ({groups})");
+        assert_eq!(bench.value(&sql).await, "300000 1000000 139999500000 300000", "{key}");
+    }
 }
